@@ -1,0 +1,1 @@
+"""q-CNNs on PyTorch Lightning, and the entanglement of the quantum states they are."""

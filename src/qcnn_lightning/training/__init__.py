@@ -1,0 +1,1 @@
+"""Training with Lightning, the entanglement of the network measured every epoch beside its cost."""
