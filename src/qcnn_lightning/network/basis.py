@@ -1,0 +1,82 @@
+"""Local bases f_i: how one grey level becomes the state of one pixel (eq. 1, 19).
+
+Every basis is orthonormal on [0, 1] together with the constant function f_0 = 1, which is not among the channels: it is
+the *constant channel* that batch normalisation needs to be a linear map (eq. 12).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from qcnn_lightning.errors import InputError
+
+
+class Basis(ABC):
+    """The non-constant functions f_1 .. f_{num_functions} of an orthonormal basis of L^2([0, 1]).
+
+    Args:
+        num_functions: d_0, how many functions a pixel is represented by, besides the constant f_0 = 1.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, num_functions: int):
+        self.num_functions = num_functions
+
+    @abstractmethod
+    def __call__(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape functions"]:
+        """Evaluate f_1 .. f_{num_functions} at grey levels x in [0, 1]."""
+
+
+class FourierBasis(Basis):
+    """f_{2k-1}(x) = sqrt(2) cos(2 pi k x), f_{2k}(x) = sqrt(2) sin(2 pi k x), k = 1 .. num_functions / 2 (eq. 19).
+
+    Raises:
+        InputError: num_functions is odd, so that a cosine would be without its sine.
+    """
+
+    name = "fourier"
+
+    def __init__(self, num_functions: int):
+        if num_functions % 2:
+            raise InputError(
+                f"d_0 = {num_functions} local functions: the Fourier basis comes in pairs of cosine and sine (eq. 19), "
+                f"so choose an even model.d ({num_functions - 1} or {num_functions + 1}), or model.basis=legendre"
+            )
+        super().__init__(num_functions)
+
+    def __call__(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape functions"]:  # noqa: D102
+        frequencies = torch.arange(1, self.num_functions // 2 + 1, dtype=x.dtype, device=x.device)
+        phases = 2 * math.pi * x.unsqueeze(-1) * frequencies
+        return math.sqrt(2) * torch.stack((phases.cos(), phases.sin()), dim=-1).flatten(-2)
+
+
+class LegendreBasis(Basis):
+    """Shifted Legendre polynomials f_k(x) = sqrt(2k + 1) P_k(2x - 1), k = 1 .. num_functions, by Bonnet's recursion."""
+
+    name = "legendre"
+
+    def __call__(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape functions"]:  # noqa: D102
+        u = 2 * x - 1
+        polynomials = [torch.ones_like(u), u]
+        for k in range(1, self.num_functions):
+            polynomials.append(((2 * k + 1) * u * polynomials[k] - k * polynomials[k - 1]) / (k + 1))
+        return torch.stack([math.sqrt(2 * k + 1) * polynomials[k] for k in range(1, self.num_functions + 1)], dim=-1)
+
+
+BASES: dict[str, type[Basis]] = {basis.name: basis for basis in (FourierBasis, LegendreBasis)}
+
+
+def make_basis(name: str, num_functions: int) -> Basis:
+    """Return the local basis called `name` with `num_functions` functions besides the constant.
+
+    Raises:
+        InputError: no basis has that name, or it cannot have that many functions.
+    """
+    if name not in BASES:
+        raise InputError(f"model.basis={name}: unknown local basis; choose one of {', '.join(BASES)}")
+    return BASES[name](num_functions)

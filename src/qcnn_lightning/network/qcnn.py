@@ -1,0 +1,238 @@
+"""The q-CNN: representation, L levels of batch norm, 1x1 convolution and product pooling, classification (eq. 1-10).
+
+Batch norm with given statistics is affine, and so is the convolution after it: one matrix and one shift per level
+(eq. 13-16). Both the network's own forward pass and its site tensors, from which `qcnn_lightning.state` builds quantum
+states, are made of them, so they cannot disagree.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.network.basis import make_basis
+from qcnn_lightning.network.statistics import FixedStatistics, batch_statistics
+
+MATRICES_PER_LEVEL = {"full": 1, "sibling": 2}
+STARTS = ("product_state", "default")
+
+
+def channel_schedule(channels: str | Sequence[int], d: int, num_levels: int) -> tuple[int, ...]:
+    """Return d_0 .. d_L, the channels entering every level.
+
+    Args:
+        channels: "linear" for d_l = d (l + 1), "constant" for d_l = d, or the L + 1 numbers themselves.
+        d: the channel multiplier.
+        num_levels: L.
+
+    Raises:
+        InputError: unknown schedule, wrong number of channels, or a number that is not positive.
+    """
+    if d < 1:
+        raise InputError(f"model.d={d}: the channel multiplier must be at least 1")
+    if channels == "linear":
+        return tuple(d * (level + 1) for level in range(num_levels + 1))
+    if channels == "constant":
+        return (d,) * (num_levels + 1)
+    if isinstance(channels, str):
+        raise InputError(f"model.channels={channels}: choose linear, constant, or a list of {num_levels + 1} numbers")
+    if len(channels) != num_levels + 1:
+        raise InputError(
+            f"model.channels={list(channels)} has {len(channels)} numbers; {2**num_levels} pixels make "
+            f"L = {num_levels} levels, which take L + 1 = {num_levels + 1}"
+        )
+    if min(channels) < 1:
+        raise InputError(f"model.channels={list(channels)}: every number of channels must be at least 1")
+    return tuple(channels)
+
+
+class Level(nn.Module):
+    """Batch norm and 1x1 convolution of one level (eq. 2-6).
+
+    Args:
+        in_channels: d_l.
+        out_channels: d_{l+1}.
+        matrices: 1 if all sites share one matrix, 2 if left and right children have their own.
+        epsilon: added to the variance (eq. 4).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, matrices: int, epsilon: float = 1e-5):
+        super().__init__()
+        self.epsilon = epsilon
+        self.gamma = nn.Parameter(torch.ones(in_channels))
+        self.beta = nn.Parameter(torch.zeros(in_channels))
+        self.weight = nn.Parameter(torch.empty(matrices, out_channels, in_channels))
+        self.statistics = FixedStatistics(in_channels)
+        # PyTorch's own start of a Conv1d of width 1 and of a Linear layer.
+        nn.init.uniform_(self.weight, -(in_channels**-0.5), in_channels**-0.5)
+
+    @torch.no_grad()
+    def start_near_constant(self, gamma: float, constant: float) -> None:
+        """Let the output start as `constant` plus a variation of the order of gamma.
+
+        Keeps the random weights but for the mean of every row, set so that the constant vector goes to `constant` times
+        the constant vector.
+        """
+        self.gamma.fill_(gamma)
+        self.beta.fill_(1)
+        self.weight.add_((constant - self.weight.sum(-1, keepdim=True)) / self.weight.shape[-1])
+
+    def affine_map(
+        self, mean: Float[Tensor, " in_channels"], var: Float[Tensor, " in_channels"]
+    ) -> tuple[Float[Tensor, "matrices out_channels in_channels"], Float[Tensor, "matrices out_channels"]]:
+        """Fold batch norm with these statistics into the convolution: a diag(w) and a z (eq. 4, 15).
+
+        Computed where, and as precisely as, the statistics are.
+        """
+        gamma, beta, weight = (p.to(device=mean.device, dtype=mean.dtype) for p in (self.gamma, self.beta, self.weight))
+        scale = gamma / torch.sqrt(var + self.epsilon)
+        return weight * scale, weight @ (beta - mean * scale)
+
+    def site_tensor(self) -> Float[Tensor, "matrices out_channels in_channels+1"]:
+        """Return (a z, a diag(w)) with the fixed statistics, float64, on the CPU (eq. 16; eq. 15 but its first row)."""
+        # To the CPU first: some devices have no float64.
+        mean, var = (statistic.cpu().double() for statistic in self.statistics())
+        matrix, shift = self.affine_map(mean, var)
+        return torch.cat((shift.unsqueeze(-1), matrix), dim=-1)
+
+    def forward(
+        self, features: Float[Tensor, "batch sites in_channels"]
+    ) -> tuple[Float[Tensor, "matrices out_channels in_channels"], Float[Tensor, "matrices out_channels"]]:
+        """Return matrix and shift for these features: the batch's statistics in training, fixed ones in evaluation."""
+        if not self.training:
+            return self.affine_map(*self.statistics())
+        batch = batch_statistics(features)
+        self.statistics.update_running(batch)
+        return self.affine_map(batch.mean, batch.var)
+
+
+def product_pooling(
+    features: Float[Tensor, "batch sites in_channels"],
+    matrix: Float[Tensor, "matrices out_channels in_channels"],
+    shift: Float[Tensor, "matrices out_channels"],
+) -> Float[Tensor, "batch sites//2 out_channels"]:
+    """Map every site and multiply left and right children channel by channel (eq. 6, 8)."""
+    if len(matrix) == 1:
+        mapped = functional.linear(features, matrix[0], shift[0])
+        return mapped[:, 0::2] * mapped[:, 1::2]
+    left = functional.linear(features[:, 0::2], matrix[0], shift[0])
+    right = functional.linear(features[:, 1::2], matrix[1], shift[1])
+    return left * right
+
+
+class QCNN(nn.Module):
+    """A convolutional classifier that is exactly a tree tensor network (arXiv 2103.11785).
+
+    Args:
+        num_sites: N = 2^L, pixels of the flattened image.
+        num_classes: number of classes.
+        d: channel multiplier.
+        basis: local basis, "fourier" (eq. 19; d_0 must be even) or "legendre".
+        channels: "linear" for d_l = d (l + 1), "constant" for d_l = d, or L + 1 numbers d_0 .. d_L.
+        sharing: "full", one matrix per level, or "sibling", one each for the left and right children of a level. With
+            full sharing the output does not change when the two children of any node are exchanged.
+        start: "product_state", where learning begins in the first epoch, or "default", PyTorch's own initialisation.
+        start_gamma: scale of the batch norms at the product-state start: how far from a product state it lies.
+
+    Raises:
+        InputError: a value that no network can have.
+    """
+
+    def __init__(
+        self,
+        num_sites: int,
+        num_classes: int,
+        d: int,
+        basis: str = "fourier",
+        channels: str | Sequence[int] = "linear",
+        sharing: str = "full",
+        start: str = "product_state",
+        start_gamma: float = 0.3,
+    ):
+        super().__init__()
+        if num_sites < 2 or num_sites & (num_sites - 1):
+            raise InputError(
+                f"num_sites={num_sites}: a binary tree has a power of two of leaves, at least 2; pad the images"
+            )
+        if num_classes < 2:
+            raise InputError(f"num_classes={num_classes}: a classifier tells at least 2 classes apart")
+        if sharing not in MATRICES_PER_LEVEL:
+            raise InputError(f"model.sharing={sharing}: choose one of {', '.join(MATRICES_PER_LEVEL)}")
+        if start not in STARTS:
+            raise InputError(f"model.start={start}: choose one of {', '.join(STARTS)}")
+        if start_gamma <= 0:
+            raise InputError(f"model.start_gamma={start_gamma}: must be positive")
+        self.num_sites, self.num_classes = num_sites, num_classes
+        self.num_levels = num_sites.bit_length() - 1
+        self.channels = channel_schedule(channels, d, self.num_levels)
+        self.basis = make_basis(basis, self.channels[0])
+        self.levels: Sequence[Level] = nn.ModuleList(  # type: ignore[assignment]
+            Level(self.channels[level], self.channels[level + 1], MATRICES_PER_LEVEL[sharing])
+            for level in range(self.num_levels)
+        )
+        self.classification = Level(self.channels[-1], num_classes, matrices=1)
+        if start == "product_state":
+            for level in self.levels:
+                level.start_near_constant(start_gamma, constant=1)
+            self.classification.start_near_constant(start_gamma, constant=1 / num_classes)
+
+    def forward(
+        self, x: Float[Tensor, "batch {self.num_sites}"] | UInt8[Tensor, "batch {self.num_sites}"]
+    ) -> Float[Tensor, "batch {self.num_classes}"]:
+        """Return alpha_y(x), the score and the amplitude of every class (eq. 10, 31).
+
+        Args:
+            x: pixels in tree order, grey levels as uint8 or floats in [0, 1].
+        """
+        features = self.represent(x)
+        for level in self.levels:
+            features = product_pooling(features, *level(features))
+        matrix, shift = self.classification(features)
+        return functional.linear(features.squeeze(1), matrix[0], shift[0])
+
+    def represent(
+        self, x: Float[Tensor, "batch sites"] | UInt8[Tensor, "batch sites"]
+    ) -> Float[Tensor, "batch sites d_0"]:
+        """Represent every pixel by f_1 .. f_{d_0} of its grey level (eq. 1)."""
+        dtype = self.classification.weight.dtype
+        if x.dtype != torch.uint8:
+            return self.basis(x.to(dtype))
+        # Only 256 grey levels exist: evaluate the functions once each.
+        table = self.basis(torch.arange(256, dtype=dtype, device=x.device) / 255)
+        return functional.embedding(x.int(), table)
+
+    @torch.no_grad()
+    def fix_population_statistics(
+        self, x: Float[Tensor, "batch {self.num_sites}"] | UInt8[Tensor, "batch {self.num_sites}"]
+    ) -> None:
+        """Fix the statistics that evaluation and `NetworkState` use, level by level, from a sample of images.
+
+        Each level's are measured on features that were normalised by the ones just fixed below it, so they agree with
+        each other and with the present weights, as running averages do not.
+
+        Args:
+            x: the sample, as `forward` takes it.
+        """
+        features = self.represent(x)
+        for level in self.levels:
+            level.statistics.fix_population(batch_statistics(features))
+            features = product_pooling(features, *level.affine_map(*level.statistics()))
+        self.classification.statistics.fix_population(batch_statistics(features))
+
+    def site_tensors(self) -> tuple[list[Float[Tensor, "matrices ..."]], Float[Tensor, "classes d_L+1"]]:
+        """Return the tensors of the tree tensor network, from evaluation's statistics (eq. 15, 16).
+
+        Returns:
+            The site tensors of levels 0 .. L-1, each (1 or 2, d_{l+1} + 1, d_l + 1), left child first, and the top
+            tensor (classes, d_L + 1). Index 0 is the constant channel. All float64, on the CPU.
+        """
+        tensors = []
+        for level in self.levels:
+            tensor = level.site_tensor()
+            constant_row = torch.zeros_like(tensor[:, :1])
+            constant_row[..., 0] = 1
+            tensors.append(torch.cat((constant_row, tensor), dim=1))
+        return tensors, self.classification.site_tensor()[0]

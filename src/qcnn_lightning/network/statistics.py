@@ -1,0 +1,82 @@
+"""The statistics batch normalisation divides out: of the batch, running averages, or of the population.
+
+Training uses the batch's. Evaluating, and writing the network as a state, needs fixed ones: the running averages of
+PyTorch's batch norm, or *population statistics*, measured level by level through the network itself on a fixed sample,
+so that each level's agree with those below it (`QCNN.fix_population_statistics`).
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed
+import torch.distributed.nn.functional
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ChannelStatistics(NamedTuple):
+    """Mean and biased variance of every channel, each over `num_values` values."""
+
+    mean: Float[Tensor, " channels"]
+    var: Float[Tensor, " channels"]
+    num_values: int
+
+
+def batch_statistics(features: Float[Tensor, "batch sites channels"]) -> ChannelStatistics:
+    """Measure mean and biased variance over batch and sites (eq. 4), over all processes of a distributed run.
+
+    Differentiable, also across processes.
+    """
+    num_values = features.shape[0] * features.shape[1]
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        counted = torch.cat((features.new_tensor([num_values]), features.sum((0, 1))))
+        counted = torch.distributed.nn.functional.all_reduce(counted)
+        mean = counted[1:] / counted[0]
+        # About the common mean, not as a difference of squares, which would cancel.
+        squares = torch.distributed.nn.functional.all_reduce((features - mean).square().sum((0, 1)))
+        return ChannelStatistics(mean, squares / counted[0], num_values * torch.distributed.get_world_size())
+    var, mean = torch.var_mean(features, (0, 1), correction=0)
+    return ChannelStatistics(mean, var, num_values)
+
+
+class FixedStatistics(nn.Module):
+    """The statistics of one level outside training: running averages, replaced by population statistics once fixed.
+
+    Args:
+        channels: d_l, the channels entering the level.
+        momentum: weight of a new batch in the running averages (PyTorch's default is 0.1).
+    """
+
+    population_fixed: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+    population_mean: Tensor
+    population_var: Tensor
+
+    def __init__(self, channels: int, momentum: float = 0.1):
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("population_mean", torch.zeros(channels))
+        self.register_buffer("population_var", torch.ones(channels))
+        self.register_buffer("population_fixed", torch.tensor(False))
+
+    @torch.no_grad()
+    def update_running(self, batch: ChannelStatistics) -> None:
+        """Move the running averages towards a batch's statistics, as PyTorch's batch norm does: variances unbiased."""
+        self.running_mean.lerp_(batch.mean, self.momentum)
+        self.running_var.lerp_(batch.var * (batch.num_values / max(batch.num_values - 1, 1)), self.momentum)
+
+    @torch.no_grad()
+    def fix_population(self, population: ChannelStatistics) -> None:
+        """Use these statistics from here on."""
+        self.population_mean.copy_(population.mean)
+        self.population_var.copy_(population.var)
+        self.population_fixed.fill_(True)
+
+    def forward(self) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
+        """Return mean and variance: of the population once fixed, running averages before."""
+        if self.population_fixed:
+            return self.population_mean, self.population_var
+        return self.running_mean, self.running_var
