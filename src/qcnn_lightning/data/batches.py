@@ -1,0 +1,77 @@
+"""Which images make up each batch: fixed by the seed and the epoch, whatever ran before and on however many devices."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import Sampler
+
+
+class TrainingBatches(Sampler[Tensor]):
+    """Shuffled batches; every image exactly once an epoch, the last batch short if the numbers do not divide.
+
+    The order depends on (seed, epoch) alone, so a resumed run sees the batches that the interrupted one would have
+    seen. With several devices each batch is cut into as many contiguous parts, whose sizes differ by one image at most,
+    and each device takes its own.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1):
+        """Define the batches of every epoch.
+
+        Args:
+            num_images: size of the training set.
+            batch_size: images a batch, over all devices.
+            seed: with the epoch, the only thing that the order depends on.
+            rank: number of this device.
+            world_size: number of devices.
+        """
+        self.num_images, self.batch_size = num_images, batch_size
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is iterated over next; Lightning does so at the start of every epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.num_images // self.batch_size)
+
+    def __iter__(self) -> Iterator[Int64[Tensor, " batch"]]:
+        # mixed, so that seed 0's epoch 1 is not seed 1's epoch 0
+        state = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0]))
+        for batch in torch.randperm(self.num_images, generator=generator).split(self.batch_size):
+            yield batch.tensor_split(self.world_size)[self.rank]
+
+
+class EvaluationBatches(Sampler[Tensor]):
+    """All images once, in their order, in batches of nearly equal size, each shared out over the devices."""
+
+    def __init__(self, num_images: int, batch_size: int, rank: int = 0, world_size: int = 1):
+        """Define the batches; `batch_size` is the largest allowed, over all devices."""
+        self.num_images, self.batch_size = num_images, batch_size
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return -(-self.num_images // self.batch_size)
+
+    def __iter__(self) -> Iterator[Int64[Tensor, " batch"]]:
+        for batch in torch.arange(self.num_images).tensor_split(len(self)):
+            yield batch.tensor_split(self.world_size)[self.rank]
+
+
+def stratified_choice(labels: Int64[Tensor, " images"], count: int) -> Int64[Tensor, " count"]:
+    """Indices of `count` images, each class in proportion, ascending; the same at every call.
+
+    Within each class the images are put in a fixed random order and numbered; chosen are those whose number is the
+    smallest fraction of their class.
+    """
+    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    fraction = torch.empty(len(labels), dtype=torch.float64)
+    for label in labels.unique():
+        members = shuffled[labels[shuffled] == label]
+        fraction[members] = (torch.arange(len(members), dtype=torch.float64) + 0.5) / len(members)
+    chosen = shuffled[fraction[shuffled].argsort(stable=True)[:count]]
+    return chosen.sort().values

