@@ -1,0 +1,108 @@
+"""Schmidt spectra across a cut of the tree, and the entropies of a spectrum (eq. 37-45).
+
+Cut the state between a block and everything else: |Psi> = sum_i |eta_i> (x) |chi_i>. With H = B B^T the Gram matrix of
+the eta and W that of the chi, the reduced density matrix of the block has the spectrum of B^T W B. Its eigenvalues are
+differentiated, its eigenvectors and B never are, so gradients stay finite at equal Schmidt values and product states.
+"""
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.state.gram import BlockStates
+
+
+class _CutSpectrum(torch.autograd.Function):
+    """Eigenvalues of B^T W B, and their gradients with respect to W and to the Gram matrix H = B B^T.
+
+    With eigenvalues lambda_k and eigenvectors u_k, d lambda_k / dW = (B u_k)(B u_k)^T and
+    d lambda_k / dH = (W B u_k)(W B u_k)^T / lambda_k. A lambda_k below the resolution is zero, and so are its
+    gradients: Schmidt probabilities are squares of numbers that depend smoothly on the site tensors.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, outside: Tensor, mean: Tensor, covariance: Tensor, factor: Tensor) -> Tensor:
+        reduced = (outside @ factor).mT @ factor
+        if any(ctx.needs_input_grad):
+            eigenvalues, eigenvectors = torch.linalg.eigh(reduced)
+        else:
+            eigenvalues = torch.linalg.eigvalsh(reduced)
+        resolution = reduced.shape[-1] * torch.finfo(reduced.dtype).eps * eigenvalues[..., -1:]
+        eigenvalues = torch.where(eigenvalues > resolution, eigenvalues, 0)
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(outside, mean, factor @ eigenvectors, eigenvalues)
+        return eigenvalues
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        outside, mean, block_vectors, eigenvalues = ctx.saved_tensors
+        resolved = eigenvalues > 0
+        gradient = torch.where(resolved, gradient, 0)
+        gradient_outside = (block_vectors * gradient.unsqueeze(-2)) @ block_vectors.mT
+        outside_vectors = outside @ block_vectors
+        weights = gradient / torch.where(resolved, eigenvalues, 1)
+        gradient_gram = (outside_vectors * weights.unsqueeze(-2)) @ outside_vectors.mT
+        gradient_gram = gradient_gram.flatten(0, -3).sum(0)
+        return gradient_outside, 2 * gradient_gram @ mean, gradient_gram, None
+
+
+def cut_spectrum(
+    block: BlockStates,
+    factor: Float[Tensor, "mapped components"],
+    outside: Float[Tensor, "classes blocks mapped mapped"],
+) -> Float[Tensor, "classes blocks rank"]:
+    """Return the Schmidt probabilities of every class across the cut above a block, descending.
+
+    Probabilities that cannot be told from round-off, those below 2e-16 times the number of components of the largest,
+    are returned as zero. If a class state vanishes, its probabilities are not a number.
+
+    Args:
+        block: the mapped states of the block.
+        factor: B with block.gram() = B B^T.
+        outside: Gram matrices of the states outside the block.
+    """
+    # The components' basis has one vector more than the space it spans, f_0 .. f_0 being counted twice.
+    largest_rank = min(factor.shape[-1] - 1, factor.shape[-2])
+    weights = _CutSpectrum.apply(outside, block.mean, block.covariance, factor).flip(-1)[..., :largest_rank]
+    return weights / weights.sum(-1, keepdim=True)
+
+
+def von_neumann_entropy(probabilities: Float[Tensor, "*shape components"]) -> Float[Tensor, "*shape"]:
+    """Return -sum_k p_k log p_k, nats (eq. 44)."""
+    return -(probabilities * _log_where_positive(probabilities)).sum(-1)
+
+
+def renyi_entropy(probabilities: Float[Tensor, "*shape components"], alpha: float) -> Float[Tensor, "*shape"]:
+    """Return log(sum_k p_k^alpha) / (1 - alpha), nats; alpha = 1 and infinity are its limits.
+
+    Args:
+        probabilities: a Schmidt spectrum.
+        alpha: order; 0 gives the logarithm of the Schmidt rank, 1 the von Neumann entropy, infinity -log max p.
+
+    Raises:
+        InputError: alpha is negative or not a number.
+    """
+    if not alpha >= 0:
+        raise InputError(f"alpha={alpha}: a Rényi entropy has an order from 0 to infinity")
+    if alpha == 1:
+        return von_neumann_entropy(probabilities)
+    if math.isinf(alpha):
+        return -probabilities.amax(-1).log()
+    logarithms = _log_where_positive(probabilities)
+    if abs(alpha - 1) < 0.5:
+        # sum p^alpha = 1 + sum p (p^(alpha - 1) - 1), which keeps its digits as alpha goes to 1.
+        moment = torch.log1p((probabilities * torch.expm1((alpha - 1) * logarithms)).sum(-1))
+    else:
+        moment = torch.where(probabilities > 0, alpha * logarithms, -torch.inf).logsumexp(-1)
+    return moment / (1 - alpha)
+
+
+def _log_where_positive(probabilities: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return log p, and 0 with gradient 0 at p = 0, where every term of an entropy vanishes."""
+    return torch.where(probabilities == 0, 1, probabilities).log()
