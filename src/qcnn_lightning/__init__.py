@@ -1,3 +1,7 @@
 """q-CNNs on PyTorch Lightning, and the entanglement of the quantum states they are."""
 
+from importlib.metadata import version
+
 from qcnn_lightning.network import QCNN as QCNN
+
+__version__ = version("qcnn-lightning")

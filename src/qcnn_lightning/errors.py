@@ -1,9 +1,16 @@
-"""The one kind of error that is the user's to mend."""
+"""Errors whose message alone tells the user what to do; command lines print them without a traceback."""
 
 
 class InputError(ValueError):
     """A setting, a file or a folder that cannot be used.
 
-    The message alone must tell the user everything: the value, where it came from (config key or file), and what
-    would be right. Command lines print it without a traceback and exit with code 2.
+    The message gives the value, where it came from (config key or file), and what would be right. Command lines exit
+    with code 2.
+    """
+
+
+class NonFiniteCostError(ArithmeticError):
+    """The cost became infinite or NaN during training; the last checkpoint is of the epoch before.
+
+    Command lines exit with code 1.
     """

@@ -222,6 +222,23 @@ class QCNN(nn.Module):
             features = product_pooling(features, *level.affine_map(*level.statistics()))
         self.classification.statistics.fix_population(batch_statistics(features))
 
+    @torch.no_grad()
+    def first_non_finite(
+        self, x: Float[Tensor, "batch {self.num_sites}"] | UInt8[Tensor, "batch {self.num_sites}"]
+    ) -> str:
+        """Say at which level, and whether in its weights or its features, something is infinite or NaN."""
+        features = self.represent(x)
+        for number, level in enumerate((*self.levels, self.classification)):
+            if not all(parameter.isfinite().all() for parameter in level.parameters()):
+                return f"the weights of level {number}"
+            if not features.isfinite().all():
+                return f"the features entering level {number}"
+            if number < self.num_levels:
+                # Of these images alone: other processes may be elsewhere.
+                var, mean = torch.var_mean(features, (0, 1), correction=0)
+                features = product_pooling(features, *level.affine_map(mean, var))
+        return "the scores of the classes"
+
     def site_tensors(self) -> tuple[list[Float[Tensor, "matrices ..."]], Float[Tensor, "classes d_L+1"]]:
         """Return the tensors of the tree tensor network, from evaluation's statistics (eq. 15, 16).
 

@@ -1,0 +1,60 @@
+"""What all command lines share: resolvers of the configs, and errors that end in one message instead of a traceback."""
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from qcnn_lightning.errors import InputError, NonFiniteCostError
+
+LONGEST_FOLDER_NAME = 160
+EXIT_CODES: dict[type[Exception], int] = {
+    InputError: 2,
+    HydraException: 2,
+    OmegaConfBaseException: 2,
+    NonFiniteCostError: 1,
+    OSError: 1,
+}
+
+
+def job_folder(override_dirname: str) -> str:
+    """Return the folder of the job with these overrides: their text, made a single folder name.
+
+    "/" becomes "-", no override at all "defaults"; what is longer than file systems allow ends in a hash.
+    """
+    name = override_dirname.replace("/", "-") or "defaults"
+    if len(name) > LONGEST_FOLDER_NAME:
+        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+        name = f"{name[: LONGEST_FOLDER_NAME - 9]}-{digest}"
+    return name
+
+
+OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+
+
+@contextmanager
+def one_message() -> Iterator[None]:
+    """Print errors that are the user's to mend as one message and exit: 2 for a bad setting or file, 1 otherwise.
+
+    With HYDRA_FULL_ERROR=1 in the environment they keep their traceback.
+    """
+    full_error = os.environ.get("HYDRA_FULL_ERROR")
+    # Otherwise Hydra prints a traceback of its own, and exits, before an error gets here.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    except Exception as error:
+        shown = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        if full_error == "1" or not isinstance(shown, tuple(EXIT_CODES)):
+            raise
+        print(f"error: {shown}", file=sys.stderr)
+        sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(shown, kind)))
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full_error is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full_error

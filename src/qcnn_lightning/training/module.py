@@ -1,0 +1,133 @@
+"""The q-CNN as a LightningModule: cost (eq. 48), classification by the largest |alpha| (eq. 35), evaluation."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MetricCollection
+from torchmetrics.aggregation import MeanMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from qcnn_lightning.errors import InputError, NonFiniteCostError
+from qcnn_lightning.network import QCNN
+
+Batch = tuple[UInt8[Tensor, "batch sites"], Int64[Tensor, " batch"]]
+EVALUATION_STATISTICS = ("population", "running")
+
+
+def squared_distance_cost(
+    alpha: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]
+) -> Float[Tensor, " batch"]:
+    """Return sum_y (alpha_y(x) - delta_{y, l(x)})^2 for every image: eq. 48 before its mean over the batch."""
+    return (alpha - functional.one_hot(labels, alpha.shape[-1])).square().sum(-1)
+
+
+class Classifier(pl.LightningModule):
+    """A q-CNN in training.
+
+    Evaluates the training set, the test set and, where there is one, the validation set after every epoch, all with the
+    one network that fixed statistics define: the network whose entanglement is measured.
+
+    Args:
+        network: the q-CNN.
+        optimizer: takes the parameters, returns the optimiser.
+        scheduler: takes the optimiser, returns the learning-rate schedule; None keeps the rate constant.
+        scheduler_interval: when the schedule moves on: "epoch", or "step", where it is also given `total_steps`, the
+            steps of the whole training.
+        evaluation_statistics: "population" or "running": what evaluation normalises by.
+
+    Raises:
+        InputError: unknown `evaluation_statistics`.
+    """
+
+    def __init__(
+        self,
+        network: QCNN,
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        scheduler: Callable[..., LRScheduler] | None = None,
+        scheduler_interval: str = "epoch",
+        evaluation_statistics: str = "population",
+    ):
+        super().__init__()
+        if evaluation_statistics not in EVALUATION_STATISTICS:
+            raise InputError(
+                f"evaluation_statistics={evaluation_statistics}: choose one of {', '.join(EVALUATION_STATISTICS)}"
+            )
+        self.network = network
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.scheduler_interval = scheduler_interval
+        self.evaluation_statistics = evaluation_statistics
+        self.evaluations: Sequence[MetricCollection] = nn.ModuleList()  # type: ignore[assignment]
+
+    def setup(self, stage: str) -> None:
+        """Prepare one set of metrics for every part of the data that is evaluated, in the order of its loaders."""
+        metrics = MetricCollection(
+            {
+                "cost": MeanMetric(nan_strategy="disable"),
+                "confusion": MulticlassConfusionMatrix(self.network.num_classes, validate_args=False),
+            },
+            compute_groups=False,
+        )
+        self.evaluations = nn.ModuleList(  # type: ignore[assignment]
+            metrics.clone() for _ in self.datamodule.evaluation_splits
+        ).to(self.device)
+
+    @property
+    def datamodule(self) -> Any:
+        """The data module in use."""
+        return self.trainer.datamodule  # type: ignore[attr-defined]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
+        """Return the cost of one batch, by the batch's own statistics.
+
+        Raises:
+            NonFiniteCostError: the cost is infinite or NaN. The weights are still those before the step.
+        """
+        images, labels = batch
+        cost = squared_distance_cost(self.network(images), labels).mean()
+        if not torch.isfinite(cost):
+            where = self.network.first_non_finite(images)
+            raise NonFiniteCostError(
+                f"the cost became {cost.item()} in epoch {self.current_epoch}, step {batch_idx} of "
+                f"{self.trainer.num_training_batches}, beginning at {where}; try a smaller optimizer.lr"
+            )
+        return cost
+
+    def on_validation_epoch_start(self) -> None:
+        """Fix the statistics that this evaluation, and the states built after it, use."""
+        if self.evaluation_statistics == "population":
+            sample = self.datamodule.population_sample().to(self.device)
+            self.network.fix_population_statistics(sample)
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add one batch to the metrics of its part of the data."""
+        images, labels = batch
+        alpha = self.network(images)
+        evaluation = self.evaluations[dataloader_idx]
+        evaluation["cost"].update(squared_distance_cost(alpha, labels))
+        evaluation["confusion"].update(alpha.abs().argmax(-1), labels)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log cost and accuracy of every part of the data."""
+        for split, evaluation in zip(self.datamodule.evaluation_splits, self.evaluations, strict=True):
+            measured = evaluation.compute()
+            self.log(f"cost/{split}", measured["cost"], logger=False)
+            self.log(f"accuracy/{split}", measured["confusion"].trace() / measured["confusion"].sum(), logger=False)
+            evaluation.reset()
+
+    def configure_optimizers(self) -> Any:
+        """Build optimiser and schedule as configured."""
+        optimizer = self.make_optimizer(self.network.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        steps = (
+            {"total_steps": int(self.trainer.estimated_stepping_batches)} if self.scheduler_interval == "step" else {}
+        )
+        scheduler = self.make_scheduler(optimizer, **steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.scheduler_interval}}
