@@ -1,0 +1,36 @@
+# Every target prepares what it needs: a fresh machine has Python 3.11 with venv and pip, nothing else.
+PYTHON ?= python3
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup train test lint format clean
+
+help: ## Say what there is to make
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+setup: $(INSTALLED) ## Prepare .venv with the package, editable, and everything that tests and sweeps need
+
+$(INSTALLED): pyproject.toml
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
+		{ echo "error: '$(PYTHON) -m venv' failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,tensorboard]'
+	@touch $@
+
+train: $(INSTALLED) ## Train: make train ARGS="model.d=18 data=fmnist"
+	@$(VENV)/bin/python -m qcnn_lightning.train $(ARGS)
+
+test: $(INSTALLED) ## Run the tests: make test ARGS="tests/state -k entropy"
+	@$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(INSTALLED) ## Check style and types
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/ruff format --check
+	@$(VENV)/bin/mypy
+
+format: $(INSTALLED) ## Mend what can be mended
+	@$(VENV)/bin/ruff check --fix
+	@$(VENV)/bin/ruff format
+
+clean: ## Remove the environment and caches; data and results stay
+	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
