@@ -47,25 +47,22 @@ class _CutSpectrum(torch.autograd.Function):
         gradient_outside = (block_vectors * gradient.unsqueeze(-2)) @ block_vectors.mT
         outside_vectors = outside @ block_vectors
         weights = gradient / torch.where(resolved, eigenvalues, 1)
-        gradient_gram = (outside_vectors * weights.unsqueeze(-2)) @ outside_vectors.mT
-        gradient_gram = gradient_gram.flatten(0, -3).sum(0)
+        gradient_gram = ((outside_vectors * weights.unsqueeze(-2)) @ outside_vectors.mT).sum(0)
         return gradient_outside, 2 * gradient_gram @ mean, gradient_gram, None
 
 
 def cut_spectrum(
-    block: BlockStates,
-    factor: Float[Tensor, "mapped components"],
-    outside: Float[Tensor, "classes blocks mapped mapped"],
-) -> Float[Tensor, "classes blocks rank"]:
-    """Return the Schmidt probabilities of every class across the cut above a block, descending.
+    block: BlockStates, factor: Float[Tensor, "mapped components"], outside: Float[Tensor, "blocks mapped mapped"]
+) -> Float[Tensor, "blocks rank"]:
+    """Return the Schmidt probabilities across the cuts above several blocks with the same states, descending.
 
     Probabilities that cannot be told from round-off, those below 2e-16 times the number of components of the largest,
-    are returned as zero. If a class state vanishes, its probabilities are not a number.
+    are returned as zero. If the state vanishes, its probabilities are not a number.
 
     Args:
-        block: the mapped states of the block.
+        block: the mapped states of every block.
         factor: B with block.gram() = B B^T.
-        outside: Gram matrices of the states outside the block.
+        outside: Gram matrix of the states outside each block.
     """
     # The components' basis has one vector more than the space it spans, f_0 .. f_0 being counted twice.
     largest_rank = min(factor.shape[-1] - 1, factor.shape[-2])

@@ -149,21 +149,26 @@ def climb(site_tensors: Sequence[Float[Tensor, "_ _ _"]], top: Float[Tensor, "cl
     return Tree(tuple(levels), balanced, states.mapped(balanced, exponent))
 
 
-def descend(tree: Tree) -> Iterator[tuple[Level, list[Float[Tensor, "classes blocks mapped mapped"]]]]:
+def descend(
+    levels: Sequence[Level], coefficients: Float[Tensor, " states"]
+) -> Iterator[list[Float[Tensor, "blocks mapped mapped"]]]:
     """Build the environment of every block from that of the block twice its size, from the top level down.
 
     Write |Psi_y> = sum_i |eta_i> (x) |chi_i>, the mapped states of one block times those of everything outside it.
 
+    Args:
+        levels: the levels to descend, up to the top one.
+        coefficients: one class's row of `Tree.top`.
+
     Yields:
-        For level L-1, L-2, .. 0: the level, and for each of its site tensors <chi_i|chi_j>, up to a factor that depends
-        on class and block only. `blocks` counts the parent blocks whose environments differ, left to right: with s_l
-        tensors at level l, their product over the levels above.
+        For each level, the last first, and for each of its site tensors: <chi_i|chi_j>, up to one factor. `blocks`
+        counts the parent blocks whose environments differ, left to right: with s_l tensors at level l, the product of
+        s over the levels above.
     """
-    environment = (tree.top.unsqueeze(-1) * tree.top.unsqueeze(-2)).unsqueeze(1)
-    for level in reversed(tree.levels):
+    environment = torch.outer(coefficients, coefficients).unsqueeze(0)
+    for level in reversed(levels):
         outside = [environment * sibling.gram() for sibling in reversed(level.mapped)]
-        yield level, outside
+        yield outside
         children = [(gram @ matrix).mT @ matrix for gram, matrix in zip(outside, level.site_tensor, strict=True)]
-        environment = torch.stack(children, dim=2).flatten(1, 2)
-        largest = environment.detach().diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
-        environment = times_power_of_two(environment, -binary_exponent(largest))
+        # No powers of two to take out: sum_IJ <chi_I|chi_J> <phi_I|phi_J> is the state's squared norm at every level.
+        environment = torch.stack(children, dim=1).flatten(0, 1)

@@ -159,24 +159,27 @@ class NetworkState:
 
     def _spectra(self, lowest: int) -> list[Float[Tensor, "classes _ _"]]:
         """Return the block spectra of levels lowest .. L-1."""
-        spectra: list[Tensor] = []
-        sharing: tuple[int, ...] = ()
-        for level, outside in descend(climb(self.site_tensors, self.top)):
-            factor = level.below.factor()
-            children = [
-                cut_spectrum(block, matrix.detach() @ factor, gram)
-                for block, matrix, gram in zip(level.mapped, level.site_tensor, outside, strict=True)
-            ]
-            # Where children share a tensor they share their spectrum, and so do all blocks below them.
-            sharing = (*sharing, len(children))
-            distinct = (
-                torch.stack(children, dim=2).unflatten(1, sharing[:-1] or (1,)).reshape(self.num_classes, *sharing, -1)
+        tree = climb(self.site_tensors, self.top)
+        levels = tree.levels[lowest:]
+        factors = [level.site_tensor.detach() @ level.below.factor() for level in levels]
+        # One class at a time: all environments of all classes would be the largest thing in memory.
+        by_class = []
+        for coefficients in tree.top:
+            descent = zip(reversed(levels), reversed(factors), descend(levels, coefficients), strict=False)
+            by_class.append(
+                [
+                    torch.stack([cut_spectrum(*cut) for cut in zip(level.mapped, factor, outside, strict=True)], dim=1)
+                    for level, factor, outside in descent
+                ]
             )
-            blocks = distinct.expand(self.num_classes, *(2 for _ in sharing), -1)
-            spectra.insert(0, blocks.flatten(1, -2))
-            if len(spectra) == self.num_levels - lowest:
-                break
-        return spectra
+        distinct = [torch.stack(spectra) for spectra in reversed(list(zip(*by_class, strict=True)))]
+        return [self._of_all_blocks(spectra, level) for level, spectra in enumerate(distinct, start=lowest)]
+
+    def _of_all_blocks(self, distinct: Float[Tensor, "classes _ _ _"], level: int) -> Float[Tensor, "classes _ _"]:
+        """Repeat the spectra of blocks that share their tensors all the way up."""
+        matrices = [len(tensor) for tensor in reversed(self.site_tensors[level:])]
+        by_path = distinct.reshape(self.num_classes, *matrices, -1)
+        return by_path.expand(-1, *(2 for _ in matrices), -1).flatten(1, -2)
 
     def amplitude(self, x: Tensor) -> Float[Tensor, "batch classes"]:
         """Return alpha_y(x) = <x|Psi_y>, the network's output in evaluation (eq. 31).
