@@ -6,6 +6,7 @@ All of a data set is held in memory as 8-bit tensors, already in tree order, and
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -139,21 +140,30 @@ class ImageDataModule(pl.LightningDataModule):
         """Fetch what is missing, check it, and prepare the cache; safe when several processes do it at once.
 
         Raises:
-            InputError: see `sources.idx_files`, `folder.ImageFolder` and `images.prepare_cache`.
+            InputError: see `sources.idx_files`, `folder.ImageFolder` and `images.prepare_cache`; or a file or folder
+                cannot be read or written.
         """
         if self._splits is not None or self._name == "digits":
             return
-        if self._name == "folder":
-            folder = ImageFolder(self._root)
-            content = folder.content()
-            prepare_cache(self._cache_path(content), self._size, content, lambda: folder.load(self._size))
-            return
-        data_set = sources.DATA_SETS[self._name]
-        content = _idx_content(data_set)
-        path = self._cache_path(content)
-        if not path.exists():
+        try:
+            if self._name == "folder":
+                self._prepare_folder()
+            else:
+                self._prepare_idx_set(sources.DATA_SETS[self._name])
+        except OSError as error:
+            where = f" (data.root={self._root}, data.cache={self._cache})"
+            raise InputError(f"{error.filename or 'The data'}: {error.strerror or error}{where}.") from error
+
+    def _prepare_folder(self) -> None:
+        folder = ImageFolder(self._root)
+        prepare_cache(self._cache_path, self._size, self._content, lambda: folder.load(self._size))
+
+    def _prepare_idx_set(self, data_set: sources.IdxDataSet) -> None:
+        if not self._cache_path.exists():
             files = sources.idx_files(data_set, self._root, self._system_folders)
-            prepare_cache(path, self._size, content, lambda: _resized_idx(data_set, files, self._size))
+            prepare_cache(
+                self._cache_path, self._size, self._content, lambda: _resized_idx(data_set, files, self._size)
+            )
         elif files_there := sources.files_under_root(data_set, self._root):
             # not needed any more, but whoever altered them should hear of it
             sources.verify(data_set, files_there)
@@ -225,17 +235,21 @@ class ImageDataModule(pl.LightningDataModule):
         # no batching by the loader and no workers: the sampler yields the indices of a batch, and indexing makes it
         return DataLoader(TensorDataset(*self._loaded_splits()[split]), batch_size=None, sampler=batches)
 
-    def _cache_path(self, content: str) -> Path:
-        return cache_path(self._cache, self._name, self._size, content)
+    @cached_property
+    def _content(self) -> str:
+        """SHA-256 of what the images are made from."""
+        if self._name == "folder":
+            return ImageFolder(self._root).content()
+        return hashlib.sha256(json.dumps(sources.DATA_SETS[self._name].sha256).encode()).hexdigest()
+
+    @property
+    def _cache_path(self) -> Path:
+        return cache_path(self._cache, self._name, self._size, self._content)
 
     def _read(self) -> LabelledImages:
         if self._name == "digits":
             return _digits(self._size)
-        if self._name == "folder":
-            content = ImageFolder(self._root).content()
-        else:
-            content = _idx_content(sources.DATA_SETS[self._name])
-        return read_cache(self._cache_path(content), self._size, content)
+        return read_cache(self._cache_path, self._size, self._content)
 
     def _num_test_images(self, num_images: int) -> int:
         if self._name == "digits":
@@ -251,10 +265,6 @@ def _hold_out(split: tuple[Tensor, Tensor], count: int) -> tuple[tuple[Tensor, T
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     held_out[stratified_choice(labels, count)] = True
     return (images[~held_out], labels[~held_out]), (images[held_out], labels[held_out])
-
-
-def _idx_content(data_set: sources.IdxDataSet) -> str:
-    return hashlib.sha256(json.dumps(data_set.sha256).encode()).hexdigest()
 
 
 def _resized_idx(data_set: sources.IdxDataSet, files: dict[str, Path], size: int) -> LabelledImages:

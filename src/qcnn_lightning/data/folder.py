@@ -34,6 +34,7 @@ class ImageFolder:
         Raises:
             InputError: a folder is missing or empty, there are fewer than two classes, or `test/` has a class that
                 `train/` has not.
+            OSError: a folder cannot be read.
         """
         if not (root / "train").is_dir():
             raise InputError(f"data.root={root} has no folder train/: {_LAYOUT}.")
@@ -67,15 +68,16 @@ class ImageFolder:
         ]
 
     def content(self) -> str:
-        """SHA-256 over every file's name and bytes."""
+        """SHA-256 over every file's name and bytes.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
         digest = hashlib.sha256()
         for files in self.files.values():
             for path, _ in files:
-                try:
-                    with path.open("rb") as file:
-                        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-                except OSError as error:
-                    raise InputError(f"The image {path} cannot be read: {error.strerror}.") from error
+                with path.open("rb") as file:
+                    sha256 = hashlib.file_digest(file, "sha256").hexdigest()
                 digest.update(f"{path.relative_to(self.root)} {sha256}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 

@@ -8,7 +8,6 @@ what it was made from, written so that no reader ever sees half of it, and check
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.files import replace_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +81,9 @@ def prepare_cache(path: Path, size: int, content: str, prepare: Callable[[], Lab
     Raises:
         InputError: the file cannot be written; names it and the reason.
     """
-    if path.exists():
-        return
     try:
+        if path.exists():
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f".{path.stem}.lock"))
         lock.acquire()
@@ -146,16 +146,4 @@ def _write(path: Path, images: LabelledImages, settings: dict[str, Any]) -> None
         tensors |= {f"{split}.images": pixels, f"{split}.labels": labels}
     metadata = {"settings": json.dumps(settings), "class_names": json.dumps(images.class_names)}
     metadata["sha256"] = _digest(tensors, metadata)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(safetensors.torch.save(tensors, metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        raise InputError(
-            f"The cache {path} could not be written: {error.strerror}. Free some space or choose another data.cache."
-        ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
+    replace_atomically(path, safetensors.torch.save(tensors, metadata))

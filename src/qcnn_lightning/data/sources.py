@@ -27,6 +27,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.files import replace_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ class IdxDataSet:
 def idx_files(data_set: IdxDataSet, root: Path, system_folders: Sequence[Path] = ()) -> dict[str, Path]:
     """Find the data set's four files, or fetch them into `<root>/<folder>/raw`.
 
-    Nothing is checked here; `read_idx` and `verify` do that.
+    Files that are found are not checked here (`read_idx` and `verify` do that); fetched ones are.
 
     Args:
         data_set: which data set.
@@ -78,28 +79,29 @@ def idx_files(data_set: IdxDataSet, root: Path, system_folders: Sequence[Path] =
 
     Raises:
         InputError: no source is within reach, a fetched file is not the right one, or `root` cannot be written.
+        OSError: a folder cannot be read, or the disk is full.
     """
     if found := files_under_root(data_set, root):
         return found
+    tried = {f"files under data.root={root}": "no complete set of IDX files"}
+    for folder in system_folders:
+        if found := _files_in(folder):
+            logger.info("%s: using the system's files in %s", data_set.title, folder)
+            return found
+        tried[f"system folder {folder}"] = "no complete set of IDX files" if folder.is_dir() else "not there"
+    for source, reason in tried.items():
+        logger.info("%s: %s: %s", data_set.title, source, reason)
     with _exclusive(root / f".{data_set.folder}.lock", data_set.title):
         # another process may have fetched the files while this one waited
         if found := files_under_root(data_set, root):
             return found
-        tried = {f"files under data.root={root}": "no complete set of IDX files there"}
-        logger.info("%s: no complete set of IDX files under data.root=%s", data_set.title, root)
-        for folder in system_folders:
-            if found := _files_in(folder):
-                logger.info("%s: using the system's files in %s", data_set.title, folder)
-                return found
-            tried[f"system folder {folder}"] = "not there" if not folder.is_dir() else "holds no complete set"
-            logger.info("%s: system folder %s: %s", data_set.title, folder, tried[f"system folder {folder}"])
         for source, fetch in data_set.fetch.items():
             logger.info("%s: trying %s", data_set.title, source)
             try:
                 return _fetch(data_set, fetch, root)
-            except SourceUnavailableError as reason:
-                tried[source] = str(reason)
-                logger.info("%s: %s is not within reach: %s", data_set.title, source, reason)
+            except SourceUnavailableError as unavailable:
+                tried[source] = str(unavailable)
+                logger.info("%s: %s is not within reach: %s", data_set.title, source, unavailable)
     reasons = "\n".join(f"  - {source}: {reason}" for source, reason in tried.items())
     raise InputError(
         f"{data_set.title} could not be found or fetched. Tried, in this order:\n{reasons}\n"
@@ -121,7 +123,8 @@ def verify(data_set: IdxDataSet, files: dict[str, Path]) -> None:
     """Check every file's SHA-256.
 
     Raises:
-        InputError: a file is truncated, altered or unreadable; names it, and what was expected and found.
+        InputError: a file is truncated or altered; names it, and what was expected and found.
+        OSError: a file cannot be read.
     """
     for name, path in files.items():
         _verified_bytes(data_set, name, path)
@@ -144,7 +147,7 @@ def read_idx(data_set: IdxDataSet, name: str, path: Path) -> np.ndarray:
 
 def _verified_bytes(data_set: IdxDataSet, name: str, path: Path) -> bytes:
     expected = data_set.sha256[name]
-    advice = f"Delete {path} to have it fetched again."
+    advice = "Remove that file and start again: it is fetched anew."
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -152,8 +155,6 @@ def _verified_bytes(data_set: IdxDataSet, name: str, path: Path) -> bytes:
             f"{path} is truncated or damaged: expected a gzip file of SHA-256 {expected} when decompressed, "
             f"got one that cannot be decompressed ({error}). {advice}"
         ) from error
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     found = hashlib.sha256(content).hexdigest()
     if found != expected:
         owner = next((other.title for other in DATA_SETS.values() if found in other.sha256.values()), None)
@@ -203,23 +204,19 @@ def _exclusive(lock_path: Path, title: str) -> Iterator[None]:
 
 
 def _fetch(data_set: IdxDataSet, fetch: Callable[[Path], None], root: Path) -> dict[str, Path]:
-    """Fetch into a temporary folder beside the final one, check, and move each file into its place at once."""
+    """Fetch into a temporary folder, check, and put each file into its place whole."""
     kept_in = _kept_in(data_set, root)
+    kept_in.mkdir(parents=True, exist_ok=True)
     kept = {}
-    try:
-        kept_in.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept_in.parent, prefix=".fetch-", ignore_cleanup_errors=True) as folder:
-            fetch(Path(folder))
-            folders = {path.parent for path in Path(folder).rglob("*-ubyte*")}
-            fetched = next((found for each in sorted(folders) if (found := _files_in(each))), None)
-            if fetched is None:
-                raise SourceUnavailableError("what it delivered does not hold the four IDX files")
-            for name, path in fetched.items():
-                plain = Path(folder) / f"{name}.checked"
-                plain.write_bytes(_verified_bytes(data_set, name, path))
-                kept[name] = plain.replace(kept_in / name)
-    except OSError as error:
-        raise InputError(f"{error.filename or kept_in} could not be written: {error.strerror}.") from error
+    with tempfile.TemporaryDirectory(dir=kept_in.parent, prefix=".fetch-", ignore_cleanup_errors=True) as folder:
+        fetch(Path(folder))
+        folders = {path.parent for path in Path(folder).rglob("*-ubyte*")}
+        fetched = next((found for each in sorted(folders) if (found := _files_in(each))), None)
+        if fetched is None:
+            raise SourceUnavailableError("what it delivered does not hold the four IDX files")
+        for name, path in fetched.items():
+            kept[name] = kept_in / name
+            replace_atomically(kept[name], _verified_bytes(data_set, name, path))
     logger.info("%s: fetched, checked and kept in %s", data_set.title, kept_in)
     return kept
 
@@ -248,21 +245,17 @@ def _run(client: str, command: Sequence[str], folder: Path, environment: dict[st
         )
     patience = _STALLED_AFTER_S[client]
     arrived, last_progress = -1, time.monotonic()
-    while True:
-        try:
-            code = process.wait(timeout=0.5)
-            break
-        except subprocess.TimeoutExpired:
-            pass
-        except BaseException:
+    try:
+        while (code := process.poll()) is None:
+            now_arrived = _bytes_in(folder)
+            if now_arrived != arrived:
+                arrived, last_progress = now_arrived, time.monotonic()
+            elif time.monotonic() - last_progress > patience:
+                raise SourceUnavailableError(f"nothing arrived for {patience:.0f} s")
+            time.sleep(0.2)
+    finally:
+        if process.poll() is None:
             _end(process)
-            raise
-        now_arrived = _bytes_in(folder)
-        if now_arrived != arrived:
-            arrived, last_progress = now_arrived, time.monotonic()
-        elif time.monotonic() - last_progress > patience:
-            _end(process)
-            raise SourceUnavailableError(f"nothing arrived for {patience:.0f} s")
     if code != 0:
         raise SourceUnavailableError(_first_complaint(log.read_text(errors="replace")) or f"exit code {code}")
 
