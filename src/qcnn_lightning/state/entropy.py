@@ -1,7 +1,7 @@
 """Schmidt spectra across a cut of the tree, and the entropies of a spectrum (eq. 37-45).
 
-Cut the state between a block and everything else: |Psi> = sum_i |eta_i> (x) |chi_i>. With H = B B^T the Gram matrix of
-the eta and W that of the chi, the reduced density matrix of the block has the spectrum of B^T W B. Its eigenvalues are
+Cut the state between a block and everything else: |Psi> = sum_i |phi_i> (x) |chi_i>. With B B^T the Gram matrix of the
+phi and W that of the chi, the reduced density matrix of the block has the spectrum of B^T W B. Its eigenvalues are
 differentiated, its eigenvectors and B never are, so gradients stay finite at equal Schmidt values and product states.
 """
 
@@ -14,45 +14,53 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.state.gram import BlockStates
+from qcnn_lightning.state.gram import BlockStates, Environment
 
 
 class _CutSpectrum(torch.autograd.Function):
-    """Eigenvalues of B^T W B, and their gradients with respect to W and to the Gram matrix H = B B^T.
+    """Eigenvalues of B^T W B, and their gradients with respect to W and to the covariance C.
 
-    With eigenvalues lambda_k and eigenvectors u_k, d lambda_k / dW = (B u_k)(B u_k)^T and
-    d lambda_k / dH = (W B u_k)(W B u_k)^T / lambda_k. A lambda_k below the resolution is zero, and so are its
-    gradients: Schmidt probabilities are squares of numbers that depend smoothly on the site tensors.
+    B = diag(1, R) with C = R R^T, and W = [[average, cross^T], [cross, gram]]. With eigenvalues lambda_k and
+    eigenvectors u_k, d lambda_k / dW = (B u_k)(B u_k)^T and d lambda_k / d(B B^T) = (W B u_k)(W B u_k)^T / lambda_k. A
+    lambda_k below the resolution is zero, and so are its gradients: Schmidt probabilities are squares of numbers that
+    depend smoothly on the site tensors.
     """
 
     @staticmethod
-    def forward(ctx: Any, outside: Tensor, mean: Tensor, covariance: Tensor, factor: Tensor) -> Tensor:
-        reduced = (outside @ factor).mT @ factor
+    def forward(ctx: Any, average: Tensor, cross: Tensor, gram: Tensor, covariance: Tensor, factor: Tensor) -> Tensor:
+        border = (cross @ factor).unsqueeze(-2)
+        corner = average[:, None, None]
+        inside = (gram @ factor).mT @ factor
+        reduced = torch.cat((torch.cat((corner, border), dim=-1), torch.cat((border.mT, inside), dim=-1)), dim=-2)
         if any(ctx.needs_input_grad):
             eigenvalues, eigenvectors = torch.linalg.eigh(reduced)
         else:
             eigenvalues = torch.linalg.eigvalsh(reduced)
-        resolution = reduced.shape[-1] * torch.finfo(reduced.dtype).eps * eigenvalues[..., -1:]
+        resolution = reduced.shape[-1] * torch.finfo(reduced.dtype).eps * eigenvalues[:, -1:]
         eigenvalues = torch.where(eigenvalues > resolution, eigenvalues, 0)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(outside, mean, factor @ eigenvectors, eigenvalues)
+            ctx.save_for_backward(cross, gram, eigenvalues, eigenvectors[:, :1], factor @ eigenvectors[:, 1:])
         return eigenvalues
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        outside, mean, block_vectors, eigenvalues = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
+        cross, gram, eigenvalues, constant, fluctuation = ctx.saved_tensors
         resolved = eigenvalues > 0
-        gradient = torch.where(resolved, gradient, 0)
-        gradient_outside = (block_vectors * gradient.unsqueeze(-2)) @ block_vectors.mT
-        outside_vectors = outside @ block_vectors
-        weights = gradient / torch.where(resolved, eigenvalues, 1)
-        gradient_gram = ((outside_vectors * weights.unsqueeze(-2)) @ outside_vectors.mT).sum(0)
-        return gradient_outside, 2 * gradient_gram @ mean, gradient_gram, None
+        gradient = torch.where(resolved, gradient, 0).unsqueeze(-2)
+        outside = cross.unsqueeze(-1) * constant + gram @ fluctuation
+        weights = gradient / torch.where(resolved, eigenvalues, 1).unsqueeze(-2)
+        return (
+            (gradient * constant.square()).sum((-2, -1)),
+            2 * (gradient * constant * fluctuation).sum(-1),
+            (fluctuation * gradient) @ fluctuation.mT,
+            ((outside * weights) @ outside.mT).sum(0),
+            None,
+        )
 
 
 def cut_spectrum(
-    block: BlockStates, factor: Float[Tensor, "mapped components"], outside: Float[Tensor, "blocks mapped mapped"]
+    block: BlockStates, factor: Float[Tensor, "states components"], outside: Environment
 ) -> Float[Tensor, "blocks rank"]:
     """Return the Schmidt probabilities across the cuts above several blocks with the same states, descending.
 
@@ -60,13 +68,14 @@ def cut_spectrum(
     are returned as zero. If the state vanishes, its probabilities are not a number.
 
     Args:
-        block: the mapped states of every block.
-        factor: B with block.gram() = B B^T.
-        outside: Gram matrix of the states outside each block.
+        block: the states of every block.
+        factor: R with block.covariance = R R^T.
+        outside: the environments of the blocks.
     """
-    # The components' basis has one vector more than the space it spans, f_0 .. f_0 being counted twice.
-    largest_rank = min(factor.shape[-1] - 1, factor.shape[-2])
-    weights = _CutSpectrum.apply(outside, block.mean, block.covariance, factor).flip(-1)[..., :largest_rank]
+    # The constant state and the fluctuations span no more than the states: one of the components is superfluous.
+    largest_rank = min(factor.shape)
+    weights = _CutSpectrum.apply(outside.average, outside.cross, outside.gram, block.covariance, factor)
+    weights = weights.flip(-1)[:, :largest_rank]
     return weights / weights.sum(-1, keepdim=True)
 
 

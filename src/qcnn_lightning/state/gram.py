@@ -75,9 +75,12 @@ class BlockStates:
 
     @torch.no_grad()
     def factor(self) -> Float[Tensor, "states components"]:
-        """Return S with gram() = S S^T: f_0 .. f_0's coefficients first, then those of an orthonormal basis."""
-        eigenvalues, eigenvectors = torch.linalg.eigh(self.covariance)
-        return torch.cat((self.mean.unsqueeze(-1), eigenvectors * eigenvalues.clamp(min=0).sqrt()), dim=-1)
+        """Return R with covariance = R R^T."""
+        deviation = self.covariance.diagonal().sqrt()
+        deviation = torch.where(deviation > 0, deviation, 1)
+        # Of the correlations, so that states that fluctuate little are factored as precisely as the others.
+        eigenvalues, eigenvectors = torch.linalg.eigh(self.covariance / torch.outer(deviation, deviation))
+        return deviation.unsqueeze(-1) * eigenvectors * eigenvalues.clamp(min=0).sqrt()
 
     def mapped(self, balanced: Float[Tensor, "mapped states"], exponent: Int[Tensor, " mapped"]) -> "BlockStates":
         """Return the combinations 2^{exponent_i} sum_I balanced_iI 2^{-exponent_I} |phi_I>."""
@@ -123,11 +126,13 @@ class Tree:
 
     Attributes:
         levels: level 0 .. L-1.
+        states: states of the whole image, out of which the classes' are made.
         top: (classes, d_L + 1), the classes' coefficients over the states of the whole image, powers of two taken out.
         classes: the class states |Psi_y> themselves (eq. 40).
     """
 
     levels: tuple[Level, ...]
+    states: BlockStates
     top: Float[Tensor, "classes states"]
     classes: BlockStates
 
@@ -146,29 +151,74 @@ def climb(site_tensors: Sequence[Float[Tensor, "_ _ _"]], top: Float[Tensor, "cl
         levels.append(Level(torch.stack(rescaled), states, mapped))
         states = mapped[0].pooled(mapped[-1])
     balanced, exponent = balance(top, states.exponent)
-    return Tree(tuple(levels), balanced, states.mapped(balanced, exponent))
+    return Tree(tuple(levels), states, balanced, states.mapped(balanced, exponent))
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The states of everything outside each of several blocks with the same states |phi_I>, known by their overlaps.
+
+    |Psi> = sum_I |phi_I> (x) |chi_I> = |f_0 .. f_0> (x) |chi_*> + sum_I |phi_I - mean_I f_0 .. f_0> (x) |chi_I>, where
+    |chi_*> = sum_I mean_I |chi_I>, the state if the block's own pixels are averaged over. Its overlaps are carried too:
+    like the covariances, they are small differences of the others. All overlaps are up to one factor per block.
+
+    Attributes:
+        average: <chi_*|chi_*>.
+        cross: <chi_*|chi_I>.
+        gram: <chi_I|chi_J>.
+    """
+
+    average: Float[Tensor, " blocks"]
+    cross: Float[Tensor, "blocks states"]
+    gram: Float[Tensor, "blocks states states"]
+
+    @classmethod
+    def of_everything(cls, states: BlockStates, coefficients: Float[Tensor, " states"]) -> "Environment":
+        """Return the environment of the whole image: nothing is outside, only the class's coefficients (eq. 40)."""
+        average = (coefficients @ states.mean).unsqueeze(0)
+        cross = average * coefficients
+        return cls(average.square(), cross.unsqueeze(0), torch.outer(coefficients, coefficients).unsqueeze(0))
+
+    def of_child(self, child: BlockStates, sibling: BlockStates) -> "Environment":
+        """Return the environment of one of two pooled blocks: the other one joins what is outside."""
+        fluctuations = self.gram * sibling.covariance
+        cross = fluctuations @ child.mean
+        return Environment(
+            self.average + cross @ child.mean,
+            self.cross * sibling.mean + cross,
+            torch.addcmul(fluctuations, self.gram, torch.outer(sibling.mean, sibling.mean)),
+        )
+
+    def below(self, matrix: Float[Tensor, "states below"]) -> "Environment":
+        """Return the environment of the same blocks, in terms of the states that `matrix` maps to these."""
+        return Environment(self.average, self.cross @ matrix, (self.gram @ matrix).mT @ matrix)
 
 
 def descend(
-    levels: Sequence[Level], coefficients: Float[Tensor, " states"]
-) -> Iterator[list[Float[Tensor, "blocks mapped mapped"]]]:
+    levels: Sequence[Level], states: BlockStates, coefficients: Float[Tensor, " states"]
+) -> Iterator[list[Environment]]:
     """Build the environment of every block from that of the block twice its size, from the top level down.
-
-    Write |Psi_y> = sum_i |eta_i> (x) |chi_i>, the mapped states of one block times those of everything outside it.
 
     Args:
         levels: the levels to descend, up to the top one.
+        states: `Tree.states`.
         coefficients: one class's row of `Tree.top`.
 
     Yields:
-        For each level, the last first, and for each of its site tensors: <chi_i|chi_j>, up to one factor. `blocks`
-        counts the parent blocks whose environments differ, left to right: with s_l tensors at level l, the product of
-        s over the levels above.
+        For each level, the last first, and for each of its site tensors: the environment of the mapped states. Its
+        `blocks` are the parent blocks whose environments differ, left to right: with s_l tensors at level l, the
+        product of s over the levels above.
     """
-    environment = torch.outer(coefficients, coefficients).unsqueeze(0)
+    parent = Environment.of_everything(states, coefficients)
     for level in reversed(levels):
-        outside = [environment * sibling.gram() for sibling in reversed(level.mapped)]
+        outside = [
+            parent.of_child(child, sibling) for child, sibling in zip(level.mapped, reversed(level.mapped), strict=True)
+        ]
         yield outside
-        children = [(gram @ matrix).mT @ matrix for gram, matrix in zip(outside, level.site_tensor, strict=True)]
+        children = [side.below(matrix) for side, matrix in zip(outside, level.site_tensor, strict=True)]
         # No powers of two to take out: sum_IJ <chi_I|chi_J> <phi_I|phi_J> is the state's squared norm at every level.
-        environment = torch.stack(children, dim=1).flatten(0, 1)
+        parent = Environment(
+            torch.stack([child.average for child in children], dim=1).flatten(0, 1),
+            torch.stack([child.cross for child in children], dim=1).flatten(0, 1),
+            torch.stack([child.gram for child in children], dim=1).flatten(0, 1),
+        )

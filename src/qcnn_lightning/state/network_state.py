@@ -165,7 +165,7 @@ class NetworkState:
         # One class at a time: all environments of all classes would be the largest thing in memory.
         by_class = []
         for coefficients in tree.top:
-            descent = zip(reversed(levels), reversed(factors), descend(levels, coefficients), strict=False)
+            descent = zip(reversed(levels), reversed(factors), descend(levels, tree.states, coefficients), strict=False)
             by_class.append(
                 [
                     torch.stack([cut_spectrum(*cut) for cut in zip(level.mapped, factor, outside, strict=True)], dim=1)
