@@ -60,9 +60,9 @@ class _CutSpectrum(torch.autograd.Function):
 
 
 def cut_spectrum(
-    block: BlockStates, factor: Float[Tensor, "states components"], outside: Environment
-) -> Float[Tensor, "blocks rank"]:
-    """Return the Schmidt probabilities across the cuts above several blocks with the same states, descending.
+    block: BlockStates, factor: Float[Tensor, "states states"], outside: Environment
+) -> Float[Tensor, "blocks states"]:
+    """Return the Schmidt probabilities of several blocks with the same states against the rest, descending.
 
     Probabilities that cannot be told from round-off, those below 2e-16 times the number of components of the largest,
     are returned as zero. If the state vanishes, its probabilities are not a number.
@@ -72,10 +72,9 @@ def cut_spectrum(
         factor: R with block.covariance = R R^T.
         outside: the environments of the blocks.
     """
-    # The constant state and the fluctuations span no more than the states: one of the components is superfluous.
-    largest_rank = min(factor.shape)
     weights = _CutSpectrum.apply(outside.average, outside.cross, outside.gram, block.covariance, factor)
-    weights = weights.flip(-1)[:, :largest_rank]
+    # One component is superfluous: the Schmidt rank is at most the number of states.
+    weights = weights[:, 1:].flip(-1)
     return weights / weights.sum(-1, keepdim=True)
 
 

@@ -194,31 +194,28 @@ class Environment:
         return Environment(self.average, self.cross @ matrix, (self.gram @ matrix).mT @ matrix)
 
 
-def descend(
-    levels: Sequence[Level], states: BlockStates, coefficients: Float[Tensor, " states"]
-) -> Iterator[list[Environment]]:
+def descend(tree: Tree, coefficients: Float[Tensor, " states"]) -> Iterator[Environment]:
     """Build the environment of every block from that of the block twice its size, from the top level down.
 
     Args:
-        levels: the levels to descend, up to the top one.
-        states: `Tree.states`.
-        coefficients: one class's row of `Tree.top`.
+        tree: the states of all blocks.
+        coefficients: one class's row of `tree.top`.
 
     Yields:
-        For each level, the last first, and for each of its site tensors: the environment of the mapped states. Its
-        `blocks` are the parent blocks whose environments differ, left to right: with s_l tensors at level l, the
-        product of s over the levels above.
+        For each level, the last first: the environments of the blocks of 2^l pixels in terms of their states, for those
+        blocks whose environments differ, left to right. With s_l tensors at level l, these are the product of s over
+        this level and those above.
     """
-    parent = Environment.of_everything(states, coefficients)
-    for level in reversed(levels):
-        outside = [
-            parent.of_child(child, sibling) for child, sibling in zip(level.mapped, reversed(level.mapped), strict=True)
+    environment = Environment.of_everything(tree.states, coefficients)
+    for level in reversed(tree.levels):
+        children = [
+            environment.of_child(child, sibling).below(matrix)
+            for child, sibling, matrix in zip(level.mapped, reversed(level.mapped), level.site_tensor, strict=True)
         ]
-        yield outside
-        children = [side.below(matrix) for side, matrix in zip(outside, level.site_tensor, strict=True)]
         # No powers of two to take out: sum_IJ <chi_I|chi_J> <phi_I|phi_J> is the state's squared norm at every level.
-        parent = Environment(
+        environment = Environment(
             torch.stack([child.average for child in children], dim=1).flatten(0, 1),
             torch.stack([child.cross for child in children], dim=1).flatten(0, 1),
             torch.stack([child.gram for child in children], dim=1).flatten(0, 1),
         )
+        yield environment

@@ -105,8 +105,8 @@ class NetworkState:
             level: 0 (one pixel) to L-1 (half the image).
 
         Returns:
-            Probabilities p of the N / 2^level blocks, left to right. `rank` = min(d_level, d_{level+1}) + 1 bounds the
-            Schmidt rank. Probabilities below about 1e-14 of the largest cannot be told from round-off and are zero.
+            Probabilities p of the N / 2^level blocks, left to right; `rank` = d_level + 1 bounds their Schmidt rank.
+            Probabilities below about 1e-14 of the largest cannot be told from round-off and are zero.
 
         Raises:
             InputError: no such level.
@@ -160,25 +160,20 @@ class NetworkState:
     def _spectra(self, lowest: int) -> list[Float[Tensor, "classes _ _"]]:
         """Return the block spectra of levels lowest .. L-1."""
         tree = climb(self.site_tensors, self.top)
-        levels = tree.levels[lowest:]
-        factors = [level.site_tensor.detach() @ level.below.factor() for level in levels]
+        blocks = [level.below for level in tree.levels[lowest:]]
+        factors = [block.factor() for block in blocks]
         # One class at a time: all environments of all classes would be the largest thing in memory.
-        by_class = []
-        for coefficients in tree.top:
-            descent = zip(reversed(levels), reversed(factors), descend(levels, tree.states, coefficients), strict=False)
-            by_class.append(
-                [
-                    torch.stack([cut_spectrum(*cut) for cut in zip(level.mapped, factor, outside, strict=True)], dim=1)
-                    for level, factor, outside in descent
-                ]
-            )
+        by_class = [
+            [cut_spectrum(*cut) for cut in zip(reversed(blocks), reversed(factors), descend(tree, row), strict=False)]
+            for row in tree.top
+        ]
         distinct = [torch.stack(spectra) for spectra in reversed(list(zip(*by_class, strict=True)))]
         return [self._of_all_blocks(spectra, level) for level, spectra in enumerate(distinct, start=lowest)]
 
-    def _of_all_blocks(self, distinct: Float[Tensor, "classes _ _ _"], level: int) -> Float[Tensor, "classes _ _"]:
+    def _of_all_blocks(self, distinct: Float[Tensor, "classes _ _"], level: int) -> Float[Tensor, "classes _ _"]:
         """Repeat the spectra of blocks that share their tensors all the way up."""
         matrices = [len(tensor) for tensor in reversed(self.site_tensors[level:])]
-        by_path = distinct.reshape(self.num_classes, *matrices, -1)
+        by_path = distinct.unflatten(1, matrices)
         return by_path.expand(-1, *(2 for _ in matrices), -1).flatten(1, -2)
 
     def amplitude(self, x: Tensor) -> Float[Tensor, "batch classes"]:
