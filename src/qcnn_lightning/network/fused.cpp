@@ -281,9 +281,13 @@ Tensor features_gradient(const Blocks& blocks, const Tensor& features, const Ten
   const int64_t matrices = weight.size(0), outputs = weight.size(1), inputs = weight.size(2);
   const int64_t width = features.size(1), mapped_width = mapped_gradient.size(1);
   Tensor scaled = at::zeros({matrices, outputs, width}, weight.options());
-  for (int64_t row = 0; row < matrices * outputs; ++row)
-    for (int64_t k = 0; k < inputs; ++k)
-      data<T>(scaled)[row * width + 1 + k] = data<T>(weight)[row * inputs + k] * norm.scale[k];
+  at::parallel_for(0, matrices * outputs, kBlockRows, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* a = data<T>(weight) + row * inputs;
+      T* output = data<T>(scaled) + row * width + 1;
+      for (int64_t k = 0; k < inputs; ++k) output[k] = a[k] * norm.scale[k];
+    }
+  });
   Tensor gradient = at::empty_like(features);
   const T *feature = data<T>(features), *count = data<T>(blocks.count);
   T* output = data<T>(gradient);
@@ -383,7 +387,8 @@ template <class T>
 std::tuple<Tensors, Tensors, Tensors> backward(const Tensor& alpha_gradient, const Tensors& saved,
                                                const std::vector<int64_t>& first_right, const Tensors& gamma,
                                                const Tensors& beta, const Tensors& weight, const Tensors& mean,
-                                               const Tensors& var, const std::vector<double>& epsilon) {
+                                               const Tensors& var, const std::vector<double>& epsilon,
+                                               bool of_batch) {
   const int64_t levels = weight.size(), images = alpha_gradient.size(0), classes = alpha_gradient.size(1);
   Tensors gamma_gradient(levels), beta_gradient(levels), weight_gradient(levels);
   Tensor mapped_gradient = at::zeros_like(saved[5 * levels - 1]);
@@ -408,11 +413,9 @@ std::tuple<Tensors, Tensors, Tensors> backward(const Tensor& alpha_gradient, con
       const T* a = data<T>(weight[level]) + row * inputs;
       const T* site = data<T>(site_gradient) + row * width;
       T* a_gradient = data<T>(weight_gradient[level]) + row * inputs;
-      for (int64_t k = 0; k < inputs; ++k) {
-        a_gradient[k] = site[1 + k] * norm.scale[k] + site[0] * norm.shift[k];
-        scale_gradient[k] += site[1 + k] * a[k];
-        shift_gradient[k] += site[0] * a[k];
-      }
+      for (int64_t k = 0; k < inputs; ++k) a_gradient[k] = site[1 + k] * norm.scale[k] + site[0] * norm.shift[k];
+      for (int64_t k = 0; k < inputs; ++k) scale_gradient[k] += site[1 + k] * a[k];
+      for (int64_t k = 0; k < inputs; ++k) shift_gradient[k] += site[0] * a[k];
     }
     gamma_gradient[level] = at::empty_like(gamma[level]);
     beta_gradient[level] = at::empty_like(beta[level]);
@@ -421,6 +424,7 @@ std::tuple<Tensors, Tensors, Tensors> backward(const Tensor& alpha_gradient, con
       const T total = scale_gradient[k] - average * shift_gradient[k];  // shift = beta - mean * scale
       data<T>(beta_gradient[level])[k] = shift_gradient[k];
       data<T>(gamma_gradient[level])[k] = total * norm.deviation[k];
+      if (!of_batch) continue;
       const T var_gradient = -total * norm.scale[k] * norm.deviation[k] * norm.deviation[k] / 2;
       slope[1 + k] = 2 * var_gradient / blocks.occurrences;
       offset[1 + k] = -norm.scale[k] * shift_gradient[k] / blocks.occurrences - slope[1 + k] * average;
@@ -445,20 +449,22 @@ std::tuple<Tensor, Tensors, Tensors, Tensors, std::vector<int64_t>> forward_any(
 std::tuple<Tensors, Tensors, Tensors> backward_any(const Tensor& alpha_gradient, const Tensors& saved,
                                                    const std::vector<int64_t>& first_right, const Tensors& gamma,
                                                    const Tensors& beta, const Tensors& weight, const Tensors& mean,
-                                                   const Tensors& var, const std::vector<double>& epsilon) {
+                                                   const Tensors& var, const std::vector<double>& epsilon,
+                                                   bool of_batch) {
   const auto run = alpha_gradient.scalar_type() == at::kDouble ? backward<double> : backward<float>;
-  return run(alpha_gradient, saved, first_right, gamma, beta, weight, mean, var, epsilon);
+  return run(alpha_gradient, saved, first_right, gamma, beta, weight, mean, var, epsilon, of_batch);
 }
 }  // namespace
 
 TORCH_LIBRARY(qcnn_lightning, library) {
-  // Without mean and var: those of the batch, which are returned. keep: save what backward needs.
+  // Without mean and var: those of the batch, which are returned. keep: save what backward needs. of_batch: whether
+  // mean and var were the batch's, and so have gradients.
   library.def(
       "forward(Tensor x, Tensor table, Tensor[] gamma, Tensor[] beta, Tensor[] weight, Tensor[] mean, Tensor[] var, "
       "float[] epsilon, bool keep) -> (Tensor alpha, Tensor[] mean, Tensor[] var, Tensor[] saved, int[] first_right)",
       &forward_any);
   library.def(
       "backward(Tensor alpha_gradient, Tensor[] saved, int[] first_right, Tensor[] gamma, Tensor[] beta, "
-      "Tensor[] weight, Tensor[] mean, Tensor[] var, float[] epsilon) -> (Tensor[], Tensor[], Tensor[])",
+      "Tensor[] weight, Tensor[] mean, Tensor[] var, float[] epsilon, bool of_batch) -> (Tensor[], Tensor[], Tensor[])",
       &backward_any);
 }

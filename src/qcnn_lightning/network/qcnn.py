@@ -5,6 +5,7 @@ Batch norm with given statistics is affine, and so is the convolution after it: 
 states, are made of them, so they cannot disagree.
 """
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -12,12 +13,16 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qcnn_lightning.errors import InputError
+from qcnn_lightning.errors import InputError, checked_settings
+from qcnn_lightning.network import fused
 from qcnn_lightning.network.basis import make_basis
-from qcnn_lightning.network.statistics import FixedStatistics, batch_statistics
+from qcnn_lightning.network.statistics import ChannelStatistics, FixedStatistics, batch_statistics
+
+log = logging.getLogger(__name__)
 
 MATRICES_PER_LEVEL = {"full": 1, "sibling": 2}
 STARTS = ("product_state", "default")
+KERNELS = ("auto", "plain", "fused")
 
 
 def channel_schedule(channels: str | Sequence[int], d: int, num_levels: int) -> tuple[int, ...]:
@@ -136,11 +141,14 @@ class QCNN(nn.Module):
             full sharing the output does not change when the two children of any node are exchanged.
         start: "product_state", where learning begins in the first epoch, or "default", PyTorch's own initialisation.
         start_gamma: scale of the batch norms at the product-state start: how far from a product state it lies.
+        kernel: "fused", one C++ operator for the whole network (uint8 images on one CPU, and a compiler); "plain",
+            PyTorch's operators; "auto", fused where it works. The same function up to round-off.
 
     Raises:
         InputError: a value that no network can have.
     """
 
+    @checked_settings
     def __init__(
         self,
         num_sites: int,
@@ -151,6 +159,7 @@ class QCNN(nn.Module):
         sharing: str = "full",
         start: str = "product_state",
         start_gamma: float = 0.3,
+        kernel: str = "auto",
     ):
         super().__init__()
         if num_sites < 2 or num_sites & (num_sites - 1):
@@ -165,6 +174,10 @@ class QCNN(nn.Module):
             raise InputError(f"model.start={start}: choose one of {', '.join(STARTS)}")
         if start_gamma <= 0:
             raise InputError(f"model.start_gamma={start_gamma}: must be positive")
+        if kernel not in KERNELS:
+            raise InputError(f"model.kernel={kernel}: choose one of {', '.join(KERNELS)}")
+        self.kernel = kernel
+        self.kernels_told: set[str] = set()
         self.num_sites, self.num_classes = num_sites, num_classes
         self.num_levels = num_sites.bit_length() - 1
         self.channels = channel_schedule(channels, d, self.num_levels)
@@ -176,7 +189,7 @@ class QCNN(nn.Module):
         self.classification = Level(self.channels[-1], num_classes, matrices=1)
         if start == "product_state":
             for level in self.levels:
-                level.start_near_constant(start_gamma, constant=1)
+                level.start_near_constant(start_gamma, constant=1.0)
             self.classification.start_near_constant(start_gamma, constant=1 / num_classes)
 
     def forward(
@@ -187,6 +200,13 @@ class QCNN(nn.Module):
         Args:
             x: pixels in tree order, grey levels as uint8 or floats in [0, 1].
         """
+        if self.runs_fused(x):
+            if not self.training:
+                return self.forward_fused(x, [level.statistics() for level in self.all_levels])[0]
+            alpha, statistics = self.forward_fused(x)
+            for level, batch in zip(self.all_levels, statistics, strict=True):
+                level.statistics.update_running(batch)
+            return alpha
         features = self.represent(x)
         for level in self.levels:
             features = product_pooling(features, *level(features))
@@ -200,9 +220,50 @@ class QCNN(nn.Module):
         dtype = self.classification.weight.dtype
         if x.dtype != torch.uint8:
             return self.basis(x.to(dtype))
-        # Only 256 grey levels exist: evaluate the functions once each.
-        table = self.basis(torch.arange(256, dtype=dtype, device=x.device) / 255)
-        return functional.embedding(x.int(), table)
+        return functional.embedding(x.int(), self.grey_level_functions(dtype, x.device))
+
+    def grey_level_functions(self, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "256 d_0"]:
+        """Evaluate f_1 .. f_{d_0} at the 256 grey levels that uint8 images consist of."""
+        return self.basis(torch.arange(256, dtype=dtype, device=device) / 255)
+
+    @property
+    def all_levels(self) -> list[Level]:
+        """Levels 0 .. L: those that pool, then the classification."""
+        return [*self.levels, self.classification]
+
+    def runs_fused(self, x: Tensor) -> bool:
+        """Choose the kernel for images like these; the log tells of each choice once.
+
+        Raises:
+            InputError: the fused kernel is demanded and cannot take them.
+        """
+        if self.kernel == "plain":
+            return False
+        obstacle = fused.obstacle(x, self.classification.weight.dtype)
+        if obstacle is not None and self.kernel == "fused":
+            raise InputError(f"model.kernel=fused cannot work here: {obstacle}; choose auto or plain")
+        choice = "fused kernel" if obstacle is None else f"plain kernel; the fused one cannot work here: {obstacle}"
+        if choice not in self.kernels_told:
+            self.kernels_told.add(choice)
+            log.info(choice)
+        return obstacle is None
+
+    def forward_fused(
+        self,
+        x: UInt8[Tensor, "batch {self.num_sites}"],
+        fixed: Sequence[tuple[Tensor, Tensor]] = (),
+    ) -> tuple[Float[Tensor, "batch {self.num_classes}"], list[ChannelStatistics]]:
+        """Return scores and statistics of every level by the fused kernel: fixed statistics, or those of the batch."""
+        levels = self.all_levels
+        return fused.forward(
+            x,
+            self.grey_level_functions(self.classification.weight.dtype, x.device),
+            [level.gamma for level in levels],
+            [level.beta for level in levels],
+            [level.weight for level in levels],
+            [level.epsilon for level in levels],
+            fixed,
+        )
 
     @torch.no_grad()
     def fix_population_statistics(
@@ -216,6 +277,10 @@ class QCNN(nn.Module):
         Args:
             x: the sample, as `forward` takes it.
         """
+        if self.runs_fused(x):
+            for level, population in zip(self.all_levels, self.forward_fused(x)[1], strict=True):
+                level.statistics.fix_population(population)
+            return
         features = self.represent(x)
         for level in self.levels:
             level.statistics.fix_population(batch_statistics(features))

@@ -1,0 +1,190 @@
+"""The whole network as one C++ operator and its gradient: the plain path's mathematics, several times faster.
+
+How it is done is told at the top of `fused.cpp`; here it is compiled, and bound to autograd. It takes uint8 images on
+the CPU, since it rests on there being 256 grey levels, and measures no statistics across processes.
+"""
+
+import functools
+import hashlib
+import itertools
+import logging
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import ninja
+import torch
+import torch.distributed
+from filelock import FileLock
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from qcnn_lightning.network.statistics import ChannelStatistics
+
+log = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).with_suffix(".cpp")
+COMPILER_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp")
+COMPILE_SECONDS = 20
+
+
+class UnavailableError(RuntimeError):
+    """The operator cannot be had on this machine; the message says why."""
+
+
+def build_directory() -> Path:
+    """Return the folder of the compiled operator: one for each source, PyTorch, processor and set of flags.
+
+    It lies where PyTorch keeps its compiled extensions; the environment variable TORCH_EXTENSIONS_DIR moves it.
+    """
+    from torch.utils.cpp_extension import get_default_build_root
+
+    built_from = (SOURCE.read_text(), COMPILER_FLAGS, torch.__version__, sys.version_info[:2], processor())
+    key = hashlib.sha256(repr(built_from).encode()).hexdigest()[:16]
+    return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()) / f"qcnn_lightning_fused_{key}"
+
+
+def processor() -> str:
+    """Return what the compiler may build for under -march=native: the instruction sets, where the system tells them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+
+
+@functools.cache
+def load_operator() -> Any:
+    """Return the operator's namespace, compiled at the first call ever and loaded from the cache after that.
+
+    Jobs that start together wait for the one that compiles. One that was killed while compiling leaves no lock behind.
+
+    Raises:
+        UnavailableError: no compiler, or it failed.
+    """
+    # PyTorch would warn that it finds no CUDA, which this does not need.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+    from torch.utils import cpp_extension
+
+    if shutil.which("ninja") is None:  # installed with us, but its folder need not be in PATH
+        os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), ninja.BIN_DIR))
+    compiler = cpp_extension.get_cxx_compiler()
+    if shutil.which(compiler) is None:
+        raise UnavailableError(f"no C++ compiler ({compiler}) on this machine")
+    directory = build_directory()
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with FileLock(directory / "compiling.lock"):
+            # PyTorch's own lock is a file that outlives a killed process; whoever holds ours may remove it.
+            (directory / "lock").unlink(missing_ok=True)
+            if not any(directory.glob("*.so")):
+                log.info("compiling the fused kernel, once, about %d s; cached in %s", COMPILE_SECONDS, directory)
+            start = time.perf_counter()
+            cpp_extension.load(
+                "qcnn_lightning_fused",
+                [str(SOURCE)],
+                extra_cflags=list(COMPILER_FLAGS),
+                build_directory=str(directory),
+                is_python_module=False,
+            )
+            if time.perf_counter() - start > 2:
+                log.info("compiled the fused kernel in %.0f s", time.perf_counter() - start)
+    except (OSError, RuntimeError, ImportError) as error:
+        raise UnavailableError(f"compiling it in {directory} failed: {error}") from error
+    return torch.ops.qcnn_lightning
+
+
+def obstacle(x: Tensor, dtype: torch.dtype) -> str | None:
+    """Say why the operator cannot take these images with weights of this type; None if it can."""
+    if x.dtype != torch.uint8:
+        return f"it rests on there being 256 grey levels, and these images are {x.dtype}, not uint8"
+    if x.device.type != "cpu":
+        return f"it runs on the CPU, and this network is on {x.device}"
+    if dtype not in (torch.float32, torch.float64):
+        return f"it computes in float32 or float64, and these weights are {dtype}"
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return "the statistics of a batch span all processes of a distributed run"
+    try:
+        load_operator()
+    except UnavailableError as error:
+        return str(error)
+    return None
+
+
+class _Alpha(torch.autograd.Function):
+    """The scores, and mean and variance of every level, as a function of gamma, beta and weight of every level."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, table: Tensor, epsilon: list[float], fixed: Sequence[Tensor], *parameters: Tensor
+    ) -> tuple[Tensor, ...]:
+        levels = len(epsilon)
+        alpha, mean, var, saved, ctx.first_right = load_operator().forward(
+            x, table, *_thirds(parameters), fixed[:levels], fixed[levels:], epsilon, any(ctx.needs_input_grad)
+        )
+        ctx.epsilon, ctx.of_batch = epsilon, not fixed
+        ctx.save_for_backward(*parameters, *mean, *var, *saved)
+        ctx.mark_non_differentiable(*mean, *var)
+        return alpha, *mean, *var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, alpha_gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        levels = len(ctx.epsilon)
+        parameters, mean, var, saved = (
+            ctx.saved_tensors[begin:end]
+            for begin, end in pairwise((0, 3 * levels, 4 * levels, 5 * levels, len(ctx.saved_tensors)))
+        )
+        gradients = load_operator().backward(
+            alpha_gradient.contiguous(),
+            saved,
+            ctx.first_right,
+            *_thirds(parameters),
+            mean,
+            var,
+            ctx.epsilon,
+            ctx.of_batch,
+        )
+        return None, None, None, None, *itertools.chain(*gradients)
+
+
+def _thirds(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
+    third = len(tensors) // 3
+    return tensors[:third], tensors[third : 2 * third], tensors[2 * third :]
+
+
+def forward(
+    x: UInt8[Tensor, "batch sites"],
+    table: Float[Tensor, "256 d_0"],
+    gamma: Sequence[Tensor],
+    beta: Sequence[Tensor],
+    weight: Sequence[Tensor],
+    epsilon: Sequence[float],
+    fixed: Sequence[tuple[Tensor, Tensor]] = (),
+) -> tuple[Float[Tensor, "batch classes"], list[ChannelStatistics]]:
+    """Return the scores and the statistics of every level, of which the last is the classification.
+
+    Args:
+        x: images in tree order.
+        table: f_1 .. f_{d_0} of every grey level.
+        gamma: of every level, (d_l,).
+        beta: of every level, (d_l,).
+        weight: of every level, (1 or 2, d_{l+1}, d_l).
+        epsilon: of every level.
+        fixed: mean and variance, (d_l,) each, of every level to normalise by; without them, those of the batch,
+            through which gradients then flow.
+    """
+    levels = len(weight)
+    means_and_vars = [mean for mean, _ in fixed] + [var for _, var in fixed]
+    alpha, *measured = _Alpha.apply(x.contiguous(), table, list(epsilon), means_and_vars, *gamma, *beta, *weight)
+    return alpha, [
+        ChannelStatistics(mean, var, x.numel() >> level)
+        for level, (mean, var) in enumerate(zip(measured[:levels], measured[levels:], strict=True))
+    ]

@@ -1,0 +1,205 @@
+"""The fused kernel against the plain one, which is the definition of what it computes."""
+
+import itertools
+import logging
+
+import pytest
+import torch
+
+from qcnn_lightning import QCNN
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.network import fused
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operator():
+    try:
+        return fused.load_operator()
+    except fused.UnavailableError as error:
+        pytest.skip(str(error))
+
+
+def images(batch, sites=64, seed=0):
+    """Mostly black, so that blocks repeat; smooth enough for few grey levels."""
+    generator = torch.Generator().manual_seed(seed)
+    grey = torch.rand(batch, sites, generator=generator)
+    return torch.where(grey < 0.5, 0, (grey * 40).round() * 6).to(torch.uint8)
+
+
+def both_kernels(dtype=torch.float64, seed=0, **settings):
+    """The same network twice: plain, fused."""
+    settings = {"num_sites": 64, "num_classes": 10, "d": 4} | settings
+    torch.manual_seed(seed)
+    plain = QCNN(**settings, kernel="plain").to(dtype)
+    other = QCNN(**settings, kernel="fused").to(dtype)
+    other.load_state_dict(plain.state_dict())
+    return plain, other
+
+
+def assert_close(actual, expected, relative=1e-9, scale=0.0):
+    scale = max(scale, expected.abs().max().item())
+    assert (actual - expected).abs().max().item() <= relative * scale
+
+
+def backpropagate(network, x):
+    network.zero_grad()
+    alpha = network(x)
+    targets = torch.eye(network.num_classes, dtype=alpha.dtype)[torch.arange(len(x)) % network.num_classes]
+    (alpha - targets).square().sum(-1).mean().backward()
+    return alpha.detach(), [parameter.grad.clone() for parameter in network.parameters()]
+
+
+def assert_gradients_close(actual, expected, least_scale=1e-3):
+    """Some gradients nearly vanish by cancellation of larger ones, so the largest of all sets the least scale."""
+    largest = max(gradient.abs().max().item() for gradient in expected)
+    for ours, theirs in zip(actual, expected, strict=True):
+        assert_close(ours, theirs, scale=least_scale * largest)
+
+
+ARCHITECTURES = list(itertools.product(("full", "sibling"), ("fourier", "legendre"), ("product_state", "default")))
+
+
+@pytest.mark.parametrize("batch", [50, 7, 1])
+@pytest.mark.parametrize(("sharing", "basis", "start"), ARCHITECTURES)
+def test_scores_gradients_and_statistics_equal_the_plain_kernels(sharing, basis, start, batch):
+    plain, other = both_kernels(sharing=sharing, basis=basis, start=start)
+    alpha, gradients = backpropagate(plain, images(batch))
+    other_alpha, other_gradients = backpropagate(other, images(batch))
+    # What classifies one image has no variance: almost all gradients, and at the default start the scores, are 0.
+    assert_close(other_alpha, alpha, scale=1.0 if batch == 1 else 0.0)
+    assert_gradients_close(other_gradients, gradients, least_scale=1.0 if batch == 1 else 1e-3)
+    for (name, actual), (_, expected) in zip(other.named_buffers(), plain.named_buffers(), strict=True):
+        if name.endswith(("mean", "var")):
+            assert_close(actual, expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_sites": 2},
+        {"num_sites": 256, "d": 2},
+        {"num_classes": 2},
+        {"channels": "constant", "d": 6},
+        {"channels": [3, 1, 9, 8, 7, 17, 5], "basis": "legendre", "sharing": "sibling"},
+    ],
+    ids=str,
+)
+def test_every_size(settings):
+    plain, other = both_kernels(**settings)
+    x = images(13, plain.num_sites)
+    alpha, gradients = backpropagate(plain, x)
+    other_alpha, other_gradients = backpropagate(other, x)
+    assert_close(other_alpha, alpha)
+    assert_gradients_close(other_gradients, gradients)
+
+
+@pytest.mark.parametrize(("sharing", "basis", "start"), ARCHITECTURES)
+def test_twenty_optimiser_steps_equal_the_plain_kernels(sharing, basis, start):
+    plain, other = both_kernels(sharing=sharing, basis=basis, start=start)
+    for network in (plain, other):
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+        for step in range(20):
+            backpropagate(network, images(7 if step % 5 == 4 else 50, seed=step))
+            optimizer.step()
+    for actual, expected in zip(other.state_dict().values(), plain.state_dict().values(), strict=True):
+        assert_close(actual.double(), expected.double())
+
+
+@pytest.mark.parametrize("sharing", ["full", "sibling"])
+def test_single_precision_is_as_good_as_the_plain_kernels(sharing):
+    exact, _ = both_kernels(num_sites=256, sharing=sharing)
+    plain, other = both_kernels(torch.float32, num_sites=256, sharing=sharing)
+    x = images(50, 256)
+    _, expected = backpropagate(exact, x)
+    errors = [
+        max(
+            ((gradient.double() - truth).norm() / truth.norm()).item()
+            for gradient, truth in zip(backpropagate(network, x)[1], expected, strict=True)
+        )
+        for network in (plain, other)
+    ]
+    assert errors[1] < 2 * errors[0] + 1e-5
+
+
+@pytest.mark.parametrize("sharing", ["full", "sibling"])
+def test_evaluation_equals_the_plain_kernels(sharing):
+    plain, other = both_kernels(sharing=sharing)
+    for network in (plain, other):
+        network.fix_population_statistics(images(40, seed=1))
+        network.eval()
+    for (_, actual), (_, expected) in zip(other.named_buffers(), plain.named_buffers(), strict=True):
+        assert_close(actual.double(), expected.double())
+    alpha, gradients = backpropagate(plain, images(50))
+    other_alpha, other_gradients = backpropagate(other, images(50))
+    assert_close(other_alpha, alpha)
+    assert_gradients_close(other_gradients, gradients)
+    with torch.no_grad():
+        assert torch.equal(other(images(50)), other_alpha)
+
+
+@pytest.mark.parametrize("sharing", ["full", "sibling"])
+def test_repeats_bit_by_bit_whatever_came_before_and_with_any_number_of_threads(sharing):
+    _, network = both_kernels(torch.float32, num_sites=256, d=18, sharing=sharing)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            alpha, gradients = backpropagate(network, images(50, 256))
+            results.append([alpha, *gradients])
+            backpropagate(network, images(23, 256, seed=threads))
+    finally:
+        torch.set_num_threads(before)
+    for repeated in results[1:]:
+        assert all(torch.equal(actual, first) for actual, first in zip(repeated, results[0], strict=True))
+
+
+def test_exchanging_the_children_of_any_node_changes_no_bit():
+    _, network = both_kernels(torch.float32)
+    network.eval()
+    x = images(20)
+    for level in range(6):
+        exchanged = x.reshape(20, -1, 2, 2**level).flip(2).reshape(20, 64)
+        assert torch.equal(network(exchanged), network(x))
+
+
+def test_an_image_scores_the_same_alone_as_in_a_batch():
+    _, network = both_kernels(torch.float32, sharing="sibling")
+    network.eval()
+    x = images(9)
+    assert torch.equal(torch.cat([network(image[None]) for image in x]), network(x))
+
+
+def test_floats_are_the_plain_kernels():
+    x = images(5).double() / 255
+    assert QCNN(64, 10, 4)(x).shape == (5, 10)
+    with pytest.raises(InputError, match=r"model\.kernel=fused .*float64, not uint8.*auto or plain"):
+        QCNN(64, 10, 4, kernel="fused")(x)
+
+
+def test_a_machine_without_a_compiler_trains_all_the_same(monkeypatch, caplog):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    fused.load_operator.cache_clear()
+    try:
+        network = QCNN(64, 10, 4)
+        with caplog.at_level(logging.INFO):
+            for _ in range(2):
+                assert network(images(5)).shape == (5, 10)
+        assert [record.getMessage() for record in caplog.records] == [
+            "plain kernel; the fused one cannot work here: no C++ compiler (no-such-compiler) on this machine"
+        ]
+        with pytest.raises(InputError, match="no-such-compiler"):
+            QCNN(64, 10, 4, kernel="fused")(images(5))
+    finally:
+        fused.load_operator.cache_clear()
+
+
+def test_statistics_of_a_distributed_run_are_the_plain_kernels(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(InputError, match="distributed"):
+        QCNN(64, 10, 4, kernel="fused")(images(5))
+
+
+def test_unknown_kernel():
+    with pytest.raises(InputError, match=r"model\.kernel=quick: choose one of auto, plain, fused"):
+        QCNN(64, 10, 4, kernel="quick")
