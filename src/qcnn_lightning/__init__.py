@@ -3,5 +3,6 @@
 from importlib.metadata import version
 
 from qcnn_lightning.network import QCNN as QCNN
+from qcnn_lightning.state import NetworkState as NetworkState
 
 __version__ = version("qcnn-lightning")

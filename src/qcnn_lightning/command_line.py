@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 
 LONGEST_FOLDER_NAME = 160
+TRACEBACKS_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
 EXIT_CODES: dict[type[Exception], int] = {
     InputError: 2,
     HydraException: 2,
@@ -43,18 +44,13 @@ def one_message() -> Iterator[None]:
 
     With HYDRA_FULL_ERROR=1 in the environment they keep their traceback.
     """
-    full_error = os.environ.get("HYDRA_FULL_ERROR")
     # Otherwise Hydra prints a traceback of its own, and exits, before an error gets here.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
     except Exception as error:
         shown = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        if full_error == "1" or not isinstance(shown, tuple(EXIT_CODES)):
+        if TRACEBACKS_WANTED or not isinstance(shown, tuple(EXIT_CODES)):
             raise
         print(f"error: {shown}", file=sys.stderr)
         sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(shown, kind)))
-    finally:
-        os.environ.pop("HYDRA_FULL_ERROR")
-        if full_error is not None:
-            os.environ["HYDRA_FULL_ERROR"] = full_error

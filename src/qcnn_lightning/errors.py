@@ -1,5 +1,7 @@
 """Errors whose message alone tells the user what to do; command lines print them without a traceback."""
 
+from beartype import BeartypeConf, beartype
+
 
 class InputError(ValueError):
     """A setting, a file or a folder that cannot be used.
@@ -14,3 +16,7 @@ class NonFiniteCostError(ArithmeticError):
 
     Command lines exit with code 1.
     """
+
+
+# For constructors whose arguments are settings: a value of the wrong type is an InputError that names both.
+checked_settings = beartype(conf=BeartypeConf(violation_type=InputError, is_pep484_tower=True, is_color=False))

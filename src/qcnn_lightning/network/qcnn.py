@@ -96,7 +96,7 @@ class Level(nn.Module):
         scale = gamma / torch.sqrt(var + self.epsilon)
         return weight * scale, weight @ (beta - mean * scale)
 
-    def site_tensor(self) -> Float[Tensor, "matrices out_channels in_channels+1"]:
+    def site_tensor(self) -> Float[Tensor, "matrices out_channels extended"]:
         """Return (a z, a diag(w)) with the fixed statistics, float64, on the CPU (eq. 16; eq. 15 but its first row)."""
         # To the CPU first: some devices have no float64.
         mean, var = (statistic.cpu().double() for statistic in self.statistics())
@@ -304,7 +304,7 @@ class QCNN(nn.Module):
                 features = product_pooling(features, *level.affine_map(mean, var))
         return "the scores of the classes"
 
-    def site_tensors(self) -> tuple[list[Float[Tensor, "matrices ..."]], Float[Tensor, "classes d_L+1"]]:
+    def site_tensors(self) -> tuple[list[Float[Tensor, "matrices rows columns"]], Float[Tensor, "classes extended"]]:
         """Return the tensors of the tree tensor network, from evaluation's statistics (eq. 15, 16).
 
         Returns:

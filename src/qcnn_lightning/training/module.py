@@ -17,7 +17,8 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 from qcnn_lightning.network import QCNN
 
-Batch = tuple[UInt8[Tensor, "batch sites"], Int64[Tensor, " batch"]]
+# Images, uint8 (batch, sites), and labels, int64 (batch,).
+Batch = Sequence[UInt8[Tensor, "batch sites"] | Int64[Tensor, " batch"]]
 EVALUATION_STATISTICS = ("population", "running")
 
 

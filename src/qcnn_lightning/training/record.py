@@ -35,7 +35,7 @@ class RunRecord(pl.Callback):
     def __init__(self, folder: Path):
         self.folder = folder
         self.facts: dict[str, Any] = {}
-        self.rows: list[dict[str, float]] = []
+        self.rows: list[dict[str, float | int]] = []
         self._row_began = time.perf_counter()
 
     @property
@@ -43,14 +43,14 @@ class RunRecord(pl.Callback):
         """All rows so far."""
         return pd.DataFrame(self.rows)
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock of the first epoch."""
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Start the clock of the first row."""
         self._row_began = time.perf_counter()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Complete the epoch's row and write it."""
         before_training = trainer.state.fn == TrainerFn.VALIDATING
-        row: dict[str, float] = {"epoch": -1 if before_training else trainer.current_epoch}
+        row: dict[str, float | int] = {"epoch": -1 if before_training else trainer.current_epoch}
         row |= {name: value.item() for name, value in trainer.callback_metrics.items()}
         if not before_training:
             row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]

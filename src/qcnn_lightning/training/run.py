@@ -40,6 +40,8 @@ def train(config: DictConfig) -> RunRecord:
         InputError: a setting that cannot be used; found before training starts wherever that can be known.
         NonFiniteCostError: the cost became infinite or NaN; the checkpoint of the epoch before is kept.
     """
+    # Lightning tells every run which devices it did not use.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     check_positive(config, "trainer.max_epochs", "optimizer.lr")
     folder = Path(config.run_dir)
     seed_everything(config.seed, workers=True, verbose=False)
@@ -48,7 +50,7 @@ def train(config: DictConfig) -> RunRecord:
     logger = build_logger(config, folder)
     # Before any data is fetched: a device that is not there, or a network that cannot be, is known at once.
     trainer = build_trainer(config, folder, record, logger)
-    build_network = partial(instantiate, config.model, num_sites=datamodule.num_sites)
+    build_network = partial(instantiate, config.model, _convert_="all", num_sites=datamodule.num_sites)
     build_network(num_classes=2)
     datamodule.prepare_data()
     datamodule.setup()
@@ -109,7 +111,7 @@ def build_trainer(config: DictConfig, folder: Path, record: RunRecord, logger: L
     last = ModelCheckpoint(
         folder / "checkpoints", filename="last", enable_version_counter=False, save_on_train_epoch_end=True
     )
-    callbacks = [*instantiate(config.callbacks).values(), record, EpochTable(record), last]
+    callbacks = [*instantiate(config.callbacks, _convert_="all").values(), record, EpochTable(record), last]
     if config.data.val_size > 0:
         callbacks.append(
             ModelCheckpoint(
@@ -146,7 +148,7 @@ def build_logger(config: DictConfig, folder: Path) -> Logger | bool:
     """Build the logger, which gets its own folder inside the run's; False for none."""
     if "_target_" not in config.logger:
         return False
-    build = instantiate(config.logger)
+    build = instantiate(config.logger, _convert_="all")
     if build.func is not EntanglementTracker:
         return build(save_dir=folder)
     return build(

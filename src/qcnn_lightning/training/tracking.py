@@ -82,7 +82,7 @@ class EntanglementTracker(WandbLogger):
         return run
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None:
         """Log one epoch, the entropies also under the names that are drawn against the costs."""
         against_cost = {
             f"{section}/{name.removeprefix(ENTROPY_PREFIX)}": value

@@ -1,0 +1,49 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+
+from qcnn_lightning import command_line  # noqa: F401  the configs use its resolvers
+
+SMALL = ("data=digits", "model.d=4", "trainer.max_epochs=2", "sweep.name=test")
+
+
+@pytest.fixture
+def composed(tmp_path: Path) -> Callable[..., DictConfig]:
+    """Compose the configuration of a small run on the digits, with a folder of its own."""
+
+    def compose_run(*overrides: str, folder: str = "run") -> DictConfig:
+        run_dir = tmp_path / folder
+        run_dir.mkdir(exist_ok=True)
+        with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
+            return compose("train", [*SMALL, "logger=none", f"run_dir={run_dir}", *overrides])
+
+    return compose_run
+
+
+def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `python -m qcnn_lightning.train` in a folder, as a user without a W&B account does."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "qcnn_lightning.train", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def wandb_records(run: Path) -> list[dict]:
+    """Read back what W&B wrote for a run, with W&B's own tool."""
+    (offline_run,) = (run / "wandb").glob("offline-run-*")
+    printed = subprocess.run(
+        [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", offline_run],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [json.loads(line) for line in printed.stdout.splitlines()]

@@ -1,0 +1,64 @@
+import json
+
+import pandas as pd
+import pytest
+from conftest import SMALL, command
+
+from qcnn_lightning.command_line import LONGEST_FOLDER_NAME, job_folder
+
+
+def test_a_run_from_any_folder_says_where_its_results_are(tmp_path):
+    done = command(*SMALL, "hydra.run.dir=here", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    run = tmp_path / "here"
+    assert len(pd.read_csv(run / "metrics.csv")) == 3
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert (run / ".hydra" / "config.yaml").is_file()
+    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
+    assert str(run) in done.stdout
+    assert "wandb sync" in done.stdout
+    # One line per epoch in a pipe: no bar, no cursor movements.
+    assert "\x1b" not in done.stdout
+    assert sum(line.startswith(("   -1", "    0", "    1")) for line in done.stdout.splitlines()) == 3
+
+
+@pytest.mark.parametrize(("override", "told"), [("model.d=3", "even model.d"), ("model.d=two", "'two'")])
+def test_a_mistake_ends_in_one_message(tmp_path, override, told):
+    failed = command(*SMALL, override, folder=tmp_path)
+    assert failed.returncode == 2
+    assert len(failed.stderr.splitlines()) == 1
+    assert failed.stderr.startswith("error: ")
+    assert told in failed.stderr
+
+
+def test_an_unknown_data_set_is_told_with_the_known_ones(tmp_path):
+    failed = command("data=cifar", folder=tmp_path)
+    assert failed.returncode == 2
+    assert "Traceback" not in failed.stderr
+    assert all(name in failed.stderr for name in ("cifar", "digits", "fmnist", "folder", "mnist"))
+
+
+def test_an_output_folder_that_cannot_be_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    failed = command(*SMALL, "hydra.run.dir=file/run", folder=tmp_path)
+    assert failed.returncode != 0
+    assert "Traceback" not in failed.stderr
+    assert "file/run" in failed.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--cfg", "job")])
+def test_help_shows_choices_and_settings(tmp_path, arguments):
+    shown = command(*arguments, folder=tmp_path)
+    assert shown.returncode == 0
+    assert "start_gamma" in shown.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_of_a_job_is_one_name():
+    assert job_folder("") == "defaults"
+    assert job_folder("data.root=/a/b,seed=1") == "data.root=-a-b,seed=1"
+    long = job_folder("x" * 500)
+    assert len(long) == LONGEST_FOLDER_NAME
+    assert long != job_folder("x" * 501)

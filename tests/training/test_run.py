@@ -1,0 +1,165 @@
+import json
+import resource
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from hydra.errors import InstantiationException
+
+from qcnn_lightning import QCNN, NetworkState
+from qcnn_lightning.data.datamodule import ImageDataModule
+from qcnn_lightning.errors import InputError, NonFiniteCostError
+from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.training.module import squared_distance_cost
+from qcnn_lightning.training.run import train
+
+
+def summary_of(config):
+    return json.loads(Path(config.run_dir, "summary.json").read_text())
+
+
+def trained_network(config):
+    checkpoint = torch.load(f"{config.run_dir}/checkpoints/last.ckpt", weights_only=True)
+    network = QCNN(64, 10, d=config.model.d, sharing=config.model.sharing)
+    network.load_state_dict(
+        {name.removeprefix("network."): value for name, value in checkpoint["state_dict"].items() if "network" in name}
+    )
+    return network.eval()
+
+
+def test_every_number_of_the_last_row_belongs_to_the_network_in_the_checkpoint(composed):
+    config = composed("model.sharing=sibling")
+    record = train(config)
+    table = pd.read_csv(f"{config.run_dir}/metrics.csv")
+    assert list(table["epoch"]) == [-1, 0, 1]
+    assert table.drop(columns="learning_rate").notna().all(axis=None)
+    network = trained_network(config)
+    data = ImageDataModule(**config.data)
+    data.setup()
+    row = table.iloc[-1]
+    for split, (images, labels) in data.splits.items():
+        with torch.no_grad():
+            alpha = network(images)
+        assert row[f"cost/{split}"] == pytest.approx(squared_distance_cost(alpha, labels).mean().item(), rel=1e-5)
+        assert row[f"accuracy/{split}"] == pytest.approx((alpha.abs().argmax(1) == labels).float().mean().item())
+    entropies = NetworkState.from_network(network).entanglement_entropy()
+    assert row[[f"ee/class_{label}" for label in range(10)]].to_numpy(float) == pytest.approx(
+        entropies.detach().numpy(), rel=1e-6
+    )
+    assert row["ee/mean"] == pytest.approx(entropies.mean().item(), rel=1e-6)
+    assert record.rows[-1]["ee/mean"] == pytest.approx(row["ee/mean"])
+
+
+def test_training_learns(composed):
+    config = composed("experiment=quickstart", "trainer.max_epochs=4")
+    record = train(config)
+    assert record.rows[-1]["cost/test"] < 0.5 < 0.8 < record.rows[0]["cost/test"]
+    assert record.rows[-1]["accuracy/test"] > 0.8
+
+
+def test_summary_tells_what_was_run(composed):
+    config = composed("seed=3")
+    train(config)
+    summary = summary_of(config)
+    table = pd.read_csv(f"{config.run_dir}/metrics.csv")
+    assert summary["status"] == "finished"
+    assert summary["seed"] == 3
+    assert summary["num_parameters"] == sum(p.numel() for p in trained_network(config).parameters())
+    assert summary["best"]["accuracy/test"] == table["accuracy/test"].max()
+    assert summary["best"]["cost/train"] == table["cost/train"].min()
+    assert summary["final"]["epoch"] == 1
+    assert summary["versions"]["torch"] == torch.__version__.split("+")[0]
+
+
+def test_a_seed_gives_the_same_run_to_the_last_bit_and_another_seed_another(composed):
+    runs = {name: composed(f"seed={seed}", folder=name) for name, seed in (("a", 1), ("b", 1), ("c", 2))}
+    tables = {}
+    for name, config in runs.items():
+        train(config)
+        tables[name] = pd.read_csv(f"{config.run_dir}/metrics.csv").filter(regex="cost|accuracy|ee/")
+    weights = {name: trained_network(config).state_dict() for name, config in runs.items()}
+    assert tables["a"].equals(tables["b"])
+    assert all(torch.equal(weights["a"][key], weights["b"][key]) for key in weights["a"])
+    assert not tables["a"].equals(tables["c"])
+
+
+def test_a_cost_that_turns_non_finite_stops_the_run_and_keeps_the_last_checkpoint(composed):
+    config = composed("scheduler.scheduler.step_size=1", "scheduler.scheduler.gamma=1e30")
+    with pytest.raises(NonFiniteCostError, match=r"in epoch 1, step \d+ of 29, beginning at .*level \d"):
+        train(config)
+    summary = summary_of(config)
+    assert summary["status"] == "failed"
+    assert "NonFiniteCostError" in summary["error"]
+    assert list(pd.read_csv(f"{config.run_dir}/metrics.csv")["epoch"]) == [-1, 0]
+    assert all(parameter.isfinite().all() for parameter in trained_network(config).parameters())
+
+
+def test_validation_images_select_a_best_checkpoint(composed):
+    config = composed("data.val_size=200", "trainer.max_epochs=3")
+    train(config)
+    table = pd.read_csv(f"{config.run_dir}/metrics.csv")
+    best = torch.load(f"{config.run_dir}/checkpoints/best.ckpt", weights_only=True)
+    assert best["epoch"] == table.loc[table["epoch"] >= 0, "accuracy/val"].idxmax() - 1
+
+
+def test_running_statistics_can_be_chosen(composed):
+    config = composed("evaluation_statistics=running")
+    train(config)
+    assert not trained_network(config).levels[0].statistics.population_fixed
+
+
+def test_a_step_schedule_spans_the_whole_training(composed):
+    config = composed("scheduler=one_cycle")
+    train(config)
+    rates = pd.read_csv(f"{config.run_dir}/metrics.csv")["learning_rate"]
+    assert rates.iloc[-1] < 2e-3 * config.optimizer.lr
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model.d=3", "even model.d"),
+        ("model.d=0", "model.d=0"),
+        ("trainer.max_epochs=0", "trainer.max_epochs=0"),
+        ("optimizer.lr=0", "optimizer.lr=0"),
+        ("data.batch_size=0", "data.batch_size=0"),
+        ("data.batch_size=1438", "1437 training images"),
+        ("model.channels=[4,8]", "2 numbers"),
+        ("model.channels=steep", "linear, constant"),
+        ("model.basis=wavelet", "fourier, legendre"),
+        ("model.sharing=some", "full, sibling"),
+        ("model.start=warm", "product_state, default"),
+        ("data.flatten=spiral", "left_right, up_down, z_left_right, z_up_down"),
+        ("data.name=cifar", "mnist, fmnist, digits, folder"),
+        ("trainer.accelerator=cuda", "trainer.accelerator=cuda"),
+        ("evaluation_statistics=guessed", "population, running"),
+    ],
+)
+def test_a_bad_setting_is_told_before_training_starts(composed, override, told):
+    if override == "trainer.accelerator=cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    config = composed(override)
+    with pytest.raises((InputError, InstantiationException)) as raised:
+        train(config)
+    error = raised.value if isinstance(raised.value, InputError) else raised.value.__cause__
+    assert isinstance(error, InputError)
+    assert told in str(error)
+    assert not list(Path(config.run_dir).iterdir())
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    path = tmp_path / "metrics.csv"
+    replace_atomically(path, "old")
+    # A limit on file sizes fails a write half-way, as a full disk does.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"metrics\.csv"):
+            replace_atomically(path, "new" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
