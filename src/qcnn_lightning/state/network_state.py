@@ -210,7 +210,7 @@ class NetworkState:
         Powers of two are taken out of every channel, for the site tensors may make all features of a channel large or
         small, and out of every site of every image, for images differ.
         """
-        features = self._represent(x)
+        features = self.represent(x)
         channel_exponent = features.new_zeros(features.shape[-1], dtype=torch.int64)
         site_exponent = features.new_zeros(features.shape[:-1], dtype=torch.int64)
         for site_tensor in self.site_tensors:
@@ -230,7 +230,7 @@ class NetworkState:
         balanced, row_exponent = balance(self.top, channel_exponent)
         return functional.linear(features[:, 0], balanced), site_exponent + row_exponent
 
-    def _represent(self, x: Tensor) -> Float[Tensor, "batch sites d_0+1"]:
+    def represent(self, x: Tensor) -> Float[Tensor, "batch sites d_0+1"]:
         """Return <x| in the local basis, constant function first (eq. 23)."""
         if x.ndim != 2 or x.shape[1] != self.num_sites or not len(x):
             raise InputError(f"x has shape {tuple(x.shape)}: expected (batch, {self.num_sites}), at least one image")
