@@ -4,25 +4,60 @@ import time
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.trainer.states import TrainerFn
 
+from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.state import NetworkState
+from qcnn_lightning.state.entropy import renyi_entropy, von_neumann_entropy
 from qcnn_lightning.training.module import Classifier
+
+LOGGED_SCHMIDT_VALUES = 8
 
 
 class EntanglementMonitor(pl.Callback):
-    """Logs the half-image entanglement entropy of every class and their mean, in nats.
+    """Logs how entangled the two halves of the image are, for every class, in nats.
 
-    The state is that of the network which is being evaluated: same weights, same statistics.
+    The state is that of the network which is being evaluated: same weights, same statistics. Every epoch:
+    `ee/class_0` ... and `ee/mean`, the von Neumann entropy; `renyi_2/class_0` ... and `renyi_2/mean`.
+
+    Args:
+        profile_every_n_epochs: how often to log, as means over the classes, the entropy of blocks of 2^l pixels as
+            `profile/level_l` and the largest Schmidt probabilities as `spectrum/p_1` ...: before training, after every
+            n-th epoch and after the last one. 0 for never.
+
+    Raises:
+        InputError: `profile_every_n_epochs` is negative.
     """
+
+    @checked_settings
+    def __init__(self, profile_every_n_epochs: int = 10):
+        if profile_every_n_epochs < 0:
+            raise InputError(f"callbacks.entanglement.profile_every_n_epochs={profile_every_n_epochs}: 0 is never")
+        self.profile_every_n_epochs = profile_every_n_epochs
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure and log `ee/mean`, `ee/class_0` ..., and the seconds it took."""
+        """Measure, and log also the seconds that it took."""
         assert isinstance(pl_module, Classifier)
         start = time.perf_counter()
         state = NetworkState.from_network(pl_module.network)
-        entropies = state.entanglement_entropy()
-        measured = {"ee/mean": entropies.mean()}
-        measured |= {f"ee/class_{label}": entropy for label, entropy in enumerate(entropies)}
+        spectrum = state.schmidt_spectrum()
+        measured = {}
+        for name, entropies in {"ee": von_neumann_entropy(spectrum), "renyi_2": renyi_entropy(spectrum, 2)}.items():
+            measured[f"{name}/mean"] = entropies.mean()
+            measured |= {f"{name}/class_{label}": entropy for label, entropy in enumerate(entropies)}
+        if self._profile_is_due(trainer):
+            profile = state.entropy_profile().mean(0)
+            measured |= {f"profile/level_{level}": entropy for level, entropy in enumerate(profile)}
+            largest = spectrum.mean(0)[:LOGGED_SCHMIDT_VALUES]
+            measured |= {f"spectrum/p_{place}": probability for place, probability in enumerate(largest, start=1)}
         measured["time/entanglement_s"] = torch.tensor(time.perf_counter() - start)
+        # As float32 where the device has no float64.
         pl_module.log_dict({name: value.float() for name, value in measured.items()}, logger=False)
+
+    def _profile_is_due(self, trainer: pl.Trainer) -> bool:
+        if self.profile_every_n_epochs == 0:
+            return False
+        before_training = trainer.state.fn == TrainerFn.VALIDATING
+        epoch = trainer.current_epoch
+        return before_training or (epoch + 1) % self.profile_every_n_epochs == 0 or epoch + 1 == trainer.max_epochs
