@@ -320,7 +320,7 @@ def test_setting_that_does_not_fit_the_images_is_refused(overrides, message):
 
 
 def test_folder_needs_a_root():
-    with pytest.raises(InputError, match=r"data=folder needs data.root"):
+    with pytest.raises(InputError, match=r"data=folder needs data.root=DIR"):
         data_module("folder")
 
 

@@ -80,19 +80,20 @@ class ImageDataModule(pl.LightningDataModule):
         super().__init__()
         if name not in DATA_NAMES:
             raise InputError(f"data.name={name} is not a data set; choose one of {', '.join(DATA_NAMES)}.")
-        for key, value in {
-            "batch_size": batch_size,
-            "evaluation_batch_size": evaluation_batch_size,
-            "population_size": population_size,
-        }.items():
-            if value < 1:
-                raise InputError(f"data.{key}={value} must be 1 or more.")
-        if val_size < 0:
-            raise InputError(f"data.val_size={val_size} must be 0 (no validation split) or more.")
+        for key, value, least in (
+            ("size", size, 2),
+            ("batch_size", batch_size, 1),
+            ("evaluation_batch_size", evaluation_batch_size, 1),
+            ("population_size", population_size, 1),
+            ("val_size", val_size, 0),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise InputError(f"data.{key}={value} must be a whole number, {least} or more.")
         if seed < 0:
             raise InputError(f"seed={seed} must be 0 or more.")
-        if name != "digits" and (root is None or cache is None):
-            raise InputError(f"data={name} needs data.root and data.cache.")
+        for key, folder in (("root", root), ("cache", cache)):
+            if folder is None and name != "digits":
+                raise InputError(f"data={name} needs data.{key}=DIR.")
         if test_fraction is not None and not 0 < test_fraction < 1:
             raise InputError(f"data.test_fraction={test_fraction} must lie between 0 and 1.")
         self.pixel_order: Int64[Tensor, " sites"] = pixel_order(flatten, size)
@@ -152,7 +153,9 @@ class ImageDataModule(pl.LightningDataModule):
                 self._prepare_idx_set(sources.DATA_SETS[self._name])
         except OSError as error:
             where = f" (data.root={self._root}, data.cache={self._cache})"
-            raise InputError(f"{error.filename or 'The data'}: {error.strerror or error}{where}.") from error
+            raise InputError(
+                f"{error.filename or 'Reading or writing the data failed'}: {error.strerror or error}{where}."
+            ) from error
 
     def _prepare_folder(self) -> None:
         folder = ImageFolder(self._root)

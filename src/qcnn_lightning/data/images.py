@@ -101,14 +101,17 @@ def read_cache(path: Path, size: int, content: str) -> LabelledImages:
     """Read a cache file and check that every byte is as it was written.
 
     Raises:
-        InputError: the file is missing, truncated or altered, or was made from something else.
+        InputError: the file cannot be read, is truncated or altered, or was made from something else.
     """
     advice = f"Delete {path} and start again: it is rebuilt."
     try:
+        path.open("rb").close()  # safe_open says "no such file" whatever the reason
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise InputError(f"The cache {path} cannot be read: {error.strerror}.") from error
+    except SafetensorError as error:
         raise InputError(
             f"The cache {path} is truncated or damaged: expected a safetensors file ({error}). {advice}"
         ) from error

@@ -314,6 +314,8 @@ def _with_apt(package: str) -> Callable[[Path], None]:
             for each in ("lists/partial", "archives/partial"):
                 (folder / each).mkdir(parents=True)
             own = ["-o", f"Dir::State::Lists={folder.absolute()}/lists", "-o", f"Dir::Cache={folder.absolute()}"]
+            # started by root, apt would turn into a user who may not enter our temporary folder
+            own += ["-o", "APT::Sandbox::User=root"]
             _run("apt-get", ["apt-get", "-q", *own, "update"], folder)
             _run("apt-get", ["apt-get", "-q", *own, "download", package], folder)
         for archive in folder.glob("*.deb"):
