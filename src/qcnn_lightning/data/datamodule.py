@@ -22,7 +22,7 @@ from qcnn_lightning.data.batches import EvaluationBatches, TrainingBatches, stra
 from qcnn_lightning.data.flattening import lay_on_chain, padded_num_sites, pixel_order
 from qcnn_lightning.data.folder import ImageFolder
 from qcnn_lightning.data.images import LabelledImages, cache_path, prepare_cache, read_cache, resized
-from qcnn_lightning.errors import InputError
+from qcnn_lightning.errors import InputError, checked_settings
 
 DATA_NAMES = (*sources.DATA_SETS, "digits", "folder")
 """The values of `data.name`."""
@@ -41,6 +41,7 @@ class ImageDataModule(pl.LightningDataModule):
         pixel_order: int64 (N,), site of the chain -> pixel of the row-major image, or `flattening.PADDING`.
     """
 
+    @checked_settings
     def __init__(
         self,
         *,
