@@ -1,0 +1,244 @@
+"""Run folders read back as data: nothing in them is executed, and no path in them leads out of them.
+
+A run folder may be somebody else's. Its checkpoint is loaded without unpickling objects, its configuration may name
+only classes on an allow-list, and paths that the configuration holds are left out: they are of another machine.
+"""
+
+import json
+import logging
+import pickle
+import re
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped]
+
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.network import QCNN
+
+log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+"""Held, in a run folder, by the process that trains."""
+LAST = Path("checkpoints", "last.ckpt")
+PREVIOUS = Path("checkpoints", "previous.ckpt")
+"""The checkpoint of the epoch before the last, should the last be damaged."""
+PATHS_IN_A_CONFIG = {"": ("run_dir",), "data": ("root", "cache", "system_folders")}
+# Classes of these modules alone, not what they import from elsewhere by a longer path, and not their functions.
+TRUSTED_TARGETS = re.compile(
+    r"(qcnn_lightning\.network|qcnn_lightning\.training\.(entanglement|tracking)|torch\.optim(\.lr_scheduler)?|"
+    r"pytorch_lightning(\.callbacks|\.loggers|\.profilers|\.strategies)?)\.[A-Z]\w*"
+)
+
+
+class DamagedFileError(InputError):
+    """A file of a run folder is not what was written: cut off, or altered."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """What a run left behind.
+
+    Attributes:
+        folder: the run's folder.
+        config: the resolved configuration that the checkpoint was trained with, without the paths it held
+            (`PATHS_IN_A_CONFIG`).
+        checkpoint_path: the last checkpoint that can be read.
+        summary: `summary.json`; empty if that is missing or damaged.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    checkpoint_path: Path
+    summary: dict[str, Any]
+
+
+def read_run(folder: str | Path) -> RunFolder:
+    """Read a run folder.
+
+    Raises:
+        InputError: no run folder; no checkpoint that can be read; one that holds pickled objects; a configuration, in
+            `.hydra/config.yaml` or in the checkpoint, that names a class which is not on the allow-list; or a link that
+            leads out of the folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; a run folder is what training leaves behind")
+    composed = inside(folder, ".hydra/config.yaml")
+    if composed.is_file():
+        refuse_foreign_targets(read_yaml(composed), composed)
+    found = read_last_checkpoint(folder)
+    if found is None:
+        raise InputError(f"{folder / LAST}: no such file; is {folder} a run folder, and its first epoch completed?")
+    path, checkpoint = found
+    return RunFolder(folder, without_paths(checkpoint["hyper_parameters"]), path, read_summary(folder))
+
+
+def read_last_checkpoint(folder: Path, trusted: Collection[str] = ()) -> tuple[Path, dict[str, Any]] | None:
+    """Read the last checkpoint of a run; if that is damaged the one before it, with a warning.
+
+    Args:
+        folder: the run's folder.
+        trusted: further targets that the configuration in it may name.
+
+    Returns:
+        The file and its content; None if there is no checkpoint.
+
+    Raises:
+        InputError: as `read_checkpoint`.
+        DamagedFileError: both are damaged.
+    """
+    last, previous = (inside(folder, name) for name in (LAST, PREVIOUS))
+    if not last.exists() and not previous.exists():
+        return None
+    try:
+        return last, read_checkpoint(last, trusted)
+    except DamagedFileError as damage:
+        try:
+            checkpoint = read_checkpoint(previous, trusted)
+        except DamagedFileError as further:
+            raise DamagedFileError(
+                f"{damage}; {further}. Delete {folder} to begin again, or restore a copy of one of them"
+            ) from damage
+        log.warning("%s; the one of the epoch before is used: %s", damage, previous)
+        return previous, checkpoint
+
+
+def read_checkpoint(path: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
+    """Read a checkpoint: tensors, numbers and text, no objects.
+
+    Args:
+        path: the file.
+        trusted: further targets that the configuration in it may name.
+
+    Raises:
+        DamagedFileError: it is missing, cut off or altered.
+        InputError: it holds pickled objects, is not a checkpoint of this program, or names a class that is not on the
+            allow-list.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (OSError, zipfile.BadZipFile, ValueError, RuntimeError, zlib.error) as error:
+        raise DamagedFileError(f"{path} cannot be read: {error}") from error
+    if damaged is not None:
+        raise DamagedFileError(f"{path} is damaged: wrong checksum of {damaged}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        objects = re.search(r"GLOBAL (\S+)", str(error))
+        named = f" ({objects[1]})" if objects else ""
+        raise InputError(
+            f"{path} holds pickled objects{named}, which could execute anything: refused, nothing was executed"
+        ) from None
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise DamagedFileError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
+        raise InputError(f"{path} is not a checkpoint of qcnn_lightning.train")
+    refuse_foreign_targets(checkpoint["hyper_parameters"], path, trusted)
+    return checkpoint
+
+
+def load_network(path: Path) -> tuple[QCNN, dict[str, Any]]:
+    """Rebuild the network of a checkpoint, in evaluation mode, on the CPU.
+
+    Returns:
+        The network, and the configuration it was trained with, without the paths that it held.
+
+    Raises:
+        InputError: as `read_checkpoint`; or the weights are not those of a q-CNN with these settings.
+    """
+    checkpoint = read_checkpoint(path)
+    config = checkpoint["hyper_parameters"]
+    weights = {
+        name.removeprefix("network."): tensor
+        for name, tensor in checkpoint["state_dict"].items()
+        if name.startswith("network.")
+    }
+    try:
+        num_levels = len({name.split(".")[1] for name in weights if name.startswith("levels.")})
+        num_classes = len(weights["classification.weight"][0])
+        settings = {key: value for key, value in config["model"].items() if not key.startswith("_")}
+        network = QCNN(num_sites=2**num_levels, num_classes=num_classes, **settings)
+        network.to(weights["classification.weight"].dtype).load_state_dict(weights)
+    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{path} does not hold the network that its settings describe: {error}") from error
+    return network.eval(), without_paths(config)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read `summary.json`; what is missing or damaged is empty."""
+    try:
+        summary = json.loads(inside(folder, "summary.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return summary if isinstance(summary, dict) else {}
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file as plain values; interpolations stay text.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def inside(folder: Path, name: str | Path) -> Path:
+    """Return the path of a file in a run folder.
+
+    Raises:
+        InputError: it is a link that leads out of the folder.
+    """
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"{path} is a link that leads out of the run folder: refused")
+    return path
+
+
+def refuse_foreign_targets(config: Any, path: Path, trusted: Collection[str] = ()) -> None:
+    """Refuse a configuration that names anything but our own, torch's and Lightning's classes.
+
+    Args:
+        config: nested dicts and lists.
+        path: where it was read from.
+        trusted: further names that are allowed.
+
+    Raises:
+        InputError: it names another.
+    """
+    foreign = [target for target in targets(config) if target not in trusted and not TRUSTED_TARGETS.fullmatch(target)]
+    if foreign:
+        raise InputError(
+            f"{path} names {', '.join(foreign)}, which is no class of the q-CNN's, torch.optim's or Lightning's: "
+            "refused, nothing was executed"
+        )
+
+
+def targets(config: Any) -> Iterator[str]:
+    """Yield every `_target_` of a nested configuration."""
+    if isinstance(config, dict):
+        if "_target_" in config:
+            yield str(config["_target_"])
+        config = list(config.values())
+    if isinstance(config, list):
+        for item in config:
+            yield from targets(item)
+
+
+def without_paths(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration without the paths that it holds."""
+    own = {key: value for key, value in config.items() if key not in PATHS_IN_A_CONFIG[""]}
+    if isinstance(own.get("data"), dict):
+        own["data"] = {key: value for key, value in own["data"].items() if key not in PATHS_IN_A_CONFIG["data"]}
+    return own

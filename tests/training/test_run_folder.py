@@ -1,0 +1,127 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from qcnn_lightning import QCNN
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.run_folder import DamagedFileError, load_network, read_checkpoint, read_run
+
+MODEL = {"_target_": "qcnn_lightning.network.QCNN", "d": 4, "sharing": "sibling"}
+
+
+class Exploit:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, created: Path):
+        self.created = created
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.created),)
+
+
+def write_run(folder: Path, config=None, **entries) -> Path:
+    """Write a run folder with the checkpoint of a small network."""
+    (folder / "checkpoints").mkdir(parents=True)
+    network = QCNN(16, 3, d=4, sharing="sibling")
+    state = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    config = config or {"model": MODEL, "data": {"name": "digits", "root": "/elsewhere"}, "run_dir": "/elsewhere"}
+    torch.save({"state_dict": state, "hyper_parameters": config, **entries}, folder / "checkpoints" / "last.ckpt")
+    return folder
+
+
+def test_the_network_is_rebuilt_from_the_checkpoint_alone(tmp_path):
+    run = read_run(write_run(tmp_path))
+    network, config = load_network(run.checkpoint_path)
+    stored = torch.load(run.checkpoint_path, weights_only=True)["state_dict"]
+    assert all(torch.equal(stored[f"network.{name}"], value) for name, value in network.state_dict().items())
+    assert not network.training
+    assert config == run.config
+
+
+def test_no_path_of_the_configuration_is_handed_on(tmp_path):
+    assert "elsewhere" not in str(read_run(write_run(tmp_path)).config)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "os.system",
+        "builtins.eval",
+        "torch.hub.load",
+        "torch.optim.functools.partial",
+        "qcnn_lightning.files.replace_atomically",
+        "qcnn_lightning.training.record.subprocess.run",
+        "qcnn_lightning.network.QCNN.load_state_dict",
+        ["os.system"],
+    ],
+)
+@pytest.mark.parametrize("where", ["checkpoint", "config.yaml"])
+def test_a_foreign_class_is_refused_by_name(tmp_path, target, where):
+    config = {"model": MODEL, "callbacks": [{"nested": {"_target_": target, "command": f"touch {tmp_path}/executed"}}]}
+    if where == "checkpoint":
+        write_run(tmp_path, config)
+    else:
+        write_run(tmp_path)
+        (tmp_path / ".hydra").mkdir()
+        OmegaConf.save(config, tmp_path / ".hydra" / "config.yaml")
+    with pytest.raises(InputError, match="refused") as raised:
+        read_run(tmp_path)
+    assert str(target) in str(raised.value)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_pickled_object_is_refused_and_not_executed(tmp_path):
+    created = tmp_path / "executed"
+    write_run(tmp_path / "run", callbacks=Exploit(created))
+    with pytest.raises(InputError, match=r"last\.ckpt holds pickled objects .*mkdir"):
+        read_run(tmp_path / "run")
+    assert not created.exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoints/last.ckpt", ".hydra/config.yaml"])
+def test_a_link_out_of_the_folder_is_refused(tmp_path, name):
+    write_run(tmp_path / "run")
+    path = tmp_path / "run" / name
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    (tmp_path / "outside").write_text("{}")
+    path.symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match="leads out of the run folder"):
+        read_run(tmp_path / "run")
+
+
+def test_damage_is_told_from_any_other_content(tmp_path):
+    path = write_run(tmp_path) / "checkpoints" / "last.ckpt"
+    content = path.read_bytes()
+    middle = content.find(b"PK\x01\x02") // 2
+    for damaged in (content[: len(content) // 2], b"", content[:middle] + b"\xff" * 64 + content[middle + 64 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(DamagedFileError, match=r"last\.ckpt"):
+            read_checkpoint(path)
+
+
+def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
+    last = write_run(tmp_path) / "checkpoints" / "last.ckpt"
+    previous = last.with_name("previous.ckpt")
+    previous.write_bytes(last.read_bytes())
+    last.write_bytes(b"PK")
+    assert read_run(tmp_path).checkpoint_path == previous
+    assert str(last) in caplog.text
+    previous.write_bytes(b"")
+    with pytest.raises(DamagedFileError, match=r"last\.ckpt.*previous\.ckpt"):
+        read_run(tmp_path)
+
+
+def test_weights_of_another_network_are_told(tmp_path):
+    with pytest.raises(InputError, match=r"last\.ckpt does not hold the network"):
+        load_network(read_run(write_run(tmp_path, {"model": MODEL | {"d": 6}})).checkpoint_path)
+
+
+@pytest.mark.parametrize("folder", ["nowhere", "empty"])
+def test_what_is_no_run_folder_is_told(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="run folder"):
+        read_run(tmp_path / folder)
