@@ -1,0 +1,59 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.network import make_basis
+
+BASES = [("fourier", 2), ("fourier", 18), ("fourier", 40), ("legendre", 1), ("legendre", 7), ("legendre", 40)]
+
+
+@pytest.mark.parametrize(("name", "num_functions"), BASES)
+def test_orthonormal_on_the_unit_interval_together_with_the_constant(name, num_functions):
+    points, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(120))
+    functions = make_basis(name, num_functions)((points + 1) / 2)
+    assert functions.shape == (120, num_functions)
+    functions = torch.cat((torch.ones(120, 1), functions), dim=1)
+    overlaps = functions.T @ (functions * weights[:, None] / 2)
+    assert (overlaps - torch.eye(1 + num_functions)).abs().max() < 1e-12
+
+
+@given(x=st.floats(0, 1))
+def test_fourier_functions_are_powers_of_one_point_of_the_unit_circle(x):
+    functions = make_basis("fourier", 8)(torch.tensor(x, dtype=torch.float64))
+    point = complex(math.cos(2 * math.pi * x), math.sin(2 * math.pi * x))
+    expected = [part for k in range(1, 5) for part in ((point**k).real, (point**k).imag)]
+    assert functions.numpy() == pytest.approx(math.sqrt(2) * np.array(expected), abs=1e-13)
+
+
+@given(x=st.floats(0, 1), num_functions=st.integers(1, 12))
+def test_legendre_functions_are_scaled_and_shifted_legendre_polynomials(x, num_functions):
+    functions = make_basis("legendre", num_functions)(torch.tensor(x, dtype=torch.float64))
+    expected = [
+        np.polynomial.Legendre.basis(k, domain=[0, 1])(x) * math.sqrt(2 * k + 1) for k in range(1, num_functions + 1)
+    ]
+    assert functions.numpy() == pytest.approx(np.array(expected), abs=1e-12)
+
+
+@pytest.mark.parametrize(("name", "num_functions"), BASES)
+def test_single_precision_loses_few_digits_and_any_shape_is_taken(name, num_functions):
+    x = torch.linspace(0, 1, 256, dtype=torch.float64).reshape(2, 32, 4)
+    exact = make_basis(name, num_functions)(x)
+    single = make_basis(name, num_functions)(x.float())
+    assert single.dtype == torch.float32
+    assert single.shape == (2, 32, 4, num_functions)
+    assert (single - exact).abs().max() < 2e-6 * num_functions * exact.abs().max()
+
+
+def test_fourier_functions_come_in_pairs():
+    with pytest.raises(InputError, match=r"d_0 = 3 .* even model\.d \(2 or 4\), or model\.basis=legendre"):
+        make_basis("fourier", 3)
+
+
+def test_an_unknown_basis_is_answered_with_those_there_are():
+    with pytest.raises(InputError, match=r"model\.basis=haar: .* fourier, legendre"):
+        make_basis("haar", 2)
