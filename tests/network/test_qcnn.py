@@ -167,14 +167,14 @@ def test_population_statistics_normalise_the_sample_at_every_level(architecture)
 @pytest.mark.parametrize("basis", ["fourier", "legendre"])
 def test_the_product_state_start_is_one_over_classes_and_of_the_order_of_gamma_away_from_a_product(sharing, basis):
     distances, entropies = [], []
-    for gamma in (1e-3, 5e-4):
+    for gamma in (0.05, 0.025):
         network = make_network(sharing=sharing, basis=basis, start_gamma=gamma)
         network.fix_population_statistics(make_images(100))
         distances.append((network.eval()(make_images(100)) - 1 / 10).abs().max().item())
         entropies.append(NetworkState.from_network(network).entanglement_entropy().max().item())
-    assert 1e-5 < distances[0] < 1e-2
-    assert distances[0] / distances[1] == pytest.approx(2, rel=0.1)
-    assert 0 <= entropies[1] < entropies[0] < 1e-2
+    assert 1e-3 < distances[0] < 0.05
+    assert distances[0] / distances[1] == pytest.approx(2, rel=0.15)
+    assert 0 <= entropies[1] < entropies[0] < 1e-4
 
 
 def test_the_default_start_is_pytorchs():
