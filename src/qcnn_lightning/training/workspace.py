@@ -1,0 +1,150 @@
+"""The saved view of a W&B project: entanglement entropy against cost, over all runs, grouped by data set and d.
+
+Works on what `tracking` logs: its metric names and the flat configuration keys `data_set`, `d`, `seed`.
+"""
+
+import json
+import logging
+from pathlib import Path
+
+import wandb
+import wandb_workspaces.reports.v2 as panels
+import wandb_workspaces.workspaces as workspaces
+from wandb_workspaces import expr
+
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.training.tracking import COST_AXES, ENTROPY_PREFIX, logged_in
+
+log = logging.getLogger(__name__)
+
+# Okabe and Ito's colours, which also colour-blind readers tell apart.
+DATA_SET_COLORS: dict[object, object] = {
+    "mnist": "#0072B2",
+    "fmnist": "#D55E00",
+    "digits": "#009E73",
+    "folder": "#CC79A7",
+}
+SPLITS = {"cost/train": "train", "cost/test": "test"}
+
+
+def entanglement_workspace(entity: str, project: str) -> workspaces.Workspace:
+    """Describe the view; nothing is sent.
+
+    Entropies are in nats. The panels of single runs that W&B makes by itself stay available below.
+    """
+    against_cost = [
+        panels.LinePlot(
+            title=f"Entanglement entropy against {SPLITS[cost]} cost",
+            x=cost,
+            y=[f"{section}/mean"],
+            title_x=f"{SPLITS[cost]} cost",
+            title_y="mean entanglement entropy (nats)",
+            max_runs_to_show=100,
+        )
+        for section, cost in COST_AXES.items()
+    ]
+    over_runs = [
+        panels.ScatterPlot(
+            title=f"Final entropy against final {SPLITS[cost]} cost",
+            x=panels.SummaryMetric(cost),
+            y=panels.SummaryMetric(f"{ENTROPY_PREFIX}mean"),
+        )
+        for cost in COST_AXES.values()
+    ]
+
+    def over_epochs(title: str, metrics: list[str], unit: str) -> panels.LinePlot:
+        return panels.LinePlot(title=title, x="epoch", y=list(metrics), title_x="epoch", title_y=unit)
+
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name="Entanglement against cost",
+        sections=[
+            workspaces.Section(name="Entanglement against cost", panels=[*against_cost, *over_runs], is_open=True),
+            workspaces.Section(
+                name="Over the epochs",
+                panels=[
+                    over_epochs("Mean entanglement entropy", [f"{ENTROPY_PREFIX}mean"], "nats"),
+                    over_epochs("Test accuracy", ["accuracy/test"], "fraction"),
+                    over_epochs("Train cost", ["cost/train"], "cost (eq. 48)"),
+                    over_epochs("Test cost", ["cost/test"], "cost (eq. 48)"),
+                ],
+                is_open=True,
+            ),
+        ],
+        settings=workspaces.WorkspaceSettings(x_axis="epoch", max_runs=100),
+        runset_settings=workspaces.RunsetSettings(
+            groupby=[expr.Config("data_set"), expr.Config("d")],
+            group_colors=DATA_SET_COLORS,
+            pinned_columns=["config:data_set", "config:d", "config:seed", f"summary:{ENTROPY_PREFIX}mean"],
+        ),
+    )
+
+
+def publish(entity: str, project: str, specification: Path) -> str | None:
+    """Create the view, or update the one that this specification file was written for.
+
+    Args:
+        entity: W&B user or team.
+        project: W&B project.
+        specification: JSON file for what the view holds and, once it exists, its address.
+
+    Returns:
+        The address of the view; None where W&B cannot be reached or nobody is logged in: only the file is written.
+
+    Raises:
+        InputError: the specification belongs to another project, or cannot be read or written.
+    """
+    view = entanglement_workspace(entity, project)
+    known = _read(specification)
+    if known and (known["entity"], known["project"]) != (entity, project):
+        raise InputError(
+            f"{specification} describes the view of {known['entity']}/{known['project']}, not of {entity}/{project}; "
+            "choose another out="
+        )
+    address = known.get("url")
+    if logged_in():
+        try:
+            if address:
+                existing = workspaces.Workspace.from_url(address)
+                existing.sections, existing.settings = view.sections, view.settings
+                existing.runset_settings = view.runset_settings
+                view = existing
+            address = view.save().url
+        except (wandb.errors.Error, OSError, ValueError) as error:
+            log.warning("W&B did not take the view (%s)", str(error).splitlines()[0])
+            address = None
+    else:
+        log.info("nobody is logged in to W&B (wandb login), so nothing is created there")
+        address = None
+    document = {
+        "entity": entity,
+        "project": project,
+        "url": address or known.get("url"),
+        "name": view.name,
+        "sections": {
+            section.name: [getattr(panel, "title", None) for panel in section.panels] for section in view.sections
+        },
+        # The library has no public name for what it sends.
+        "view": view._to_model().model_dump(by_alias=True, mode="json"),
+    }
+    specification.parent.mkdir(parents=True, exist_ok=True)
+    replace_atomically(specification, json.dumps(document, indent=2) + "\n")
+    return address
+
+
+def describe(specification: Path) -> str:
+    """Return the sections and panels of a written specification, a line each."""
+    sections = json.loads(specification.read_text())["sections"]
+    return "\n".join(line for section, titles in sections.items() for line in (section, *(f"  {t}" for t in titles)))
+
+
+def _read(specification: Path) -> dict:
+    if not specification.exists():
+        return {}
+    try:
+        known = json.loads(specification.read_text())
+        return {key: known[key] for key in ("entity", "project", "url")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{specification} is not a specification this command wrote: {error}") from error

@@ -1,0 +1,45 @@
+import json
+
+import pytest
+
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.training.workspace import DATA_SET_COLORS, describe, publish
+
+
+@pytest.fixture(autouse=True)
+def nobody_logged_in(monkeypatch):
+    monkeypatch.setenv("NETRC", "/dev/null")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+
+
+def test_offline_the_view_is_written_down(tmp_path):
+    path = tmp_path / "new" / "view.json"
+    assert publish("physicists", "qcnn_lightning", path) is None
+    document = json.loads(path.read_text())
+    panels = [
+        panel["config"]
+        for section in document["view"]["spec"]["section"]["panelBankConfig"]["sections"]
+        for panel in section["panels"]
+    ]
+    axes = {(panel.get("xAxis"), tuple(panel.get("metrics") or ())) for panel in panels}
+    assert {("cost/train", ("ee_vs_cost_train/mean",)), ("cost/test", ("ee_vs_cost_test/mean",))} <= axes
+    (run_set,) = document["view"]["spec"]["section"]["runSets"]
+    assert [key["name"].split(".")[0] for key in run_set["grouping"]] == ["data_set", "d"]
+    assert set(DATA_SET_COLORS.values()) <= set(document["view"]["spec"]["section"]["customRunColors"].values())
+    assert "Entanglement entropy against test cost" in describe(path)
+
+
+def test_the_view_of_another_project_is_not_overwritten(tmp_path):
+    path = tmp_path / "view.json"
+    publish("physicists", "qcnn_lightning", path)
+    before = path.read_text()
+    with pytest.raises(InputError, match="physicists/qcnn_lightning"):
+        publish("others", "qcnn_lightning", path)
+    assert path.read_text() == before
+
+
+def test_a_file_that_is_something_else_is_told(tmp_path):
+    path = tmp_path / "view.json"
+    path.write_text("[]")
+    with pytest.raises(InputError, match=r"view\.json"):
+        publish("physicists", "qcnn_lightning", path)
