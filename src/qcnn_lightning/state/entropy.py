@@ -83,7 +83,7 @@ def von_neumann_entropy(probabilities: Float[Tensor, "*shape components"]) -> Fl
     return -(probabilities * _log_where_positive(probabilities)).sum(-1)
 
 
-def renyi_entropy(probabilities: Float[Tensor, "*shape components"], alpha: float) -> Float[Tensor, "*shape"]:
+def renyi_entropy(probabilities: Float[Tensor, "*shape components"], alpha: int | float) -> Float[Tensor, "*shape"]:
     """Return log(sum_k p_k^alpha) / (1 - alpha), nats; alpha = 1 and infinity are its limits.
 
     Args:

@@ -126,7 +126,7 @@ class NetworkState:
         """Return the entanglement entropy of half the image with the other half, nats (eq. 38)."""
         return von_neumann_entropy(self.schmidt_spectrum())
 
-    def renyi_entropy(self, alpha: float) -> Float[Tensor, " classes"]:
+    def renyi_entropy(self, alpha: int | float) -> Float[Tensor, " classes"]:
         """Return the Rényi entropy log(sum p^alpha) / (1 - alpha) of half the image with the other half, nats.
 
         Args:
@@ -230,7 +230,7 @@ class NetworkState:
         balanced, row_exponent = balance(self.top, channel_exponent)
         return functional.linear(features[:, 0], balanced), site_exponent + row_exponent
 
-    def represent(self, x: Tensor) -> Float[Tensor, "batch sites d_0+1"]:
+    def represent(self, x: Tensor) -> Float[Tensor, "batch sites functions"]:
         """Return <x| in the local basis, constant function first (eq. 23)."""
         if x.ndim != 2 or x.shape[1] != self.num_sites or not len(x):
             raise InputError(f"x has shape {tuple(x.shape)}: expected (batch, {self.num_sites}), at least one image")
