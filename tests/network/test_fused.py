@@ -2,6 +2,11 @@
 
 import itertools
 import logging
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -192,6 +197,70 @@ def test_a_machine_without_a_compiler_trains_all_the_same(monkeypatch, caplog):
             QCNN(64, 10, 4, kernel="fused")(images(5))
     finally:
         fused.load_operator.cache_clear()
+
+
+@pytest.fixture
+def small_operator(monkeypatch, tmp_path):
+    """Let a source that compiles at once stand in for the operator, in a cache of its own."""
+    source = tmp_path / "operator.cpp"
+    source.write_text("int nothing() { return 0; }")
+    monkeypatch.setattr(fused, "SOURCE", source)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "cache"))
+    fused.load_operator.cache_clear()
+    yield source
+    fused.load_operator.cache_clear()
+
+
+def test_what_the_compiler_says_is_told_in_one_line_and_the_plain_kernel_trains(small_operator, caplog):
+    small_operator.write_text("int nothing() {\n  return unheard_of;\n}")
+    with caplog.at_level(logging.INFO):
+        assert QCNN(64, 10, 4)(images(5)).shape == (5, 10)
+    announced, told = (record.getMessage() for record in caplog.records)
+    assert announced.startswith("compiling the fused kernel, once, about")
+    assert told.startswith("plain kernel; the fused one cannot work here: ")
+    assert told.count("\n") == 0
+    assert "unheard_of" in told
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle_to_training(small_operator, monkeypatch, caplog):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(small_operator))
+    with caplog.at_level(logging.INFO):
+        assert QCNN(64, 10, 4)(images(5)).shape == (5, 10)
+    assert str(small_operator) in caplog.messages[-1]
+
+
+def test_jobs_that_start_together_compile_once_also_after_one_that_was_killed(small_operator):
+    job = (
+        "import logging, pathlib, sys, torch; from qcnn_lightning.network import fused;"
+        "logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stdout);"
+        f"fused.SOURCE = pathlib.Path({str(small_operator)!r});"
+        "fused.load_operator(); assert fused.load_operator() is torch.ops.qcnn_lightning"
+    )
+    slow_compiler = small_operator.with_name("g++")
+    slow_compiler.write_text(
+        '#!/bin/sh\ncase "$*" in *operator.cpp*) touch "$0.began"; sleep 100;; esac\nexec g++ "$@"'
+    )
+    slow_compiler.chmod(0o755)
+
+    def start(**environment):
+        return subprocess.Popen(
+            [sys.executable, "-c", job],
+            env=os.environ | environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    killed = start(CXX=str(slow_compiler))
+    while not slow_compiler.with_name("g++.began").exists():
+        assert killed.poll() is None
+        time.sleep(0.05)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    told = [job.communicate()[0] for job in (start(), start()) if job.wait() == 0]
+    assert len(told) == 2
+    assert sum("compiled the fused kernel" in lines for lines in told) == 1
+    assert [path.name for path in fused.build_directory().glob("*.so")] == ["qcnn_lightning_fused.so"]
 
 
 def test_statistics_of_a_distributed_run_are_the_plain_kernels(monkeypatch):

@@ -64,10 +64,32 @@ def processor() -> str:
 def load_operator() -> Any:
     """Return the operator's namespace, compiled at the first call ever and loaded from the cache after that.
 
-    Jobs that start together wait for the one that compiles. One that was killed while compiling leaves no lock behind.
+    Jobs that start together wait for the one that compiles. One that is killed while compiling leaves nothing that
+    stops the next.
 
     Raises:
         UnavailableError: no compiler, or it failed.
+    """
+    directory = build_directory()
+    library = directory / "qcnn_lightning_fused.so"
+    try:
+        if not library.exists():
+            compile_operator(directory, library)
+        torch.ops.load_library(library)
+    except (OSError, RuntimeError) as error:
+        lines = str(error).splitlines()
+        cause = next((line for line in lines if "error:" in line), lines[0] if lines else type(error).__name__)
+        raise UnavailableError(f"making it in {directory} failed: {cause}") from error
+    return torch.ops.qcnn_lightning
+
+
+def compile_operator(directory: Path, library: Path) -> None:
+    """Compile the operator; the library appears under its name once it is complete, so whoever sees it may load it.
+
+    Raises:
+        UnavailableError: no compiler.
+        OSError: the directory cannot be written.
+        RuntimeError: the compiler failed.
     """
     # PyTorch would warn that it finds no CUDA, which this does not need.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -78,27 +100,25 @@ def load_operator() -> Any:
     compiler = cpp_extension.get_cxx_compiler()
     if shutil.which(compiler) is None:
         raise UnavailableError(f"no C++ compiler ({compiler}) on this machine")
-    directory = build_directory()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with FileLock(directory / "compiling.lock"):
-            # PyTorch's own lock is a file that outlives a killed process; whoever holds ours may remove it.
-            (directory / "lock").unlink(missing_ok=True)
-            if not any(directory.glob("*.so")):
-                log.info("compiling the fused kernel, once, about %d s; cached in %s", COMPILE_SECONDS, directory)
-            start = time.perf_counter()
-            cpp_extension.load(
-                "qcnn_lightning_fused",
-                [str(SOURCE)],
-                extra_cflags=list(COMPILER_FLAGS),
-                build_directory=str(directory),
-                is_python_module=False,
-            )
-            if time.perf_counter() - start > 2:
-                log.info("compiled the fused kernel in %.0f s", time.perf_counter() - start)
-    except (OSError, RuntimeError, ImportError) as error:
-        raise UnavailableError(f"compiling it in {directory} failed: {error}") from error
-    return torch.ops.qcnn_lightning
+    directory.mkdir(parents=True, exist_ok=True)
+    log.info("compiling the fused kernel, once, about %d s; cached in %s", COMPILE_SECONDS, directory)
+    start = time.perf_counter()
+    with FileLock(directory / "compiling.lock"):
+        if library.exists():  # another job was first
+            return
+        building = directory / "building"
+        shutil.rmtree(building, ignore_errors=True)  # of a job that was killed
+        building.mkdir()
+        cpp_extension.load(
+            "qcnn_lightning_fused",
+            [str(SOURCE)],
+            extra_cflags=list(COMPILER_FLAGS),
+            build_directory=str(building),
+            is_python_module=False,
+        )
+        (building / library.name).replace(library)
+        shutil.rmtree(building, ignore_errors=True)
+    log.info("compiled the fused kernel in %.0f s", time.perf_counter() - start)
 
 
 def obstacle(x: Tensor, dtype: torch.dtype) -> str | None:
