@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
@@ -36,6 +37,17 @@ def job_folder(override_dirname: str) -> str:
 
 
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+
+
+def quote_paths(*keys: str) -> None:
+    """Let these keys be given plain paths: job folders have "=" and "," in their names, which are Hydra's syntax.
+
+    Quotes, in `sys.argv`, the value of every `key=value` that is a path of something that exists.
+    """
+    for position, argument in enumerate(sys.argv):
+        key, _, value = argument.partition("=")
+        if key in keys and value and "'" not in value and Path(value).exists():
+            sys.argv[position] = f"{key}='{value}'"
 
 
 @contextmanager
