@@ -1,0 +1,42 @@
+"""`python -m qcnn_lightning.report`: the page, the figures and the tables of finished or running jobs."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig, ListConfig
+
+from qcnn_lightning.command_line import one_message, quote_paths
+from qcnn_lightning.errors import InputError
+
+
+@hydra.main(version_base="1.3", config_path="pkg://qcnn_lightning.conf", config_name="report")
+def main(config: DictConfig) -> None:
+    """Write the report, say where it is and what is not in it."""
+    # Imported only now, so that --help answers at once.
+    from qcnn_lightning.results.console import show_report
+    from qcnn_lightning.results.report import ReportSettings, default_folder, watch, write_report
+
+    with one_message():
+        if config.runs is None:
+            raise InputError("runs=null: say which runs, as in runs=multirun/<sweep>")
+        paths = [Path(str(path)) for path in (config.runs if isinstance(config.runs, ListConfig) else [config.runs])]
+        out = Path(config.out) if config.out is not None else default_folder(paths)
+        settings = ReportSettings(
+            first_epoch=config.first_epoch,
+            window=config.window,
+            confidence=config.confidence,
+            resamples=config.resamples,
+            formats=tuple(config.figures),
+        )
+        if config.watch:
+            try:
+                watch(paths, out, settings, tell=show_report)
+            except KeyboardInterrupt:
+                return
+        show_report(write_report(paths, out, settings))
+
+
+if __name__ == "__main__":
+    quote_paths("runs", "out")
+    with one_message():
+        main()

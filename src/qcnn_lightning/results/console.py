@@ -1,0 +1,92 @@
+"""Reports and tables of runs on the terminal."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.results.correlation import FEWEST_POINTS, spearman
+from qcnn_lightning.results.report import WrittenReport
+from qcnn_lightning.results.runs import LeftOut, Run, find_run_folders, is_running, read_run, status_of
+from qcnn_lightning.results.tables import last, series
+from qcnn_lightning.run_folder import read_summary
+
+MOST_LEFT_OUT = 20
+STYLES = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
+# Where there is no terminal, a row is a line.
+WIDTH_OF_A_FILE = 240
+
+
+def show_report(report: WrittenReport) -> None:
+    """Say where the report is and what is not in it."""
+    console = Console(highlight=False)
+    if report.left_out:
+        console.print("left out:")
+        for item in report.left_out[:MOST_LEFT_OUT]:
+            console.print(Text(f"  {item}"), soft_wrap=True)
+        if len(report.left_out) > MOST_LEFT_OUT:
+            console.print(f"  and {len(report.left_out) - MOST_LEFT_OUT} more, all named in the page")
+    figures = f", {len(report.figures)} figures in {report.page.parent / 'figures'}" if report.figures else ""
+    console.print(Text(f"report of {report.num_runs} runs: {report.page}{figures}"), soft_wrap=True)
+
+
+def show_runs(paths: Sequence[Path], first_epoch: int = 30) -> None:
+    """Print a row per job: status, epoch, best test accuracy, entropy, its correlation with the train cost, time.
+
+    Args:
+        paths: runs, sweeps, or folders of sweeps.
+        first_epoch: first epoch of the correlation.
+
+    Raises:
+        InputError: no run was found.
+    """
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH_OF_A_FILE)
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("job", overflow="fold")
+    table.add_column("status")
+    for title in ("epochs", "best test accuracy", "EE (nats)", "EE ~ train cost", "seconds"):
+        table.add_column(title, justify="right")
+    statuses, unread = [], []
+    for name, folder in find_run_folders(paths):
+        try:
+            run, _ = read_run(folder, name)
+        except InputError as error:
+            status = status_of(read_summary(folder), is_running(folder))
+            numbers: tuple[str, ...] = ("",) * 5
+            unread.append(LeftOut(name, str(error)))
+        else:
+            status, numbers = run.status, cells(run, first_epoch)
+        statuses.append(status)
+        table.add_row(Text(name), Text(status, style=STYLES.get(status, "")), *numbers)
+    console.print(table)
+    for item in unread:
+        console.print(Text(str(item)), soft_wrap=True)
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in STYLES if status in statuses)
+    console.print(f"{len(statuses)} jobs: {counts}; EE ~ train cost: Spearman correlation from epoch {first_epoch} on")
+
+
+def cells(run: Run, first_epoch: int) -> tuple[str, ...]:
+    """Return the numbers of a job's row."""
+    entropies, costs = series(run, "train", first_epoch, "values")
+    enough = len(entropies) >= FEWEST_POINTS
+    correlation = float(spearman(entropies, costs, np.ones(len(costs)))) if enough else math.nan
+    of_planned = "" if math.isnan(run.planned_epochs) else f"/{run.planned_epochs:.0f}"
+    return (
+        f"{run.last_epoch + 1}{of_planned}",
+        number(run.column("accuracy/test").max(), ".2%"),
+        number(last(run.column("ee/mean")), ".4f"),
+        number(correlation, "+.2f"),
+        number(run.seconds, ".0f"),
+    )
+
+
+def number(value: float, form: str) -> str:
+    """Return a number as text, a dash if there is none."""
+    return format(value, form) if math.isfinite(value) else "–"

@@ -1,0 +1,458 @@
+"""What runs left on disk, read as data: nothing in a run folder is executed, and no path in it is followed out of it.
+
+A run is a folder with `metrics.csv` (a row per epoch), `summary.json` and `.hydra/`. Whatever is damaged, missing or
+strange is left out and named, so that one bad run never hides the others.
+"""
+
+import io
+import json
+import math
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.run_folder import LOCK, inside, read_summary, read_yaml, refuse_foreign_targets
+
+MARKS_OF_A_RUN = ("metrics.csv", "summary.json", ".hydra/config.yaml")
+MEASURED = ("accuracy/train", "accuracy/test", "cost/train", "cost/test", "ee/mean")
+# Two runs that differ in nothing else are the same experiment, repeated with another seed or in another place.
+NOT_A_SETTING = (
+    "callbacks",
+    "data.cache",
+    "data.evaluation_batch_size",
+    "data.root",
+    "data.seed",
+    "data.system_folders",
+    "hydra",
+    "logger",
+    "run_dir",
+    "seed",
+    "sweep",
+    "trainer.accelerator",
+    "trainer.default_root_dir",
+    "trainer.devices",
+    "trainer.log_every_n_steps",
+    "trainer.strategy",
+)
+BIPARTITIONS = {"left_right": "left/right", "up_down": "up/down"}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Something that is not in the results, and why.
+
+    Attributes:
+        what: the run's name, or what is not drawn.
+        why: the reason, for people.
+    """
+
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One run, as its folder tells it.
+
+    Attributes:
+        name: the folder, relative to where runs were looked for.
+        folder: the run's folder.
+        metrics: a row per epoch, indexed by the epoch (-1: before training); finite numbers or NaN.
+        settings: the configuration, flattened: `settings["model.d"]`.
+        overrides: what was given on the command line.
+        summary: `summary.json`.
+        is_running: whether a process holds the run's lock.
+    """
+
+    name: str
+    folder: Path
+    metrics: pd.DataFrame
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    overrides: tuple[str, ...] = ()
+    summary: Mapping[str, Any] = field(default_factory=dict)
+    is_running: bool = False
+
+    @property
+    def data(self) -> str:
+        """The data set's name."""
+        return str(self.settings.get("data.name", "unknown"))
+
+    @property
+    def d(self) -> Any:
+        """The channel multiplier; None if the configuration does not say."""
+        return self.settings.get("model.d")
+
+    @property
+    def seed(self) -> Any:
+        """The seed; None if unknown."""
+        return self.settings.get("seed", self.summary.get("seed"))
+
+    @property
+    def flatten(self) -> str:
+        """The pixel order."""
+        return str(self.settings.get("data.flatten", "unknown"))
+
+    @property
+    def bipartition(self) -> str:
+        """What the entropies part: "left/right", "up/down" or, for other pixel orders, the order's name."""
+        return BIPARTITIONS.get(self.flatten.removeprefix("z_"), self.flatten)
+
+    @property
+    def status(self) -> str:
+        """One of running, finished, failed, interrupted."""
+        return status_of(self.summary, self.is_running)
+
+    @property
+    def command(self) -> str:
+        """The command that repeats this run."""
+        return shlex.join(["python", "-m", "qcnn_lightning.train", *self.overrides])
+
+    @property
+    def num_parameters(self) -> float:
+        """Number of trained parameters; NaN if unknown."""
+        return as_number(self.summary.get("num_parameters"))
+
+    @property
+    def last_epoch(self) -> int:
+        """The last epoch there is a row for; -1 before the first one has ended."""
+        return int(self.metrics.index[-1]) if len(self.metrics) else -1
+
+    @property
+    def planned_epochs(self) -> float:
+        """`trainer.max_epochs`; NaN if unknown."""
+        return as_number(self.settings.get("trainer.max_epochs"))
+
+    @property
+    def seconds(self) -> float:
+        """Time taken so far."""
+        return float(self.column("time/epoch_s").sum())
+
+    @cached_property
+    def class_columns(self) -> list[str]:
+        """The columns of the entropies of single classes, in the classes' order."""
+        return numbered_columns(self.metrics, "ee/class_")
+
+    @cached_property
+    def profile_columns(self) -> list[str]:
+        """The columns of the entropy profile, from single pixels to half images."""
+        return numbered_columns(self.metrics, "profile/level_")
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes; their numbers if unknown."""
+        names = self.summary.get("class_names")
+        if isinstance(names, list) and len(names) == len(self.class_columns):
+            return [str(name) for name in names]
+        return [str(label) for label in range(len(self.class_columns))]
+
+    def column(self, name: str) -> pd.Series:
+        """Return a metric where it was measured, indexed by epoch; empty if the run has no such column."""
+        if name not in self.metrics:
+            return pd.Series(dtype=float, index=pd.Index([], dtype=int, name="epoch"))
+        return self.metrics[name].dropna()
+
+    def entropy_trend(self, window: int) -> pd.Series:
+        """Return the mean entropy of the classes, averaged over each epoch and the `window - 1` before it, in nats."""
+        return self.column("ee/mean").rolling(window, min_periods=1).mean()
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """Runs that differ in nothing but the seed.
+
+    Attributes:
+        data: the data set.
+        bipartition: what the entropies part.
+        variant: the settings that vary among all experiments of a data set, as text: "d=18, sharing=sibling".
+        runs: one per seed.
+    """
+
+    data: str
+    bipartition: str
+    variant: str
+    runs: tuple[Run, ...]
+
+    @property
+    def d(self) -> Any:
+        """The channel multiplier."""
+        return self.runs[0].d
+
+    @property
+    def label(self) -> str:
+        """The data set and the variant."""
+        return ", ".join(part for part in (self.data, self.variant) if part)
+
+    @property
+    def complete_runs(self) -> tuple[Run, ...]:
+        """The runs that got as far as the one that got furthest: only these can be compared by their last epoch."""
+        last_epoch = max(run.last_epoch for run in self.runs)
+        return tuple(run for run in self.runs if run.last_epoch == last_epoch)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return one metric of all runs: a row per epoch, a column per run."""
+        return pd.DataFrame({run.name: run.column(name) for run in self.runs})
+
+    def entropy_trends(self, window: int) -> pd.DataFrame:
+        """Return the entropy trends of all runs: a row per epoch, a column per run."""
+        return pd.DataFrame({run.name: run.entropy_trend(window) for run in self.runs})
+
+
+@dataclass(frozen=True, eq=False)
+class Collection:
+    """All runs that were found, and what could not be used.
+
+    Attributes:
+        runs: sorted by data set, d and seed.
+        left_out: what is missing and why.
+    """
+
+    runs: tuple[Run, ...]
+    left_out: tuple[LeftOut, ...] = ()
+
+    @property
+    def data_sets(self) -> list[str]:
+        """The data sets, each once."""
+        return sorted({run.data for run in self.runs})
+
+    @cached_property
+    def varying_settings(self) -> list[str]:
+        """Settings, seed aside, that differ between runs of one data set; d and the pixel order first."""
+        varying = set()
+        for data in self.data_sets:
+            runs = [run for run in self.runs if run.data == data]
+            for key in {key for run in runs for key in run.settings if not is_excluded(key)}:
+                if len({run.settings.get(key) for run in runs}) > 1:
+                    varying.add(key)
+        first = ["model.d", "data.flatten"]
+        return [key for key in first if key in varying] + sorted(varying.difference(first))
+
+    @cached_property
+    def experiments(self) -> list[Experiment]:
+        """The runs, grouped by everything but the seed."""
+        groups: dict[tuple, list[Run]] = {}
+        for run in self.runs:
+            values = tuple(run.settings.get(key) for key in self.varying_settings)
+            groups.setdefault((run.data, run.bipartition, values), []).append(run)
+        return [
+            Experiment(data, bipartition, self.describe_variant(runs[0]), tuple(runs))
+            for (data, bipartition, _), runs in groups.items()
+        ]
+
+    def describe_variant(self, run: Run) -> str:
+        """Name the settings in which a run differs from others of its data set, the bipartition and the seed aside."""
+        parts = []
+        for key in self.varying_settings:
+            value = run.settings.get(key)
+            if key == "data.flatten":
+                orders = {str(other.flatten).startswith("z_") for other in self.runs}
+                if len(orders) > 1:
+                    parts.append("z order" if run.flatten.startswith("z_") else "raster order")
+            else:
+                parts.append(f"{setting_label(key)}={value}")
+        return ", ".join(parts)
+
+
+def read_collection(paths: str | Path | Iterable[str | Path]) -> Collection:
+    """Read every run at or below these folders.
+
+    Args:
+        paths: runs, sweeps, or folders of sweeps.
+
+    Raises:
+        InputError: a path is no folder, or there is no run that can be read.
+    """
+    runs, left_out = [], []
+    for name, folder in find_run_folders(paths):
+        try:
+            run, notes = read_run(folder, name)
+        except InputError as error:
+            left_out.append(LeftOut(name, str(error)))
+        else:
+            runs.append(run)
+            left_out += notes
+    if not runs:
+        reasons = "".join(f"\n  {item}" for item in left_out)
+        raise InputError(f"no run that can be read in {describe(paths)}:{reasons}")
+    runs.sort(key=lambda run: (run.data, rank(run.d), run.flatten, rank(run.seed), run.name))
+    return Collection(tuple(runs), tuple(left_out))
+
+
+def find_run_folders(paths: str | Path | Iterable[str | Path]) -> Iterator[tuple[str, Path]]:
+    """Find the run folders at or below these folders, each once, with short names.
+
+    Raises:
+        InputError: a path is no folder, or no run was found.
+    """
+    given = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
+    found: dict[Path, str] = {}
+    for path in given:
+        if not path.is_dir():
+            raise InputError(f"{path}: no such folder; give a run, a sweep, or a folder of sweeps")
+        for folder, subfolders, _ in os.walk(path):
+            if any((Path(folder) / mark).is_file() for mark in MARKS_OF_A_RUN):
+                inner = Path(folder).relative_to(path)
+                name = path.resolve().name if inner == Path() else str(inner if len(given) == 1 else path.name / inner)
+                found.setdefault(Path(folder).resolve(), name)
+                subfolders.clear()
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+    if not found:
+        raise InputError(f"{describe(paths)}: no run found (no metrics.csv there or in any folder below)")
+    yield from ((name, folder) for folder, name in found.items())
+
+
+def read_run(folder: Path, name: str | None = None) -> tuple[Run, list[LeftOut]]:
+    """Read one run, and what had to be left out of it.
+
+    Raises:
+        InputError: there is nothing to show, or the configuration names a foreign class.
+    """
+    name = name or folder.name
+    notes = []
+    config: Any = {}
+    overrides: tuple[str, ...] = ()
+    composed, given = inside(folder, ".hydra/config.yaml"), inside(folder, ".hydra/overrides.yaml")
+    if composed.is_file():
+        config = read_yaml(composed)
+        refuse_foreign_targets(config, composed)
+    else:
+        notes.append(LeftOut(name, "no .hydra/config.yaml: data set, d and seed are unknown"))
+    if given.is_file():
+        overrides = tuple(str(override) for override in read_yaml(given) or ())
+    summary = read_summary(folder)
+    if not summary:
+        notes.append(LeftOut(name, "no summary.json that can be read: parameter count and status are unknown"))
+    metrics, reasons = read_metrics(inside(folder, "metrics.csv"))
+    notes += [LeftOut(name, reason) for reason in reasons]
+    return Run(name, folder, metrics, dict(flattened(config)), overrides, summary, is_running(folder)), notes
+
+
+def read_metrics(path: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Read `metrics.csv`: a row per epoch, in order, every value a finite number or NaN.
+
+    Returns:
+        The table, indexed by the epoch, and what was left out of it and why.
+
+    Raises:
+        InputError: there is no complete row, or no column `epoch`.
+    """
+    try:
+        text = path.read_text()
+    except FileNotFoundError as error:
+        raise InputError("no metrics.csv: no epoch has been completed") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"metrics.csv cannot be read: {error}") from error
+    reasons = []
+    if not text.endswith("\n"):
+        text = text[: text.rfind("\n") + 1]
+        reasons.append("metrics.csv ends in the middle of a row: that row is left out")
+    try:
+        table = pd.read_csv(io.StringIO(text), dtype=str, on_bad_lines="skip", index_col=False)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise InputError("metrics.csv holds no epoch") from error
+    if "epoch" not in table:
+        raise InputError("metrics.csv has no column epoch")
+    lines = text.count("\n") - 1
+    table = table.apply(pd.to_numeric, errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
+    table = table[table["epoch"].notna()]
+    if table.empty:
+        raise InputError("metrics.csv holds no epoch")
+    if len(table) < lines:
+        reasons.append(f"{lines - len(table)} rows of metrics.csv cannot be read")
+    if table["epoch"].duplicated().any():
+        repeated = sorted(int(epoch) for epoch in table["epoch"][table["epoch"].duplicated()].unique())
+        reasons.append(f"metrics.csv repeats the epochs {repeated}: the last row of each is used")
+        table = table.drop_duplicates("epoch", keep="last")
+    table = table.astype({"epoch": int}).set_index("epoch").sort_index()
+    reasons += list(describe_gaps(table))
+    return table, reasons
+
+
+def describe_gaps(metrics: pd.DataFrame) -> Iterator[str]:
+    """Say which of the measured columns are missing, or have values that are no finite numbers."""
+    for column in MEASURED:
+        if column not in metrics:
+            yield f"no column {column}: not in the figures that show it"
+    trained = metrics[metrics.index >= 0]
+    for column in [*(set(MEASURED) & set(metrics)), *numbered_columns(metrics, "ee/class_")]:
+        missing = int(trained[column].isna().sum())
+        if missing:
+            yield f"{column} is not a finite number in {missing} of {len(trained)} epochs: those are left out"
+    if len(trained) == 0:
+        yield "no epoch of training has been completed"
+    elif len(trained) == 1:
+        yield "only one epoch of training: points, no curves"
+
+
+def status_of(summary: Mapping[str, Any], running: bool) -> str:
+    """Return "running", or what `summary.json` says: until a run has ended that is "interrupted"."""
+    return "running" if running else str(summary.get("status", "interrupted"))
+
+
+def is_running(folder: Path) -> bool:
+    """Return whether a training process holds the lock of this run folder."""
+    lock = folder / LOCK
+    if not lock.is_file() or lock.is_symlink():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
+
+
+def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a nested configuration as ("model.d", 18), ...; lists become text."""
+    if isinstance(config, dict):
+        for key, value in config.items():
+            yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        # Lists become text so that every setting can be compared and counted.
+        yield prefix, json.dumps(config, default=str) if isinstance(config, list) else config
+
+
+def numbered_columns(table: pd.DataFrame, prefix: str) -> list[str]:
+    """Return the columns `<prefix>0`, `<prefix>1`, ... that are there, in numerical order."""
+    numbers = (str(column).removeprefix(prefix) for column in table if str(column).startswith(prefix))
+    return [f"{prefix}{number}" for number in sorted(int(number) for number in numbers if number.isdigit())]
+
+
+def is_excluded(key: str) -> bool:
+    """Return whether two runs of the same experiment may differ in this setting."""
+    return any(key == excluded or key.startswith(f"{excluded}.") for excluded in NOT_A_SETTING)
+
+
+def setting_label(key: str) -> str:
+    """Return the short name of a setting: "d" for "model.d", "optimizer" for "optimizer._target_"."""
+    return key.removesuffix("._target_").split(".")[-1]
+
+
+def as_number(value: Any) -> float:
+    """Return a number as it is, NaN for everything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    return math.nan
+
+
+def rank(value: Any) -> float:
+    """Return what to sort by: numbers by their value, everything else after them."""
+    number = as_number(value)
+    return math.inf if math.isnan(number) else number
+
+
+def describe(paths: str | Path | Iterable[str | Path]) -> str:
+    """Name the folders that were searched."""
+    return str(paths) if isinstance(paths, str | Path) else ", ".join(str(path) for path in paths)

@@ -1,0 +1,500 @@
+"""Figures of training, drawn from what runs left on disk: the paper's figures 2 and 3, and ours.
+
+Every figure is a function from runs to a matplotlib figure or, where nothing can be drawn, to the reason why. Colours
+are Okabe and Ito's, and viridis where there is an order: both are told apart with any colour vision and survive a grey
+printer. The same runs always give the same files, to the byte.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from qcnn_lightning.results.runs import Collection, Experiment, LeftOut, Run, rank
+from qcnn_lightning.results.tables import last, mean_and_deviation
+
+FORMATS = ("png", "svg", "pdf")
+MOST_VARIANTS = 6
+MOST_PANELS = 12
+PROFILE_EPOCHS = 5
+PAPER_ACCURACY = {"mnist": 0.97, "fmnist": 0.89}
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DATA_COLOURS = {"mnist": OKABE_ITO[0], "fmnist": OKABE_ITO[1], "digits": OKABE_ITO[2]}
+MARKERS = "osD^vP*X"
+ORDERED = mpl.colormaps["viridis"]
+STYLE: dict[Any, Any] = {
+    "axes.grid": True,
+    "axes.labelsize": 9,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 9,
+    "figure.constrained_layout.use": True,
+    "font.size": 8.5,
+    "grid.alpha": 0.35,
+    "grid.linewidth": 0.5,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.3,
+    "pdf.fonttype": 42,
+    # Otherwise the SVG's internal names are drawn at random.
+    "svg.hashsalt": "qcnn_lightning",
+}
+# Without a date, and without the version of the program that wrote it.
+METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+ENTROPY = "entanglement entropy (nats)"
+MEAN_ENTROPY = "mean EE (nats)"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the figures leave to choose.
+
+    Attributes:
+        window: epochs over which entropy trends are averaged.
+        first_epoch: first epoch of figure 3.
+    """
+
+    window: int = 2
+    first_epoch: int = 30
+
+
+def draw_all(
+    collection: Collection, folder: Path, choices: Choices, formats: Iterable[str] = FORMATS
+) -> tuple[list[str], list[LeftOut]]:
+    """Draw every figure that the runs have data for.
+
+    Args:
+        collection: the runs.
+        folder: where the files go; made if need be.
+        choices: windows and first epochs.
+        formats: of `FORMATS`.
+
+    Returns:
+        The names of the figures, files without their suffix, and what was not drawn and why.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names: list[str] = []
+    left_out: list[LeftOut] = []
+    with mpl.rc_context(STYLE):
+        for name, draw in planned_figures(collection, choices, left_out):
+            drawn = draw()
+            if isinstance(drawn, str):
+                left_out.append(LeftOut(f"figure {name}", drawn))
+                continue
+            # The layout is the same in all formats, and takes longer than drawing.
+            if layout := drawn.get_layout_engine():
+                layout.execute(drawn)
+            drawn.set_layout_engine("none")
+            for suffix in formats:
+                drawn.savefig(folder / f"{name}.{suffix}", dpi=200, metadata=METADATA[suffix])
+            names.append(name)
+    return names, left_out
+
+
+def planned_figures(
+    collection: Collection, choices: Choices, left_out: list[LeftOut]
+) -> Iterator[tuple[str, Callable[[], Figure | str]]]:
+    """Yield the name of every figure and the function that draws it."""
+    variants = unique(experiment.variant for experiment in collection.experiments)
+    if len(variants) > MOST_VARIANTS:
+        shown = spread(variants, MOST_VARIANTS)
+        why = f"drawn for {MOST_VARIANTS} of {len(variants)} variants; report the others by themselves"
+        left_out += [LeftOut(f"figures 2 and 3(a) of {variant}", why) for variant in variants if variant not in shown]
+        variants = shown
+    for variant in variants:
+        chosen = [experiment for experiment in collection.experiments if experiment.variant == variant]
+        suffix = file_suffix(variant)
+        yield f"figure_2{suffix}", partial(figure_2, chosen, choices)
+        yield f"figure_3a{suffix}", partial(figure_3a, chosen, choices)
+    yield "figure_3b", partial(figure_3b, collection, choices)
+    for data in collection.data_sets:
+        chosen = [experiment for experiment in collection.experiments if experiment.data == data]
+        if len(chosen) > MOST_PANELS:
+            why = f"{MOST_PANELS} panels fit; report the others by themselves"
+            shown = spread(chosen, MOST_PANELS)
+            names = [f"{item.variant}, {item.bipartition}" for item in chosen if item not in shown]
+            left_out += [LeftOut(f"per class and per block size: {data}, {name}", why) for name in names]
+            chosen = shown
+        yield f"entropy_per_class_{data}", partial(entropy_per_class, chosen)
+        yield f"entropy_profile_{data}", partial(entropy_profile, chosen)
+    yield "entropy_against_d", partial(entropy_against_d, collection, choices)
+    yield "accuracy_against_parameters", partial(accuracy_against_parameters, collection)
+
+
+def figure_2(experiments: Sequence[Experiment], choices: Choices) -> Figure | str:
+    """Draw figure 2: accuracy (a), cost (b), and the entropy trends left/right (c) and up/down (d), over the epochs.
+
+    Mean over seeds, and a band of one standard deviation. (a) and (b) show the runs of (c), or else those of (d).
+    """
+    figure = Figure(figsize=(7.2, 5.2))
+    panels = figure.subplots(2, 2)
+    training = [
+        next(item for item in experiments if item.data == data and item.bipartition == bipartition)
+        for data in unique(experiment.data for experiment in experiments)
+        for bipartition in sorted({item.bipartition for item in experiments if item.data == data})[:1]
+    ]
+    for axes, quantity in ((panels[0, 0], "accuracy"), (panels[0, 1], "cost")):
+        for experiment in training:
+            for part, style in (("train", "--"), ("test", "-")):
+                draw_band(axes, experiment.table(f"{quantity}/{part}"), colour_of(experiment.data), style)
+        axes.set_ylabel(quantity)
+    panels[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    use_logarithm_if_wide(panels[0, 1])
+    for axes, bipartition in ((panels[1, 0], "left/right"), (panels[1, 1], "up/down")):
+        chosen = [experiment for experiment in experiments if experiment.bipartition == bipartition]
+        for experiment in chosen:
+            draw_band(axes, experiment.entropy_trends(choices.window), colour_of(experiment.data), "-")
+        axes.set_ylabel(f"mean EE, {bipartition} (nats)")
+        axes.set_ylim(bottom=0)
+        if not axes.lines:
+            say_empty(axes, f"no {bipartition} run")
+    for axes, letter in zip(panels.flat, "abcd", strict=True):
+        axes.set_title(f"({letter})", loc="left", fontweight="bold")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not any(axes.lines for axes in panels.flat):
+        return "no run has accuracies, costs or entropies"
+    seeds = max(len(experiment.runs) for experiment in experiments)
+    label_data_sets(
+        figure,
+        training,
+        [Line2D([], [], color="0.3", label="test"), Line2D([], [], color="0.3", linestyle="--", label="train")],
+    )
+    figure.suptitle(caption(experiments[0].variant, f"mean ± sd of {seeds} seeds" if seeds > 1 else ""), fontsize=9)
+    return figure
+
+
+def figure_3a(experiments: Sequence[Experiment], choices: Choices) -> Figure | str:
+    """Draw figure 3(a): the entropy trend against train and test cost, for the typical run of every data set.
+
+    Typical is the run with the median test accuracy among its seeds. The points darken with the epochs.
+    """
+    figure = Figure(figsize=(7.2, 3.3))
+    panels = figure.subplots(1, 2, sharey=True)
+    shown = [
+        min((item for item in experiments if item.data == data), key=lambda item: item.bipartition)
+        for data in unique(experiment.data for experiment in experiments)
+    ]
+    for axes, cost in zip(panels, ("train", "test"), strict=True):
+        for experiment in shown:
+            points = entropy_and_cost(typical_run(experiment), cost, choices)
+            colour = colour_of(experiment.data)
+            axes.plot(points["cost"], points["entropy"], color=colour, linewidth=0.7, alpha=0.5)
+            if len(points):
+                fading = np.linspace(0.25, 1, len(points))
+                axes.scatter(points["cost"], points["entropy"], color=colour, alpha=fading, s=10, linewidths=0)
+        axes.set_xlabel(f"{cost} cost")
+    panels[0].set_ylabel(MEAN_ENTROPY)
+    if not any(len(line.get_xdata()) for axes in panels for line in axes.lines):
+        return f"no run has entropies and costs from epoch {choices.first_epoch} (first_epoch) on"
+    label_data_sets(figure, shown)
+    figure.suptitle(caption(experiments[0].variant, f"from epoch {choices.first_epoch}"), fontsize=9)
+    return figure
+
+
+def figure_3b(collection: Collection, choices: Choices) -> Figure | str:
+    """Draw figure 3(b): the entropy trend against train and test cost of all runs, islands over d and seeds."""
+    values = sorted({run.d for run in collection.runs}, key=rank)
+    figure = Figure(figsize=(7.2, 0.6 + 2.6 * len(collection.data_sets)))
+    grid = figure.subplots(len(collection.data_sets), 2, squeeze=False)
+    shown = set()
+    for row, data in zip(grid, collection.data_sets, strict=True):
+        for axes, cost in zip(row, ("train", "test"), strict=True):
+            for run in (run for run in collection.runs if run.data == data):
+                points = entropy_and_cost(run, cost, choices)
+                if points.empty:
+                    continue
+                shown.add(run.d)
+                colour = ordered_colour(values.index(run.d), len(values))
+                # Thousands of points: as a picture inside the vector formats.
+                axes.plot(points["cost"], points["entropy"], color=colour, linewidth=0.4, alpha=0.5, rasterized=True)
+                marker = MARKERS[values.index(run.d) % len(MARKERS)]
+                axes.scatter(
+                    points["cost"],
+                    points["entropy"],
+                    color=colour,
+                    marker=marker,
+                    s=7,
+                    alpha=0.75,
+                    linewidths=0,
+                    rasterized=True,
+                )
+            axes.set_xlabel(f"{cost} cost")
+            axes.set_title(data, loc="left")
+            use_logarithm_if_wide(axes, "x")
+            if not axes.lines:
+                say_empty(axes, f"no epochs from {choices.first_epoch} on")
+        row[0].set_ylabel(MEAN_ENTROPY)
+    if not shown:
+        return f"no run has entropies and costs from epoch {choices.first_epoch} (first_epoch) on"
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=ordered_colour(index, len(values)),
+            marker=MARKERS[index % len(MARKERS)],
+            linestyle="",
+            label=f"d = {value}" if value is not None else "d unknown",
+        )
+        for index, value in enumerate(values)
+        if value in shown
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)))
+    figure.suptitle(f"{len(collection.runs)} runs, from epoch {choices.first_epoch}", fontsize=9)
+    return figure
+
+
+def entropy_per_class(experiments: Sequence[Experiment]) -> Figure | str:
+    """Draw the entropy of every class over the epochs as a heat map per experiment, mean over seeds."""
+    maps = {}
+    for experiment in experiments:
+        classes = max((run.class_columns for run in experiment.runs), key=len)
+        if classes:
+            maps[experiment] = pd.DataFrame({name: experiment.table(name).mean(axis=1) for name in classes}).T
+    if not maps:
+        return "no run has the columns ee/class_0, ee/class_1, ..."
+    figure, panels = panel_grid(len(maps), height=2.2)
+    largest = max(float(np.nanmax(table.to_numpy())) for table in maps.values())
+    for axes, (experiment, table) in zip(panels, maps.items(), strict=True):
+        epochs = table.columns.to_numpy(dtype=float)
+        edges = np.append(epochs - 0.5, epochs[-1] + 0.5)
+        image = axes.pcolormesh(
+            edges, np.arange(len(table) + 1) - 0.5, table, cmap=ORDERED, vmin=0, vmax=largest, rasterized=True
+        )
+        names = max((run.class_names for run in experiment.runs), key=len)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        axes.set_title(caption(experiment.variant or experiment.data, experiment.bipartition), loc="left")
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.colorbar(image, ax=list(panels), label=ENTROPY)
+    figure.suptitle(f"{experiments[0].data}: entropy of every class", fontsize=9)
+    return figure
+
+
+def entropy_profile(experiments: Sequence[Experiment]) -> Figure | str:
+    """Draw the entropy of blocks of 1, 2, 4, ... pixels against the rest, at several epochs, mean over seeds."""
+    profiles = {}
+    for experiment in experiments:
+        levels = max((run.profile_columns for run in experiment.runs), key=len)
+        table = pd.DataFrame({name: experiment.table(name).mean(axis=1) for name in levels}).dropna()
+        if len(table):
+            profiles[experiment] = table
+    if not profiles:
+        return "no run has the columns profile/level_0, profile/level_1, ... (entropy of blocks of 2^level pixels)"
+    figure, panels = panel_grid(len(profiles), height=2.4, sharey=True)
+    labelled: list[int] = []
+    for axes, (experiment, table) in zip(panels, profiles.items(), strict=True):
+        epochs = spread(list(table.index), PROFILE_EPOCHS)
+        for index, epoch in enumerate(epochs):
+            label = "before training" if epoch < 0 else f"epoch {epoch}"
+            axes.plot(
+                2 ** np.arange(table.shape[1]),
+                table.loc[epoch],
+                color=ordered_colour(index, len(epochs)),
+                marker=MARKERS[index],
+                markersize=3.5,
+                label=label,
+            )
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("pixels in the block")
+        axes.set_title(caption(experiment.variant or experiment.data, experiment.bipartition), loc="left")
+        axes.set_ylim(bottom=0)
+        if epochs != labelled:
+            axes.legend()
+            labelled = epochs
+    panels[0].set_ylabel(ENTROPY)
+    figure.suptitle(f"{experiments[0].data}: entropy of a block against the rest", fontsize=9)
+    return figure
+
+
+def entropy_against_d(collection: Collection, choices: Choices) -> Figure | str:
+    """Draw the last mean entropy against d: mean over seeds, bars of one standard deviation."""
+    figure = Figure(figsize=(4.6, 3.6))
+    axes = figure.subplots()
+    handles = draw_with_error_bars(
+        axes,
+        collection,
+        across=lambda experiment: experiment.d,
+        up=lambda run: last(run.entropy_trend(choices.window)),
+    )
+    if not handles:
+        return "no run has both d and the column ee/mean"
+    axes.axhline(math.log(2), color="0.4", linewidth=0.8, linestyle=":", zorder=0)
+    axes.annotate("log 2", (0, math.log(2)), xycoords=("axes fraction", "data"), va="bottom", color="0.35")
+    axes.set(xlabel="channel multiplier d", ylabel="mean EE at the last epoch (nats)")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
+    return figure
+
+
+def accuracy_against_parameters(collection: Collection) -> Figure | str:
+    """Draw the last test accuracy against the number of parameters: mean over seeds, bars of one standard deviation."""
+    figure = Figure(figsize=(4.6, 3.6))
+    axes = figure.subplots()
+    handles = draw_with_error_bars(
+        axes,
+        collection,
+        across=lambda experiment: experiment.runs[0].num_parameters,
+        up=lambda run: last(run.column("accuracy/test")),
+    )
+    if not handles:
+        return "no run has both a parameter count (summary.json) and the column accuracy/test"
+    for data, accuracy in PAPER_ACCURACY.items():
+        if data in collection.data_sets:
+            axes.axhline(accuracy, color=colour_of(data), linewidth=0.8, linestyle=":", zorder=0)
+            axes.annotate(
+                "paper's best",
+                (1, accuracy),
+                xycoords=("axes fraction", "data"),
+                ha="right",
+                va="bottom",
+                color=colour_of(data),
+            )
+    axes.set_xscale("log")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.set(xlabel="trained parameters", ylabel="test accuracy, last epoch")
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
+    return figure
+
+
+def draw_with_error_bars(
+    axes: Axes, collection: Collection, across: Callable[[Experiment], Any], up: Callable[[Run], float]
+) -> list[Line2D]:
+    """Draw one point per experiment: a colour per data set, a marker per what else varies. Return the legend."""
+    lines: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    for experiment in collection.experiments:
+        x = across(experiment)
+        mean, deviation = mean_and_deviation([up(run) for run in experiment.complete_runs])
+        if isinstance(x, int | float) and math.isfinite(x) and math.isfinite(mean):
+            kind = caption(experiment.bipartition, without_d(experiment))
+            lines.setdefault((experiment.data, kind), []).append((x, mean, deviation))
+    kinds = unique(kind for _, kind in lines)
+    handles = []
+    for (data, kind), points in lines.items():
+        x, mean, deviation = np.array(sorted(points)).T
+        marker = MARKERS[kinds.index(kind) % len(MARKERS)]
+        style: Any = "-" if kind == kinds[0] else "--"
+        axes.errorbar(
+            x,
+            mean,
+            np.nan_to_num(deviation),
+            color=colour_of(data),
+            marker=marker,
+            markersize=4.5,
+            linestyle=style,
+            linewidth=0.9,
+            capsize=2.5,
+        )
+        handles.append(Line2D([], [], color=colour_of(data), marker=marker, linestyle=style, label=caption(data, kind)))
+    return handles
+
+
+def draw_band(axes: Axes, table: pd.DataFrame, colour: str, style: str) -> None:
+    """Draw the mean of a table's columns, and a band of one standard deviation where several have a value."""
+    mean = table.mean(axis=1).dropna()
+    if mean.empty:
+        return
+    axes.plot(mean.index, mean, color=colour, linestyle=style, marker="o" if len(mean) < 3 else "", markersize=3)
+    deviation = table.std(axis=1).reindex(mean.index)
+    axes.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
+
+
+def entropy_and_cost(run: Run, cost: str, choices: Choices) -> pd.DataFrame:
+    """Return the entropy trend and a cost at every epoch of figure 3."""
+    table = pd.DataFrame({"cost": run.column(f"cost/{cost}"), "entropy": run.entropy_trend(choices.window)}).dropna()
+    return table[table.index >= choices.first_epoch]
+
+
+def typical_run(experiment: Experiment) -> Run:
+    """Return the run with the median final test accuracy, the lower of two."""
+    runs = sorted(experiment.complete_runs, key=lambda run: (last(run.column("accuracy/test")), str(run.seed)))
+    return runs[(len(runs) - 1) // 2]
+
+
+def panel_grid(number: int, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """Return a figure with this many panels, three in a row at most."""
+    columns = min(3, number)
+    rows = -(-number // columns)
+    figure = Figure(figsize=(max(4.2, 2.6 * columns), 0.5 + height * rows))
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
+    for axes in panels[number:]:
+        axes.remove()
+    return figure, panels[:number]
+
+
+def label_data_sets(figure: Figure, experiments: Sequence[Experiment], more: Sequence[Line2D] = ()) -> None:
+    """Put the data sets' colours, and what else there is to tell apart, under the figure."""
+    handles = [Line2D([], [], color=colour_of(item.data), linewidth=2.5, label=item.data) for item in experiments]
+    figure.legend(handles=[*handles, *more], loc="outside lower center", ncols=len(handles) + len(more))
+
+
+def use_logarithm_if_wide(axes: Axes, axis: str = "y") -> None:
+    """Use a logarithmic axis if its values span more than a factor of twenty."""
+    values = [np.asarray(getattr(line, f"get_{axis}data")(), dtype=float) for line in axes.lines]
+    positive = np.concatenate([*values, np.ones(0)])
+    positive = positive[positive > 0]
+    if len(positive) and positive.max() > 20 * positive.min():
+        getattr(axes, f"set_{axis}scale")("log")
+
+
+def say_empty(axes: Axes, reason: str) -> None:
+    """Write into an empty panel why it is empty."""
+    axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", color="0.45")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def colour_of(data: str) -> str:
+    """Return a data set's colour, the same in all figures."""
+    return DATA_COLOURS.get(data) or OKABE_ITO[3 + sum(data.encode()) % 4]
+
+
+def ordered_colour(index: int, number: int) -> Any:
+    """Return a colour of an ordered scale, without its lightest end, which paper swallows."""
+    return ORDERED(Normalize(0, max(1, number - 1))(index) * 0.88)
+
+
+def without_d(experiment: Experiment) -> str:
+    """Return an experiment's variant without d."""
+    return ", ".join(part for part in experiment.variant.split(", ") if not part.startswith("d="))
+
+
+def caption(*parts: str) -> str:
+    """Join the parts that are not empty."""
+    return ", ".join(part for part in parts if part)
+
+
+def file_suffix(variant: str) -> str:
+    """Return a variant as the end of a file name."""
+    kept = "".join(character if character.isalnum() or character in "=.-" else "_" for character in variant)
+    return f"_{kept.replace('__', '_')}" if variant else ""
+
+
+def unique(items: Iterable[Any]) -> list[Any]:
+    """Return the items in order, each once."""
+    return list(dict.fromkeys(items))
+
+
+def spread(items: Sequence[Any], number: int) -> list[Any]:
+    """Return at most `number` items, evenly spread from the first to the last."""
+    if len(items) <= number:
+        return list(items)
+    return [items[round(index)] for index in np.linspace(0, len(items) - 1, number)]

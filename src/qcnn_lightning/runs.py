@@ -1,0 +1,27 @@
+"""`python -m qcnn_lightning.runs multirun/<sweep>`: a table of jobs, finished or not."""
+
+import argparse
+from pathlib import Path
+
+from qcnn_lightning.command_line import one_message
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m qcnn_lightning.runs", description="A table of jobs, also while they run."
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="folder", help="a run, a sweep, or a folder of sweeps")
+    parser.add_argument(
+        "--first-epoch", type=int, default=30, metavar="N", help="first epoch of the correlation (default: %(default)s)"
+    )
+    given = parser.parse_args(arguments)
+    # Imported only now, so that --help answers at once.
+    from qcnn_lightning.results.console import show_runs
+
+    show_runs(given.folders, given.first_epoch)
+
+
+if __name__ == "__main__":
+    with one_message():
+        main()

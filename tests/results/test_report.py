@@ -1,0 +1,177 @@
+import ast
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from synthetic import curves, write_run, write_sweep
+
+import qcnn_lightning.results
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.results.report import ReportSettings, default_folder, write_report
+
+QUICK = ReportSettings(first_epoch=5, window=2, confidence=0.95, resamples=20, formats=())
+WATCH = [sys.executable, "-m", "qcnn_lightning.report", "figures=[]", "watch=true"]
+TIMEOUT_S = 120
+
+
+def contents(page):
+    """The data in a page."""
+    return json.loads(re.search(r"^const report = (.*);$", page.read_text(), re.MULTILINE)[1])
+
+
+def command(*arguments, **more):
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False, **more
+    )
+
+
+def test_the_report_holds_every_run_and_every_epoch(tmp_path):
+    write_sweep(tmp_path / "sweep", d=(2, 18), epochs=12)
+    report = write_report([tmp_path / "sweep"], tmp_path / "out", QUICK)
+    shown = contents(report.page)
+    assert len(shown["runs"]) == report.num_runs == 8
+    for run in shown["runs"]:
+        metrics = pd.read_csv(tmp_path / "sweep" / run["name"] / "metrics.csv")
+        assert run["epoch"] == metrics["epoch"].tolist()
+        assert run["columns"]["cost/test"] == pytest.approx(metrics["cost/test"].tolist(), rel=1e-5)
+        assert run["command"].startswith("python -m qcnn_lightning.train data=")
+        assert (report.page.parent / run["link"].replace("%3D", "=").replace("%2C", ",")).samefile(
+            tmp_path / "sweep" / run["name"]
+        )
+    assert [entry["key"] for entry in shown["filters"]] == ["data.name", "model.d", "seed", "data.flatten"]
+    tables = {
+        name: pd.read_csv(report.page.parent / name) for name in ("runs.csv", "accuracies.csv", "correlations.csv")
+    }
+    assert len(tables["runs.csv"]) == 8
+    assert len(tables["accuracies.csv"]) == 4
+    assert set(tables["correlations.csv"]["cost"]) == {"train", "test"}
+
+
+def test_whatever_else_varies_can_be_filtered(tmp_path):
+    write_run(tmp_path / "a", epochs=2, model={"sharing": "full"})
+    write_run(tmp_path / "b", epochs=2, model={"sharing": "sibling"})
+    filters = contents(write_report([tmp_path], tmp_path / "out", QUICK).page)["filters"]
+    assert [(entry["key"], entry["values"]) for entry in filters][4:] == [("model.sharing", ["full", "sibling"])]
+
+
+def test_what_was_left_out_is_in_the_page(tmp_path):
+    write_run(tmp_path / "one", epochs=1)
+    write_run(tmp_path / "bare", seed=1, table=curves(epochs=9).drop(columns=["ee/mean", "cost/test"]))
+    (write_run(tmp_path / "empty", seed=2) / "metrics.csv").write_text("")
+    report = write_report([tmp_path], tmp_path / "out", QUICK)
+    named = contents(report.page)["left_out"]
+    assert {item["what"] for item in named} >= {"one", "bare", "empty"}
+    assert named == [{"what": item.what, "why": item.why} for item in report.left_out]
+
+
+def test_runs_with_other_class_counts_and_lengths_are_drawn_together(tmp_path):
+    write_run(tmp_path / "a", epochs=12)
+    write_run(tmp_path / "b", data="digits", epochs=8, num_classes=3)
+    report = write_report([tmp_path], tmp_path / "out", ReportSettings(**{**vars(QUICK), "formats": ("png",)}))
+    assert {len(run["classes"]) for run in contents(report.page)["runs"]} == {10, 3}
+    assert "figure_2" in report.figures
+
+
+def test_names_cannot_smuggle_markup_into_the_page(tmp_path):
+    write_run(tmp_path / "</script><script>alert(1)", data="<img src=x onerror=alert(1)>", epochs=2)
+    page = write_report([tmp_path], tmp_path / "out", QUICK).page
+    assert "alert(1)" in page.read_text()
+    assert "<script>alert" not in page.read_text()
+    assert "<img src=x" not in page.read_text()
+
+
+def test_the_page_is_the_same_for_the_same_runs_and_names_no_address(tmp_path):
+    write_sweep(tmp_path / "runs", d=(2,), epochs=3)
+    pages = [write_report([tmp_path / "runs"], tmp_path / out, QUICK).page.read_text() for out in ("a", "b")]
+    assert pages[0] == pages[1]
+    assert "default-src 'none'" in pages[0]
+    assert 'http-equiv="refresh"' not in pages[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"window": 0}, "window=0"),
+        ({"resamples": 0}, "resamples=0"),
+        ({"confidence": 1.5}, "confidence=1.5"),
+        ({"formats": ("gif",)}, "gif"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(change, named):
+    with pytest.raises(InputError, match=named):
+        ReportSettings(**{**vars(QUICK), **change})
+
+
+def test_the_report_goes_where_the_runs_are(tmp_path):
+    assert default_folder([tmp_path / "a/b", tmp_path / "a/c"]) == tmp_path / "a/report"
+    assert default_folder([tmp_path / "a"]) == tmp_path / "a/report"
+
+
+def test_the_command_writes_a_report_and_nothing_else(tmp_path):
+    write_run(tmp_path / "multirun/x/data=mnist,seed=0", epochs=2)
+    done = command("qcnn_lightning.report", "runs=multirun/x/data=mnist,seed=0", "figures=[]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "report of 1 runs" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["multirun"]
+    assert (tmp_path / "multirun/x/data=mnist,seed=0/report/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["qcnn_lightning.report", "runs=nowhere"], "nowhere"),
+        (["qcnn_lightning.report"], "runs"),
+        (["qcnn_lightning.runs", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(tmp_path, arguments, named):
+    done = command(*arguments, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+    assert named in done.stderr
+
+
+def test_watching_writes_the_page_again_until_interrupted(tmp_path):
+    folder = write_run(tmp_path / "run", epochs=3)
+    page = tmp_path / "out/report.html"
+    watcher = subprocess.Popen(
+        [*WATCH, f"runs={tmp_path}", f"out={page.parent}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        cwd=tmp_path,
+    )
+    try:
+        wait_for(lambda: page.is_file() and len(contents(page)["runs"][0]["epoch"]) == 4, watcher)
+        assert 'http-equiv="refresh"' in page.read_text()
+        curves(epochs=5).to_csv(folder / "metrics.csv", index=False)
+        wait_for(lambda: len(contents(page)["runs"][0]["epoch"]) == 6, watcher)
+    finally:
+        watcher.send_signal(signal.SIGINT)
+        output = watcher.communicate(timeout=TIMEOUT_S)[0].decode()
+    assert watcher.returncode == 0, output
+    assert "Traceback" not in output
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert process.poll() is None, process.stdout.read().decode()
+        assert time.monotonic() < deadline, "the page was not written"
+        time.sleep(0.1)
+
+
+def test_reading_results_needs_nothing_of_training():
+    room = Path(qcnn_lightning.results.__file__).parent
+    for name in ("runs", "correlation", "tables", "training_figures", "report", "console"):
+        tree = ast.parse((room / f"{name}.py").read_text())
+        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+        assert not {module for module in modules if module and module.startswith("qcnn_lightning.training")}, name

@@ -1,0 +1,125 @@
+import re
+
+import numpy as np
+import pytest
+from synthetic import curves, write_run, write_sweep
+
+from qcnn_lightning.results.runs import read_collection
+from qcnn_lightning.results.training_figures import (
+    Choices,
+    accuracy_against_parameters,
+    draw_all,
+    entropy_against_d,
+    entropy_per_class,
+    figure_2,
+    figure_3a,
+    figure_3b,
+    typical_run,
+)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    root = tmp_path_factory.mktemp("sweep")
+    write_sweep(root, d=(2, 18), flatten=("left_right", "up_down"), epochs=40, profile_levels=4)
+    return read_collection(root)
+
+
+def lines(axes):
+    return [line for line in axes.lines if len(line.get_xdata()) > 1]
+
+
+def test_figure_2_shows_the_mean_over_seeds(sweep):
+    chosen = [experiment for experiment in sweep.experiments if experiment.variant == "d=18"]
+    accuracy, cost, left_right, up_down = figure_2(chosen, Choices(window=2)).axes
+    for axes, expected in ((accuracy, 4), (cost, 4), (left_right, 2), (up_down, 2)):
+        assert len(lines(axes)) == expected
+        # As many bands as curves: there are two seeds.
+        assert len(axes.collections) == expected
+    trends = {
+        (item.data, item.bipartition): np.mean([run.entropy_trend(2) for run in item.runs], axis=0) for item in chosen
+    }
+    for axes, bipartition in ((left_right, "left/right"), (up_down, "up/down")):
+        drawn = [line.get_ydata() for line in lines(axes)]
+        for data in ("mnist", "fmnist"):
+            assert any(np.allclose(trends[data, bipartition], values) for values in drawn)
+        assert "nats" in axes.get_ylabel()
+
+
+def test_figure_3_starts_at_its_first_epoch_and_has_an_island_per_run(sweep):
+    panels = figure_3b(sweep, Choices(first_epoch=30)).axes
+    assert len(panels) == 4
+    for axes in panels:
+        assert len(lines(axes)) == 8
+        assert {len(line.get_xdata()) for line in lines(axes)} == {10}
+    chosen = [experiment for experiment in sweep.experiments if experiment.variant == "d=18"]
+    train, test = figure_3a(chosen, Choices(first_epoch=20)).axes
+    assert {len(line.get_xdata()) for line in lines(train) + lines(test)} == {20}
+    assert (train.get_xlabel(), test.get_xlabel()) == ("train cost", "test cost")
+
+
+def test_the_heat_map_holds_every_class_and_epoch(sweep):
+    chosen = [experiment for experiment in sweep.experiments if experiment.data == "mnist"]
+    figure = entropy_per_class(chosen)
+    mesh = figure.axes[0].collections[0]
+    expected = np.mean([run.metrics[run.class_columns].to_numpy() for run in chosen[0].runs], axis=0).T
+    np.testing.assert_allclose(mesh.get_array().reshape(expected.shape), expected)
+
+
+def test_bars_are_standard_deviations_over_seeds(sweep):
+    axes = entropy_against_d(sweep, Choices()).axes[0]
+    experiment = next(item for item in sweep.experiments if (item.data, item.d) == ("mnist", 18))
+    values = [run.entropy_trend(2).iloc[-1] for run in experiment.runs]
+    bars = [segment for bars in axes.containers for segment in bars[2][0].get_segments()]
+    ends = [(segment[0][0], *sorted(segment[:, 1])) for segment in bars]
+    expected = (18, np.mean(values) - np.std(values, ddof=1), np.mean(values) + np.std(values, ddof=1))
+    assert any(np.allclose(end, expected) for end in ends)
+
+
+def test_the_typical_run_is_the_median(tmp_path):
+    for seed, accuracy in enumerate((0.2, 0.9, 0.5)):
+        write_run(tmp_path / str(seed), seed=seed, table=curves(epochs=2).assign(**{"accuracy/test": accuracy}))
+    (experiment,) = read_collection(tmp_path).experiments
+    assert typical_run(experiment).seed == 2
+
+
+def test_the_same_runs_give_the_same_files(tmp_path):
+    write_sweep(tmp_path / "runs", data=("mnist",), d=(2,), epochs=35, profile_levels=3)
+    collection = read_collection(tmp_path / "runs")
+    names, left_out = draw_all(collection, tmp_path / "a", Choices())
+    draw_all(collection, tmp_path / "b", Choices())
+    assert names == [
+        "figure_2",
+        "figure_3a",
+        "figure_3b",
+        "entropy_per_class_mnist",
+        "entropy_profile_mnist",
+        "entropy_against_d",
+        "accuracy_against_parameters",
+    ]
+    assert left_out == []
+    files = sorted((tmp_path / "a").iterdir())
+    assert [path.name for path in files] == sorted(f"{name}.{form}" for name in names for form in ("png", "svg", "pdf"))
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
+    assert not re.search(rb"<dc:date>", (tmp_path / "a/figure_2.svg").read_bytes())
+
+
+def test_what_cannot_be_drawn_is_named(tmp_path):
+    write_run(tmp_path / "run", table=curves(epochs=1).drop(columns=[f"ee/class_{label}" for label in range(10)]))
+    names, left_out = draw_all(read_collection(tmp_path / "run"), tmp_path / "figures", Choices(), ["png"])
+    undrawn = {item.what: item.why for item in left_out}
+    assert set(undrawn) == {
+        f"figure {name}" for name in ("figure_3a", "figure_3b", "entropy_per_class_mnist", "entropy_profile_mnist")
+    }
+    assert "profile/level_0" in undrawn["figure entropy_profile_mnist"]
+    assert "ee/class_0" in undrawn["figure entropy_per_class_mnist"]
+    assert "figure_2" in names
+
+
+def test_no_measured_columns_at_all(tmp_path):
+    (tmp_path / "metrics.csv").write_text("epoch,other\n-1,1\n0,2\n")
+    collection = read_collection(tmp_path)
+    assert isinstance(figure_2(collection.experiments, Choices()), str)
+    assert isinstance(entropy_against_d(collection, Choices()), str)
+    assert isinstance(accuracy_against_parameters(collection), str)
