@@ -127,7 +127,6 @@ def test_the_command_writes_a_report_and_nothing_else(tmp_path):
     ("arguments", "named"),
     [
         (["qcnn_lightning.report", "runs=nowhere"], "nowhere"),
-        (["qcnn_lightning.report"], "runs"),
         (["qcnn_lightning.runs", "nowhere"], "nowhere"),
     ],
 )

@@ -329,7 +329,8 @@ def accuracy_rows(accuracies: pd.DataFrame) -> dict[str, Any]:
     ]
     rows = []
     for index, row in enumerate(accuracies.to_dict("records")):
-        shown: dict[str, Any] = {column["key"]: row.get(column["key"]) for column in columns}
+        shown: dict[str, Any] = {name: row[name] for name in ("data", "variant", "bipartition")}
+        shown |= {name: finite(row[name]) for name in ("num_parameters", "epochs", "seeds")}
         shown |= {
             name: {
                 "value": finite(row[f"{name}, mean"]),

@@ -96,14 +96,19 @@ def draw_all(
             if isinstance(drawn, str):
                 left_out.append(LeftOut(f"figure {name}", drawn))
                 continue
-            # The layout is the same in all formats, and takes longer than drawing.
-            if layout := drawn.get_layout_engine():
-                layout.execute(drawn)
-            drawn.set_layout_engine("none")
-            for suffix in formats:
-                drawn.savefig(folder / f"{name}.{suffix}", dpi=200, metadata=METADATA[suffix])
+            save(drawn, folder / name, formats)
             names.append(name)
     return names, left_out
+
+
+def save(figure: Figure, stem: Path, formats: Iterable[str]) -> None:
+    """Write a figure to `<stem>.<format>`; the same figure always gives the same bytes."""
+    # The layout is the same in all formats, and takes longer than drawing.
+    if layout := figure.get_layout_engine():
+        layout.execute(figure)
+    figure.set_layout_engine("none")
+    for suffix in formats:
+        figure.savefig(stem.with_name(f"{stem.name}.{suffix}"), dpi=200, metadata=METADATA[suffix])
 
 
 def planned_figures(
