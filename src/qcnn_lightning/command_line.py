@@ -42,11 +42,13 @@ OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 def quote_paths(*keys: str) -> None:
     """Let these keys be given plain paths: job folders have "=" and "," in their names, which are Hydra's syntax.
 
-    Quotes, in `sys.argv`, the value of every `key=value` that is a path of something that exists.
+    Quotes, in `sys.argv`, the value of every such `key=value`, unless it is a list, null or quoted already.
     """
     for position, argument in enumerate(sys.argv):
         key, _, value = argument.partition("=")
-        if key in keys and value and "'" not in value and Path(value).exists():
+        if key not in keys or value in ("", "null") or "'" in value:
+            continue
+        if Path(value).exists() or not value.startswith(("[", '"')):
             sys.argv[position] = f"{key}='{value}'"
 
 
