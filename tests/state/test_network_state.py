@@ -153,6 +153,14 @@ def test_images_that_are_none(state: NetworkState, x: Tensor, message: str) -> N
             number(x)
 
 
+def test_a_large_batch_is_the_same_as_its_images_one_by_one(state: NetworkState) -> None:
+    x = torch.rand(1201, 8, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    for number in (state.amplitude, state.conditional_probability):
+        together = number(x)
+        for image in (0, 499, 500, 1200):
+            torch.testing.assert_close(together[image], number(x[image : image + 1])[0], rtol=1e-12, atol=1e-15)
+
+
 def test_dense_vectors_of_large_systems_are_refused() -> None:
     with pytest.raises(InputError, match=r"3\^16 entries"):
         NetworkState(*random_tensors([2] * 5, 2, matrices=1)).dense()

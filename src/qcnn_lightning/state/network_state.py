@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,6 +23,7 @@ from qcnn_lightning.state.entropy import cut_spectrum, renyi_entropy, von_neuman
 from qcnn_lightning.state.gram import balance, binary_exponent, climb, descend, times_power_of_two
 
 LARGEST_DENSE_SIZE = 2**24
+IMAGES_AT_A_TIME = 500
 FILE_FORMAT = "qcnn_lightning.NetworkState"
 
 
@@ -204,13 +205,22 @@ class NetworkState:
         weights = times_power_of_two(amplitude, exponent - magnitude.amax(-1, keepdim=True)).square()
         return weights / weights.sum(-1, keepdim=True)
 
-    def _scaled_amplitude(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Tensor]:
+    def _scaled_amplitude(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
         """Return amplitudes without, and the exponents of, their powers of two.
 
         Powers of two are taken out of every channel, for the site tensors may make all features of a channel large or
         small, and out of every site of every image, for images differ.
         """
-        features = self.represent(x)
+        self._check_images(x)
+        # In float64, the features of a whole test set would fill the memory.
+        contracted = [self._contract(self.represent(images)) for images in x.split(IMAGES_AT_A_TIME)]
+        amplitudes, exponents = zip(*contracted, strict=True)
+        return torch.cat(amplitudes), torch.cat(exponents)
+
+    def _contract(
+        self, features: Float[Tensor, "batch sites functions"]
+    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
+        """Contract represented images with the tree, from the pixels to the classes."""
         channel_exponent = features.new_zeros(features.shape[-1], dtype=torch.int64)
         site_exponent = features.new_zeros(features.shape[:-1], dtype=torch.int64)
         for site_tensor in self.site_tensors:
@@ -231,20 +241,32 @@ class NetworkState:
         return functional.linear(features[:, 0], balanced), site_exponent + row_exponent
 
     def represent(self, x: Tensor) -> Float[Tensor, "batch sites functions"]:
-        """Return <x| in the local basis, constant function first (eq. 23)."""
-        if x.ndim != 2 or x.shape[1] != self.num_sites or not len(x):
-            raise InputError(f"x has shape {tuple(x.shape)}: expected (batch, {self.num_sites}), at least one image")
+        """Return <x| in the local basis, constant function first (eq. 23).
+
+        Args:
+            x: (batch, N) pixels, uint8 grey levels or floats in [0, 1].
+
+        Raises:
+            InputError: x has another shape, dtype or range.
+        """
+        self._check_images(x)
         x = x.to(self.top.device)
         if x.dtype == torch.uint8:
             grey_levels = torch.arange(256, dtype=torch.float64, device=x.device) / 255
             return functional.embedding(x.int(), self._local_functions(grey_levels))
+        return self._local_functions(x.double())
+
+    def _check_images(self, x: Tensor) -> None:
+        if x.ndim != 2 or x.shape[1] != self.num_sites or not len(x):
+            raise InputError(f"x has shape {tuple(x.shape)}: expected (batch, {self.num_sites}), at least one image")
+        if x.dtype == torch.uint8:
+            return
         if not x.is_floating_point():
             raise InputError(f"x has dtype {x.dtype}: expected uint8 grey levels or floats in [0, 1]")
         if not ((x >= 0) & (x <= 1)).all():
             raise InputError(
                 f"x has entries from {x.min():g} to {x.max():g}: expected grey levels in [0, 1], or 0 to 255 as uint8"
             )
-        return self._local_functions(x.double())
 
     def _local_functions(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape functions"]:
         return torch.cat((torch.ones_like(x).unsqueeze(-1), self.basis(x)), dim=-1)
