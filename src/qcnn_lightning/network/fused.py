@@ -70,6 +70,8 @@ def load_operator() -> Any:
     Raises:
         UnavailableError: no compiler, or it failed.
     """
+    # PyTorch would warn, when that is imported, that it finds no CUDA, which this does not need.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     directory = build_directory()
     library = directory / "qcnn_lightning_fused.so"
     try:
@@ -91,8 +93,6 @@ def compile_operator(directory: Path, library: Path) -> None:
         OSError: the directory cannot be written.
         RuntimeError: the compiler failed.
     """
-    # PyTorch would warn that it finds no CUDA, which this does not need.
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     from torch.utils import cpp_extension
 
     if shutil.which("ninja") is None:  # installed with us, but its folder need not be in PATH
