@@ -167,7 +167,7 @@ const legend = (runs) =>
     x: [null],
     y: [null],
     line: { width: 3, color: colourOf(group[0]) },
-    name: escaped(state.colour === "data.name" ? value : `${report.filters.find(({ key }) => key === state.colour).label} ${value}`),
+    name: escaped(state.colour === "data.name" ? value : `${report.filters.find(({ key }) => key === state.colour).label} = ${value}`),
     showlegend: true,
     hoverinfo: "skip",
   }));
