@@ -5,11 +5,10 @@ PyTorch's batch norm, or *population statistics*, measured level by level throug
 so that each level's agree with those below it (`QCNN.fix_population_statistics`).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed
-import torch.distributed.nn.functional
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -22,6 +21,22 @@ class ChannelStatistics(NamedTuple):
     num_values: int
 
 
+class SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes, differentiable: every process's gradient reaches every summand."""
+
+    @staticmethod
+    def forward(ctx: Any, summand: Tensor) -> Tensor:
+        """Sum the summands."""
+        total = summand.clone()
+        torch.distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Sum the gradients."""
+        return SumOverProcesses.forward(ctx, gradients[0])
+
+
 def batch_statistics(features: Float[Tensor, "batch sites channels"]) -> ChannelStatistics:
     """Measure mean and biased variance over batch and sites (eq. 4), over all processes of a distributed run.
 
@@ -30,11 +45,11 @@ def batch_statistics(features: Float[Tensor, "batch sites channels"]) -> Channel
     num_values = features.shape[0] * features.shape[1]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         counted = torch.cat((features.new_tensor([num_values]), features.sum((0, 1))))
-        counted = torch.distributed.nn.functional.all_reduce(counted)
+        counted = SumOverProcesses.apply(counted)
         mean = counted[1:] / counted[0]
         # About the common mean, not as a difference of squares, which would cancel.
-        squares = torch.distributed.nn.functional.all_reduce((features - mean).square().sum((0, 1)))
-        return ChannelStatistics(mean, squares / counted[0], num_values * torch.distributed.get_world_size())
+        squares = SumOverProcesses.apply((features - mean).square().sum((0, 1)))
+        return ChannelStatistics(mean, squares / counted[0], int(counted[0]))
     var, mean = torch.var_mean(features, (0, 1), correction=0)
     return ChannelStatistics(mean, var, num_values)
 
