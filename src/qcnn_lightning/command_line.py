@@ -14,7 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 
 LONGEST_FOLDER_NAME = 160
-TRACEBACKS_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1"
+# Says, to processes that inherit our environment, that HYDRA_FULL_ERROR is not the user's wish but ours.
+ONE_MESSAGE = "QCNN_LIGHTNING_ONE_MESSAGE"
+TRACEBACKS_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_MESSAGE not in os.environ
 EXIT_CODES: dict[type[Exception], int] = {
     InputError: 2,
     HydraException: 2,
@@ -59,9 +61,13 @@ def one_message() -> Iterator[None]:
     With HYDRA_FULL_ERROR=1 in the environment they keep their traceback.
     """
     # Otherwise Hydra prints a traceback of its own, and exits, before an error gets here.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    if not TRACEBACKS_WANTED:
+        os.environ["HYDRA_FULL_ERROR"] = os.environ[ONE_MESSAGE] = "1"
     try:
         yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
         shown = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         if TRACEBACKS_WANTED or not isinstance(shown, tuple(EXIT_CODES)):

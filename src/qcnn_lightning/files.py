@@ -1,24 +1,46 @@
 """Files that are either the old or the new ones, whatever happens while they are written."""
 
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 
 from qcnn_lightning.errors import InputError
 
+TEMPORARY = re.compile(r"\.(?P<file>.+)\.\d+")
 
-def replace_atomically(path: Path, content: str | bytes) -> None:
+
+def replace_atomically(path: Path, content: str | bytes, previous: Path | None = None) -> None:
     """Replace a file by new content: a reader, or a process killed half-way, sees the old one or the new one.
+
+    Args:
+        path: the file; its folder is made if there is none.
+        content: what it shall hold.
+        previous: where the old file is moved once the new one is complete; it is lost if None.
 
     Raises:
         InputError: the file cannot be written (no space, no permission); the old one is still there.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise InputError(f"cannot write {path}: {error.strerror}; what it held before is still there") from error
+    finally:
+        # Should its folder be no folder, that has been told above.
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what a process left that was killed while it replaced a file in this folder, or in one below it."""
+    for path in folder.rglob(".*"):
+        if TEMPORARY.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)

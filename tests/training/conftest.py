@@ -1,7 +1,10 @@
 import json
+import resource
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,9 +40,8 @@ def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def wandb_records(run: Path) -> list[dict]:
+def wandb_records(offline_run: Path) -> list[dict]:
     """Read back what W&B wrote for a run, with W&B's own tool."""
-    (offline_run,) = (run / "wandb").glob("offline-run-*")
     printed = subprocess.run(
         [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--json", offline_run],
         capture_output=True,
@@ -47,3 +49,15 @@ def wandb_records(run: Path) -> list[dict]:
         check=True,
     )
     return [json.loads(line) for line in printed.stdout.splitlines()]
+
+
+@contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    """Let writing fail half-way, as on a full disk, when a file gets larger than this many bytes."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,11 +1,10 @@
 import json
-import resource
-import signal
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from conftest import file_size_limit
 from hydra.errors import InstantiationException
 
 from qcnn_lightning import QCNN, NetworkState
@@ -34,7 +33,8 @@ def test_every_number_of_the_last_row_belongs_to_the_network_in_the_checkpoint(c
     record = train(config)
     table = pd.read_csv(f"{config.run_dir}/metrics.csv")
     assert list(table["epoch"]) == [-1, 0, 1]
-    assert table.drop(columns="learning_rate").notna().all(axis=None)
+    sometimes = table.filter(regex="^(learning_rate|cost/batch|profile/|spectrum/)").columns
+    assert table.drop(columns=sometimes).notna().all(axis=None)
     network = trained_network(config)
     data = ImageDataModule(**config.data)
     data.setup()
@@ -110,11 +110,21 @@ def test_running_statistics_can_be_chosen(composed):
     assert not trained_network(config).levels[0].statistics.population_fixed
 
 
+def test_the_rate_of_an_epoch_is_the_one_it_began_with(composed):
+    config = composed("scheduler.scheduler.step_size=1")
+    train(config)
+    rates = pd.read_csv(f"{config.run_dir}/metrics.csv")["learning_rate"]
+    assert list(rates[1:]) == [0.01, 0.005]
+
+
 def test_a_step_schedule_spans_the_whole_training(composed):
     config = composed("scheduler=one_cycle")
     train(config)
     rates = pd.read_csv(f"{config.run_dir}/metrics.csv")["learning_rate"]
-    assert rates.iloc[-1] < 2e-3 * config.optimizer.lr
+    # OneCycleLR begins at a 25th of the largest rate, reached after 30 % of the steps, and ends close to 0.
+    assert rates[1] == pytest.approx(config.optimizer.lr / 25)
+    last = torch.load(f"{config.run_dir}/checkpoints/last.ckpt", weights_only=True)
+    assert last["optimizer_states"][0]["param_groups"][0]["lr"] < 2e-3 * config.optimizer.lr
 
 
 @pytest.mark.parametrize(
@@ -146,20 +156,16 @@ def test_a_bad_setting_is_told_before_training_starts(composed, override, told):
     error = raised.value if isinstance(raised.value, InputError) else raised.value.__cause__
     assert isinstance(error, InputError)
     assert told in str(error)
-    assert not list(Path(config.run_dir).iterdir())
+    assert summary_of(config)["status"] == "failed"
+    assert told in summary_of(config)["error"]
+    assert not Path(config.run_dir, "metrics.csv").exists()
+    assert not Path(config.run_dir, "checkpoints").exists()
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     path = tmp_path / "metrics.csv"
     replace_atomically(path, "old")
-    # A limit on file sizes fails a write half-way, as a full disk does.
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
-    try:
-        with pytest.raises(InputError, match=r"metrics\.csv"):
-            replace_atomically(path, "new" * 1000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with file_size_limit(1024), pytest.raises(InputError, match=r"metrics\.csv"):
+        replace_atomically(path, "new" * 1000)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -7,13 +7,18 @@ from conftest import wandb_records
 from qcnn_lightning.training.run import train
 
 
+def offline_run(config):
+    (folder,) = Path(config.run_dir, "wandb").glob("offline-run-*")
+    return folder
+
+
 def test_wandb_holds_every_metric_at_every_epoch_and_draws_entropy_against_cost(composed, monkeypatch):
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("NETRC", "/dev/null")
     config = composed("logger=wandb", "seed=5")
     train(config)
     table = pd.read_csv(f"{config.run_dir}/metrics.csv")
-    records = wandb_records(Path(config.run_dir))
+    records = wandb_records(offline_run(config))
     rows = [record["history"]["item"] for record in records if record["type"] == "history"]
     assert [row["_step"] for row in rows] == [0, 1, 2]
     for (_, expected), row in zip(table.iterrows(), rows, strict=True):
@@ -47,4 +52,4 @@ def test_a_server_that_does_not_answer_costs_no_run(composed, monkeypatch, caplo
     config = composed("logger=wandb", "+logger.online_timeout_s=2.0", "trainer.max_epochs=1")
     train(config)
     assert "kept offline" in caplog.text
-    assert len([record for record in wandb_records(Path(config.run_dir)) if record["type"] == "history"]) == 2
+    assert len([record for record in wandb_records(offline_run(config)) if record["type"] == "history"]) == 2

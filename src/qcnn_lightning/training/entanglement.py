@@ -37,7 +37,9 @@ class EntanglementMonitor(pl.Callback):
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure, and log also the seconds that it took."""
+        """Measure, and log also the seconds that it took; of several processes the first one alone."""
+        if not trainer.is_global_zero:
+            return
         assert isinstance(pl_module, Classifier)
         start = time.perf_counter()
         state = NetworkState.from_network(pl_module.network)
@@ -53,7 +55,8 @@ class EntanglementMonitor(pl.Callback):
             measured |= {f"spectrum/p_{place}": probability for place, probability in enumerate(largest, start=1)}
         measured["time/entanglement_s"] = torch.tensor(time.perf_counter() - start)
         # As float32 where the device has no float64.
-        pl_module.log_dict({name: value.float() for name, value in measured.items()}, logger=False)
+        measured = {name: value.float() for name, value in measured.items()}
+        pl_module.log_dict(measured, logger=False, rank_zero_only=True)
 
     def _profile_is_due(self, trainer: pl.Trainer) -> bool:
         if self.profile_every_n_epochs == 0:

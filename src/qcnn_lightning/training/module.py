@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int64, UInt8
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
@@ -84,6 +86,12 @@ class Classifier(pl.LightningModule):
         """The data module in use."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
+    def on_train_epoch_start(self) -> None:
+        """Let random numbers, should anything draw any, depend on seed and epoch alone, as the batches do."""
+        mixed = np.random.SeedSequence((self.datamodule.seed, self.current_epoch)).generate_state(1)
+        pl.seed_everything(int(mixed[0]), workers=True, verbose=False)
+        self._batch_costs = torch.zeros(2, dtype=self.dtype, device=self.device)  # type: ignore[arg-type]
+
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """Return the cost of one batch, by the batch's own statistics.
 
@@ -92,13 +100,28 @@ class Classifier(pl.LightningModule):
         """
         images, labels = batch
         cost = squared_distance_cost(self.network(images), labels).mean()
-        if not torch.isfinite(cost):
+        self._batch_costs += torch.stack((cost.detach() * len(labels), cost.new_tensor(len(labels))))
+        finite = bool(torch.isfinite(cost))
+        if self.trainer.world_size > 1:
+            finite = self.trainer.strategy.reduce_boolean_decision(finite)
+            cost = cost * self.share_of_batch(len(labels))
+        if not finite:
             where = self.network.first_non_finite(images)
             raise NonFiniteCostError(
                 f"the cost became {cost.item()} in epoch {self.current_epoch}, step {batch_idx} of "
                 f"{self.trainer.num_training_batches}, beginning at {where}; try a smaller optimizer.lr"
             )
         return cost
+
+    def share_of_batch(self, num_images: int) -> Float[Tensor, ""]:
+        """Return the weight of a device's mean cost in the mean over devices that is the mean over the whole batch.
+
+        Args:
+            num_images: how many of the batch's images are on this device.
+        """
+        images = torch.tensor(float(num_images), device=self.device)
+        mean_images: Tensor = self.trainer.strategy.reduce(images.clone(), reduce_op="mean")
+        return images / mean_images
 
     def on_validation_epoch_start(self) -> None:
         """Fix the statistics that this evaluation, and the states built after it, use."""
@@ -115,11 +138,15 @@ class Classifier(pl.LightningModule):
         evaluation["confusion"].update(alpha.abs().argmax(-1), labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Log cost and accuracy of every part of the data."""
+        """Log cost and accuracy of every part of the data, and the mean cost that the batches had in training."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            cost, images = self.trainer.strategy.reduce(self._batch_costs, reduce_op="sum")
+            self.log("cost/batch", cost / images, logger=False, sync_dist=True)
         for split, evaluation in zip(self.datamodule.evaluation_splits, self.evaluations, strict=True):
             measured = evaluation.compute()
-            self.log(f"cost/{split}", measured["cost"], logger=False)
-            self.log(f"accuracy/{split}", measured["confusion"].trace() / measured["confusion"].sum(), logger=False)
+            self.log(f"cost/{split}", measured["cost"], logger=False, sync_dist=True)
+            accuracy = measured["confusion"].trace() / measured["confusion"].sum()
+            self.log(f"accuracy/{split}", accuracy, logger=False, sync_dist=True)
             evaluation.reset()
 
     def configure_optimizers(self) -> Any:

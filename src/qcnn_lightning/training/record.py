@@ -1,9 +1,14 @@
-"""What a run leaves on disk: one complete row per epoch in `metrics.csv`, and `summary.json`."""
+"""What a run leaves on disk: one complete row per epoch in `metrics.csv`, and `summary.json`.
+
+The rows and facts are also in the checkpoint, and that one counts: the files are written from it when a run resumes.
+"""
 
 import json
+import logging
 import platform
 import subprocess
 import time
+import traceback
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,9 +18,13 @@ import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 
 import qcnn_lightning
+from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
 
+log = logging.getLogger(__name__)
+
 STATUSES = ("finished", "failed", "interrupted")
+TRACEBACK = "traceback.txt"
 
 
 class RunRecord(pl.Callback):
@@ -26,16 +35,23 @@ class RunRecord(pl.Callback):
 
     Args:
         folder: the run's folder.
+        max_epochs: after how many the run has finished.
 
     Attributes:
         rows: the rows so far.
         facts: what else `summary.json` shall hold.
+        hydra_files: what Hydra wrote when the run began.
+        was_finished: whether there was nothing to train.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, max_epochs: int):
         self.folder = folder
+        self.max_epochs = max_epochs
         self.facts: dict[str, Any] = {}
+        self.hydra_files: dict[str, str] = {}
+        self.was_finished = False
         self.rows: list[dict[str, float | int]] = []
+        self._learning_rate: float | None = None
         self._row_began = time.perf_counter()
 
     @property
@@ -43,17 +59,26 @@ class RunRecord(pl.Callback):
         """All rows so far."""
         return pd.DataFrame(self.rows)
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is a row for the last epoch."""
+        return bool(self.rows) and self.rows[-1]["epoch"] + 1 >= self.max_epochs
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Start the clock of the first row."""
         self._row_began = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Note the learning rate: the schedule may have moved on when the epoch has been evaluated."""
+        self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Complete the epoch's row and write it."""
         before_training = trainer.state.fn == TrainerFn.VALIDATING
         row: dict[str, float | int] = {"epoch": -1 if before_training else trainer.current_epoch}
         row |= {name: value.item() for name, value in trainer.callback_metrics.items()}
-        if not before_training:
-            row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        if not before_training and self._learning_rate is not None:
+            row["learning_rate"] = self._learning_rate
         now = time.perf_counter()
         row["time/epoch_s"], self._row_began = now - self._row_began, now
         self.rows.append(row)
@@ -71,9 +96,31 @@ class RunRecord(pl.Callback):
             status: one of `STATUSES`.
             more: further entries of `summary.json`.
         """
-        replace_atomically(self.folder / "metrics.csv", self.table.to_csv(index=False))
+        if self.rows:
+            replace_atomically(self.folder / "metrics.csv", self.table.to_csv(index=False))
         summary = {"status": status, **self.facts, **self.summarise(), **more}
         replace_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def write_failure(self, error: Exception) -> None:
+        """Replace `metrics.csv` and `summary.json`, and write the traceback beside them, if they can be written."""
+        write_traceback(self.folder, error)
+        try:
+            self.write(status="failed", error=f"{type(error).__name__}: {error}")
+        except InputError as further:
+            log.warning("%s", further)
+
+    def repair(self, status: str) -> None:
+        """Write `metrics.csv` and `summary.json` from the checkpoint; say so if they were missing or cut off."""
+        for name, least in (("metrics.csv", self.table.to_csv(index=False).count("\n")), ("summary.json", 1)):
+            path = self.folder / name
+            try:
+                text = path.read_text()
+                whole = text.endswith("\n") and text.count("\n") >= least
+            except (OSError, UnicodeDecodeError):
+                whole = False
+            if not whole:
+                log.warning("%s was missing or cut off; it is written again from the checkpoint", path)
+        self.write(status)
 
     def summarise(self) -> dict[str, Any]:
         """Return the last row, and the best cost and accuracy of every part of the data."""
@@ -85,12 +132,21 @@ class RunRecord(pl.Callback):
         return {"final": self.rows[-1], "best": best, "seconds": table["time/epoch_s"].sum()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the rows, for the checkpoint."""
-        return {"rows": self.rows}
+        """Return what the checkpoint shall hold."""
+        return {"rows": self.rows, "facts": self.facts, "hydra_files": self.hydra_files}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the rows up to a checkpoint back; later ones are trained again."""
+        """Take back what a checkpoint holds; later epochs are trained again."""
         self.rows = list(state_dict["rows"])
+        self.facts = {**state_dict.get("facts", {}), **self.facts}
+
+
+def write_traceback(folder: Path, error: Exception) -> None:
+    """Write an error's message and, below it, its traceback to a file in the run's folder, if it can be written."""
+    try:
+        replace_atomically(folder / TRACEBACK, f"{error}\n\n{''.join(traceback.format_exception(error))}")
+    except InputError as further:
+        log.warning("%s", further)
 
 
 def versions() -> dict[str, str]:

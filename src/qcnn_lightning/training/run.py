@@ -1,10 +1,11 @@
-"""One training run, from its configuration to what it leaves on disk."""
+"""One training run, from its configuration to what it leaves on disk; resumed where it was interrupted."""
 
 import logging
 import uuid
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -12,44 +13,130 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import seed_everything
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.files import remove_temporaries
 from qcnn_lightning.network import QCNN
+from qcnn_lightning.run_folder import read_summary
+from qcnn_lightning.training.checkpoints import AtomicCheckpoints, Checkpoints
 from qcnn_lightning.training.console import EpochTable
+from qcnn_lightning.training.interruption import Interrupted, StopOnSignal
 from qcnn_lightning.training.module import Classifier
-from qcnn_lightning.training.record import RunRecord, git_revision, versions
+from qcnn_lightning.training.processes import other_processes
+from qcnn_lightning.training.record import TRACEBACK, RunRecord, git_revision, versions, write_traceback
+from qcnn_lightning.training.resume import State, read_hydra_files, read_state, sole_owner
 from qcnn_lightning.training.tracking import EntanglementTracker
 
 log = logging.getLogger(__name__)
 
 
-def train(config: DictConfig) -> RunRecord:
+def train(config: DictConfig, quiet: bool = False) -> RunRecord:
     """Train the network that a configuration describes, and measure it before training and after every epoch.
+
+    If the run folder holds an interrupted run of this configuration, that is resumed as if nothing had happened; if it
+    has finished, its record is returned at once.
 
     Args:
         config: composed from `conf/train.yaml`.
+        quiet: whether to print nothing for every epoch.
 
     Returns:
         The record of the run, as it is on disk in `config.run_dir`.
 
     Raises:
-        InputError: a setting that cannot be used; found before training starts wherever that can be known.
+        InputError: a setting that cannot be used, found before training starts wherever that can be known; a file that
+            cannot be read or written.
+        RefusedRunError: the folder holds a run with other settings, or one that another process trains.
         NonFiniteCostError: the cost became infinite or NaN; the checkpoint of the epoch before is kept.
+        Interrupted: SIGTERM or SIGINT came; what has been trained so far is kept.
     """
     # Lightning tells every run which devices it did not use.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    folder = Path(config.run_dir)
+    settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        # The first process of the run owns its folder, and does the talking.
+        logging.getLogger("qcnn_lightning").setLevel(logging.WARNING)
+        return train_from(read_state(folder, settings), config, settings, quiet)
+    with sole_owner(folder):
+        try:
+            state = read_state(folder, settings)
+        except InputError as error:
+            write_traceback(folder, error)
+            raise
+        remove_temporaries(folder)
+        (folder / TRACEBACK).unlink(missing_ok=True)
+        return train_from(state, config, settings, quiet)
+
+
+def train_from(state: State | None, config: DictConfig, settings: dict[str, Any], quiet: bool) -> RunRecord:
+    """Train from a checkpoint, or from the beginning if there is none, and record how that ended.
+
+    Args:
+        state: what there is.
+        config: the configuration.
+        settings: the same, resolved.
+        quiet: as in `train`.
+    """
+    folder = Path(config.run_dir)
+    record = RunRecord(folder, config.trainer.max_epochs)
+    record.hydra_files = read_hydra_files(folder)
+    if state is not None:
+        record.load_state_dict(state.checkpoint["callbacks"][record.state_key])
+        if record.is_finished or read_summary(folder).get("status") == "finished":
+            record.was_finished = True
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                record.repair(status="finished")
+            log.info(
+                "%s has finished already, with test accuracy %.2f%%; to run it again delete the folder, or choose "
+                "another sweep.name or hydra.run.dir",
+                folder,
+                100 * record.rows[-1]["accuracy/test"],
+            )
+            return record
+    stop = StopOnSignal()
+    is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    try:
+        with stop.listening():
+            fit(state, config, settings, record, stop, quiet)
+        if is_first:
+            record.write(status="finished")
+    except Interrupted:
+        log.warning("interrupted in epoch %d; the same command resumes it: %s", len(record.rows) - 1, folder)
+        raise
+    except Exception as error:
+        if is_first:
+            record.write_failure(error)
+        raise
+    if stop.received:
+        raise Interrupted(stop.received)
+    return record
+
+
+def fit(
+    state: State | None,
+    config: DictConfig,
+    settings: dict[str, Any],
+    record: RunRecord,
+    stop: StopOnSignal,
+    quiet: bool,
+) -> None:
+    """Build everything and train to the last epoch; the arguments are those of `train_from`, and its callbacks."""
     check_positive(config, "trainer.max_epochs", "optimizer.lr")
     folder = Path(config.run_dir)
     seed_everything(config.seed, workers=True, verbose=False)
     datamodule = ImageDataModule(**config.data)
-    record = RunRecord(folder)
-    logger = build_logger(config, folder)
+    logger = build_logger(config, record)
     # Before any data is fetched: a device that is not there, or a network that cannot be, is known at once.
-    trainer = build_trainer(config, folder, record, logger)
+    callbacks = (
+        [record, stop, Checkpoints(record)] if quiet else [record, EpochTable(record), stop, Checkpoints(record)]
+    )
+    trainer = build_trainer(config, callbacks, logger)
     build_network = partial(instantiate, config.model, _convert_="all", num_sites=datamodule.num_sites)
     build_network(num_classes=2)
     datamodule.prepare_data()
@@ -64,7 +151,7 @@ def train(config: DictConfig) -> RunRecord:
         scheduler_interval=config.scheduler.interval,
         evaluation_statistics=config.evaluation_statistics,
     )
-    classifier.save_hyperparameters(OmegaConf.to_container(config, resolve=True))
+    classifier.save_hyperparameters(settings)
     record.facts = {
         "seed": config.seed,
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -74,6 +161,11 @@ def train(config: DictConfig) -> RunRecord:
         "git_revision": git_revision(),
         "versions": versions(),
     }
+    if trainer.is_global_zero:
+        if state is None:
+            record.write(status="interrupted")
+        else:
+            record.repair(status="interrupted")
     log.info(
         "%d parameters, %d sites, %d training images, %s; run folder %s",
         record.facts["num_parameters"],
@@ -84,56 +176,51 @@ def train(config: DictConfig) -> RunRecord:
     )
     exit_code = 1
     try:
-        with warnings.catch_warnings():
-            # Batches are slices of tensors in memory; worker processes would only slow them down.
-            warnings.filterwarnings("ignore", ".*does not have many workers.*")
-            # Lightning's own use of PyTorch.
-            warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
-            trainer.validate(classifier, datamodule=datamodule, verbose=False)
-            trainer.fit(classifier, datamodule=datamodule)
-        record.write(status="finished")
+        with warnings.catch_warnings(), other_processes(trainer, folder):
+            ignore_hints()
+            if state is None:
+                trainer.validate(classifier, datamodule=datamodule, verbose=False)
+                trainer.fit(classifier, datamodule=datamodule)
+            else:
+                log.info("resuming after epoch %d, from %s", record.rows[-1]["epoch"], state.path)
+                if isinstance(logger, EntanglementTracker):
+                    logger.catch_up(record.rows)
+                trainer.fit(classifier, datamodule=datamodule, ckpt_path=state.path, weights_only=True)
         exit_code = 0
-    except Exception as error:
-        record.write(status="failed", error=f"{type(error).__name__}: {error}")
-        raise
     finally:
         if isinstance(logger, EntanglementTracker):
             logger.close(exit_code)
-    return record
 
 
-def build_trainer(config: DictConfig, folder: Path, record: RunRecord, logger: Logger | bool) -> pl.Trainer:
+def build_trainer(config: DictConfig, callbacks: list[pl.Callback], logger: Logger | bool) -> pl.Trainer:
     """Build Lightning's Trainer with everything that a run needs around it.
+
+    Args:
+        config: the configuration, which may add further callbacks.
+        callbacks: called after those of the configuration.
+        logger: the logger, or False.
 
     Raises:
         InputError: an accelerator that is not there, or another setting of `trainer` that Lightning refuses.
     """
-    last = ModelCheckpoint(
-        folder / "checkpoints", filename="last", enable_version_counter=False, save_on_train_epoch_end=True
-    )
-    callbacks = [*instantiate(config.callbacks, _convert_="all").values(), record, EpochTable(record), last]
-    if config.data.val_size > 0:
-        callbacks.append(
-            ModelCheckpoint(
-                folder / "checkpoints",
-                filename="best",
-                monitor="accuracy/val",
-                mode="max",
-                enable_version_counter=False,
-                save_on_train_epoch_end=True,
-            )
-        )
     try:
-        return instantiate(
-            config.trainer,
-            callbacks=callbacks,
-            logger=logger,
-            default_root_dir=str(folder),
-            num_sanity_val_steps=0,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            use_distributed_sampler=False,
-        )
+        with warnings.catch_warnings():
+            ignore_hints()
+            plugins: list[Any] = [AtomicCheckpoints()]
+            if SLURMEnvironment.detect():
+                # Whoever submitted the job requeues it; Lightning would do so a second time.
+                plugins.append(SLURMEnvironment(auto_requeue=False))
+            return instantiate(
+                config.trainer,
+                callbacks=[*instantiate(config.callbacks, _convert_="all").values(), *callbacks],
+                plugins=plugins,
+                logger=logger,
+                default_root_dir=config.run_dir,
+                num_sanity_val_steps=0,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+            )
     except InstantiationException as error:
         cause = error.__cause__
         if isinstance(cause, MisconfigurationException | ValueError | TypeError | RuntimeError):
@@ -144,17 +231,31 @@ def build_trainer(config: DictConfig, folder: Path, record: RunRecord, logger: L
         raise
 
 
-def build_logger(config: DictConfig, folder: Path) -> Logger | bool:
-    """Build the logger, which gets its own folder inside the run's; False for none."""
+def ignore_hints() -> None:
+    """Ignore what Lightning warns of and is meant to be so."""
+    # Batches are slices of tensors in memory; worker processes would only slow them down.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Sweeps are started on a cluster's login node.
+    warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
+    # Lightning's own use of PyTorch.
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+
+
+def build_logger(config: DictConfig, record: RunRecord) -> Logger | bool:
+    """Build the logger, which gets its own folder inside the run's; False for none.
+
+    A run that has begun keeps its identity in W&B.
+    """
     if "_target_" not in config.logger:
         return False
     build = instantiate(config.logger, _convert_="all")
     if build.func is not EntanglementTracker:
-        return build(save_dir=folder)
+        return build(save_dir=record.folder)
+    begun = record.facts.get("wandb_run_id") or read_summary(record.folder).get("wandb_run_id")
     return build(
-        save_dir=folder,
-        run_id=uuid.uuid4().hex[:8],
-        name=folder.name,
+        save_dir=record.folder,
+        run_id=str(begun or uuid.uuid4().hex[:8]),
+        name=record.folder.name,
         group=config.sweep.name,
     )
 

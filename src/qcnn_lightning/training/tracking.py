@@ -6,7 +6,7 @@ they are logged once more under `ee_vs_cost_train/` and `ee_vs_cost_test/`, with
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,18 @@ class EntanglementTracker(WandbLogger):
             if name.startswith(ENTROPY_PREFIX) and cost in metrics
         }
         self.experiment.log({**metrics, **against_cost}, step=step)
+
+    @rank_zero_only
+    def catch_up(self, rows: Sequence[Mapping[str, float | int]]) -> None:
+        """Log the epochs of a resumed run that W&B does not have yet.
+
+        Those are the ones lost on their way when the process was killed; all of them where W&B is offline, so that the
+        last process's files alone are the whole run.
+        """
+        for row in rows:
+            step = int(row["epoch"]) + 1
+            if step >= self.experiment.step:
+                self.log_metrics(row, step=step)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

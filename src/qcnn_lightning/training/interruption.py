@@ -1,0 +1,95 @@
+"""Stopping when asked to: SIGTERM and SIGINT end a run between two batches, never inside a write."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop; the process exits as the shell expects it, with 128 + the signal's number."""
+
+    def __init__(self, signum: int):
+        super().__init__(128 + signum)
+        self.signum = signum
+
+
+class StopOnSignal(pl.Callback):
+    """Raises `Interrupted` after the batch in which a signal came, in all processes of a run after the same batch.
+
+    Outside Lightning's loops, and at the second signal, it raises at once.
+
+    Attributes:
+        received: the signal that came; 0 for none.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._between_batches = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals; as before afterwards."""
+        before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+        self._listen()
+        try:
+            yield
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                for signum, handler in before.items():
+                    signal.signal(signum, handler)
+
+    def _listen(self) -> None:
+        # Python handles signals in its main thread only.
+        if threading.current_thread() is threading.main_thread():
+            for signum in SIGNALS:
+                signal.signal(signum, self._note)
+
+    def _note(self, signum: int, frame: Any) -> None:
+        if self.received or not self._between_batches:
+            raise Interrupted(signum)
+        self.received = signum
+
+    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
+        stop = bool(self.received)
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop:
+            self._between_batches = False
+            raise Interrupted(self.received or signal.SIGTERM)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Handle the signals here: Lightning has set handlers of its own."""
+        self._listen()
+        self._between_batches = True
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Handle the signals here, also in the evaluation before training."""
+        self.on_train_start(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop here if a signal came."""
+        self._stop_if_asked(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Stop here if a signal came."""
+        self._stop_if_asked(trainer)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Raise at once from here on."""
+        self._between_batches = False

@@ -1,0 +1,61 @@
+"""One job of the command line: a run of its own, or one of a sweep, which must survive it."""
+
+import logging
+import math
+import sys
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_only
+
+from qcnn_lightning.errors import InputError, NonFiniteCostError
+from qcnn_lightning.training.console import show_closing_summary
+from qcnn_lightning.training.interruption import Interrupted
+from qcnn_lightning.training.run import train
+from qcnn_lightning.training.sweep import runs_elsewhere
+
+log = logging.getLogger(__name__)
+
+
+def run_job(config: DictConfig) -> float:
+    """Train, and show the result unless the sweep does.
+
+    Returns:
+        What a search maximises: the last accuracy on the images held out, or on the test images if there are none; NaN
+        if the job failed and is one of a sweep, which goes on.
+
+    Raises:
+        Exception: what failed, where there is no sweep that could go on.
+    """
+    hydra = HydraConfig.get()
+    quiet = runs_elsewhere(hydra)
+    if quiet:
+        silence()
+    is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    try:
+        record = train(config, quiet=quiet)
+    except (InputError, NonFiniteCostError, Interrupted) as error:
+        if not is_first:
+            # The same came to pass in the run's first process, which tells.
+            sys.exit(0)
+        if hydra.mode != RunMode.MULTIRUN or isinstance(error, Interrupted):
+            raise
+        log.error("failed: %s", error)
+        return math.nan
+    except Exception:
+        if hydra.mode != RunMode.MULTIRUN or not is_first:
+            raise
+        log.exception("failed")
+        return math.nan
+    if is_first and not quiet and not record.was_finished:
+        show_closing_summary(record)
+    return record.rows[-1].get("accuracy/val", record.rows[-1]["accuracy/test"])
+
+
+def silence() -> None:
+    """Let only the job's log file hear of it."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if not isinstance(handler, logging.FileHandler):
+            root.removeHandler(handler)

@@ -1,0 +1,144 @@
+"""Resuming by repeating: what a run folder holds already, and whether it is this very run."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.run_folder import LAST, LOCK, read_last_checkpoint, read_summary, targets
+
+# Settings, and whole groups of them, that do not change what is learned; all others must stay as they were.
+FREE_TO_CHANGE = (
+    "callbacks",
+    "data.cache",
+    "data.evaluation_batch_size",
+    "data.root",
+    "data.system_folders",
+    "logger",
+    "model.kernel",
+    "run_dir",
+    "sweep",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.log_every_n_steps",
+    "trainer.num_nodes",
+    "trainer.strategy",
+)
+HYDRA_FILES = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
+# Whoever looks at runs tries their locks for a moment.
+SECONDS_TO_WAIT_FOR_A_LOCK = 2
+
+
+class State(NamedTuple):
+    """What a run resumes from.
+
+    Attributes:
+        path: the checkpoint's file.
+        checkpoint: its content.
+    """
+
+    path: Path
+    checkpoint: dict[str, Any]
+
+
+class RefusedRunError(InputError):
+    """What the folder holds is left as it is: another run, or one that another process trains."""
+
+
+@contextmanager
+def sole_owner(folder: Path) -> Iterator[None]:
+    """Hold a run folder's lock.
+
+    Raises:
+        RefusedRunError: another process holds it.
+        InputError: no lock can be taken there.
+    """
+    lock = FileLock(folder / LOCK, timeout=SECONDS_TO_WAIT_FOR_A_LOCK)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise RefusedRunError(
+            f"{folder} is being trained by another process; wait for it, or choose another sweep.name or hydra.run.dir"
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f"run_dir={folder}: cannot write {error.filename or folder / LOCK}: {error.strerror}"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_state(folder: Path, config: Mapping[str, Any]) -> State | None:
+    """Read the checkpoint that this configuration's run resumes from.
+
+    Args:
+        folder: the run's folder.
+        config: the resolved configuration of now.
+
+    Returns:
+        What there is; None if there is no checkpoint, and the run begins.
+
+    Raises:
+        RefusedRunError: the checkpoint is of another configuration, or the run has finished and its checkpoint is gone.
+        InputError: see `read_last_checkpoint`.
+    """
+    found = read_last_checkpoint(folder, trusted=set(targets(config)))
+    if found is None:
+        if read_summary(folder).get("status") == "finished":
+            raise RefusedRunError(
+                f"{folder} has finished, but {folder / LAST} is gone; choose another sweep.name or hydra.run.dir, or "
+                "delete the folder to run it again"
+            )
+        return None
+    path, checkpoint = found
+    changes = differences(checkpoint["hyper_parameters"], config)
+    if changes:
+        # Hydra has written the new settings already.
+        put_back(folder, checkpoint["callbacks"].get("RunRecord", {}).get("hydra_files", {}))
+        lines = "".join(f"\n  {key}: {old} -> {new}" for key, (old, new) in changes.items())
+        raise RefusedRunError(
+            f"{folder} was trained with other settings:{lines}\nGive the old values to resume it; choose another "
+            "sweep.name or hydra.run.dir, or delete the folder, to train with the new ones"
+        )
+    return State(path, checkpoint)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that matter and differ: key -> (old, new); "none" where there is no such setting."""
+    olds, news = dict(flattened(old)), dict(flattened(new))
+    free = set(FREE_TO_CHANGE)
+    if news.get("data.name") == "folder":
+        # Where the images are is what they are.
+        free.discard("data.root")
+    keys = [key for key in {**olds, **news} if not any(f"{key}.".startswith(f"{setting}.") for setting in free)]
+    return {
+        key: (olds.get(key, "none"), news.get(key, "none")) for key in keys if olds.get(key, ...) != news.get(key, ...)
+    }
+
+
+def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a nested configuration as ("model.d", 18), ...; a list is one setting."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, config
+
+
+def read_hydra_files(folder: Path) -> dict[str, str]:
+    """Return what Hydra wrote about this run: name -> text."""
+    return {name: (folder / name).read_text() for name in HYDRA_FILES if (folder / name).is_file()}
+
+
+def put_back(folder: Path, files: Mapping[str, str]) -> None:
+    """Write back files that Hydra has overwritten."""
+    for name in HYDRA_FILES:
+        if name in files and (folder / name).parent.is_dir():
+            replace_atomically(folder / name, files[name])

@@ -1,0 +1,262 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from conftest import SMALL, file_size_limit, wandb_records
+from filelock import FileLock
+from omegaconf import DictConfig
+
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.training.checkpoints import Checkpoints
+from qcnn_lightning.training.interruption import Interrupted
+from qcnn_lightning.training.resume import RefusedRunError, differences
+from qcnn_lightning.training.run import train
+
+EPOCHS = "trainer.max_epochs=3"
+
+
+def table_of(run: str | Path) -> pd.DataFrame:
+    return pd.read_csv(f"{run}/metrics.csv").filter(regex="^(?!time)")
+
+
+def summary_of(run: str | Path) -> dict:
+    return json.loads(Path(run, "summary.json").read_text())
+
+
+def checkpoint_of(run: str | Path, name: str = "last") -> dict:
+    return torch.load(f"{run}/checkpoints/{name}.ckpt", weights_only=True)
+
+
+def assert_same_run(one: str | Path, other: str | Path) -> None:
+    """Check that two runs are the same to the last bit, timings aside."""
+    assert table_of(one).equals(table_of(other))
+    first, second = checkpoint_of(one), checkpoint_of(other)
+    assert all(torch.equal(first["state_dict"][key], second["state_dict"][key]) for key in first["state_dict"])
+    moments, others = first["optimizer_states"][0]["state"], second["optimizer_states"][0]["state"]
+    assert all(torch.equal(moments[key][name], others[key][name]) for key in moments for name in moments[key])
+    assert first["lr_schedulers"] == second["lr_schedulers"]
+
+
+@pytest.fixture
+def interrupted(composed, monkeypatch) -> Callable[..., DictConfig]:
+    """Train, in this process, until a signal comes at the end of an epoch."""
+
+    def interrupted_run(*overrides: str, after_epoch: int = 1, signum: int = signal.SIGTERM, **kwargs) -> DictConfig:
+        config = composed(*overrides, **kwargs)
+        save = Checkpoints.on_train_epoch_end
+
+        def save_and_signal(self, trainer, pl_module):
+            save(self, trainer, pl_module)
+            if trainer.current_epoch == after_epoch:
+                signal.raise_signal(signum)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "on_train_epoch_end", save_and_signal)
+            with pytest.raises(Interrupted) as raised:
+                train(config)
+        assert raised.value.code == 128 + signum
+        assert summary_of(config.run_dir)["status"] == "interrupted"
+        assert len(table_of(config.run_dir)) == after_epoch + 2
+        return config
+
+    return interrupted_run
+
+
+@pytest.mark.parametrize(
+    ("signum", "overrides"),
+    [
+        (signal.SIGTERM, ["scheduler.scheduler.step_size=1"]),
+        (signal.SIGINT, ["scheduler=one_cycle", "data.val_size=200", "evaluation_statistics=running"]),
+    ],
+)
+def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(composed, interrupted, signum, overrides):
+    whole = composed(EPOCHS, *overrides, folder="whole")
+    train(whole)
+    config = interrupted(EPOCHS, *overrides, signum=signum)
+    handlers = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+    record = train(config)
+    assert_same_run(config.run_dir, whole.run_dir)
+    assert not record.was_finished
+    assert summary_of(config.run_dir)["status"] == "finished"
+    assert handlers == [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)]
+    if "data.val_size=200" in overrides:
+        best, other = checkpoint_of(config.run_dir, "best"), checkpoint_of(whole.run_dir, "best")
+        assert best["epoch"] == other["epoch"]
+
+
+def test_a_finished_run_is_returned_at_once(composed, caplog):
+    config = composed()
+    first = train(config)
+    last = Path(config.run_dir, "checkpoints", "last.ckpt")
+    written = last.stat().st_mtime_ns
+    caplog.clear()
+    caplog.set_level("INFO")
+    again = train(config)
+    assert again.was_finished
+    assert again.rows == first.rows
+    assert last.stat().st_mtime_ns == written
+    (line,) = caplog.messages
+    assert config.run_dir in line
+    assert "finished already" in line
+    assert "sweep.name" in line
+
+
+def test_changed_settings_are_refused_and_what_is_there_stays(composed, interrupted):
+    hydra = Path(composed().run_dir, ".hydra")
+    hydra.mkdir()
+    (hydra / "overrides.yaml").write_text("- old\n")
+    config = interrupted(EPOCHS)
+    state = {path: path.read_bytes() for path in Path(config.run_dir).rglob("*") if path.is_file()}
+    # As Hydra does before a job begins.
+    (hydra / "overrides.yaml").write_text("- new\n")
+    with pytest.raises(RefusedRunError, match=r"optimizer\.lr: 0\.01 -> 0\.02") as raised:
+        train(composed(EPOCHS, "optimizer.lr=0.02"))
+    assert "sweep.name" in str(raised.value)
+    assert "model.d" not in str(raised.value)
+    written = {path: path.read_bytes() for path in Path(config.run_dir).rglob("*") if path.is_file()}
+    assert "optimizer.lr: 0.01 -> 0.02" in written.pop(Path(config.run_dir, "traceback.txt")).decode()
+    assert written == state
+
+
+def test_settings_that_do_not_change_results_may_change(composed, interrupted):
+    interrupted(EPOCHS)
+    config = composed(EPOCHS, "sweep.name=other", "data.evaluation_batch_size=500", "model.kernel=plain")
+    assert len(train(config).rows) == 4
+
+
+def test_where_a_folder_of_images_is_matters():
+    old, new = ({"data": {"name": name, "root": root}} for name, root in (("folder", "a"), ("folder", "b")))
+    assert differences(old, new) == {"data.root": ("a", "b")}
+    old["data"]["name"] = new["data"]["name"] = "mnist"
+    assert differences(old, new) == {}
+
+
+def test_two_processes_do_not_train_in_one_folder(composed):
+    config = composed()
+    with FileLock(f"{config.run_dir}/.lock"), pytest.raises(RefusedRunError, match="another process") as raised:
+        train(config)
+    assert config.run_dir in str(raised.value)
+    assert [path.name for path in Path(config.run_dir).iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "summary.json", "checkpoints/last.ckpt"])
+def test_a_damaged_file_is_named_and_the_run_goes_on(composed, interrupted, caplog, name):
+    whole = composed(EPOCHS, folder="whole")
+    train(whole)
+    config = interrupted(EPOCHS)
+    path = Path(config.run_dir, name)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    train(config)
+    assert str(path) in caplog.text
+    assert_same_run(config.run_dir, whole.run_dir)
+
+
+def test_missing_files_of_a_finished_run_are_written_again(composed, caplog):
+    config = composed()
+    train(config)
+    table, summary = table_of(config.run_dir), summary_of(config.run_dir)
+    for name in ("metrics.csv", "summary.json"):
+        Path(config.run_dir, name).unlink()
+    train(config)
+    assert "metrics.csv" in caplog.text
+    assert table_of(config.run_dir).equals(table)
+    assert summary_of(config.run_dir) == summary
+
+
+def test_a_full_disk_costs_one_epoch(composed, monkeypatch):
+    whole, config = composed(EPOCHS, folder="whole"), composed(EPOCHS)
+    train(whole)
+    save = Checkpoints.on_train_epoch_end
+
+    def save_on_a_full_disk(self, trainer, pl_module):
+        if trainer.current_epoch == 1:
+            with file_size_limit(8192):
+                save(self, trainer, pl_module)
+        save(self, trainer, pl_module)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_epoch_end", save_on_a_full_disk)
+        with pytest.raises(InputError, match=r"cannot write .*last\.ckpt: File too large"):
+            train(config)
+    summary = summary_of(config.run_dir)
+    assert summary["status"] == "failed"
+    assert "last.ckpt" in summary["error"]
+    assert "save_on_a_full_disk" in Path(config.run_dir, "traceback.txt").read_text()
+    assert checkpoint_of(config.run_dir)["epoch"] == 0
+    train(config)
+    assert_same_run(config.run_dir, whole.run_dir)
+    assert not Path(config.run_dir, "traceback.txt").exists()
+
+
+@pytest.mark.parametrize("name", [".lock", "metrics.csv", "checkpoints"])
+def test_a_folder_that_cannot_be_written_is_told(composed, name):
+    config = composed()
+    path = Path(config.run_dir, name)
+    # Something in the way, since no permission stops a superuser.
+    if name == "checkpoints":
+        path.touch()
+    else:
+        path.mkdir()
+    with pytest.raises(InputError, match=name):
+        train(config)
+
+
+@pytest.mark.parametrize("kind", ["a foreign class", "a pickled object"])
+def test_a_checkpoint_of_somebody_else_is_data(interrupted, tmp_path, kind):
+    config = interrupted(EPOCHS)
+    path = Path(config.run_dir, "checkpoints", "last.ckpt")
+    checkpoint = checkpoint_of(config.run_dir)
+    if kind == "a foreign class":
+        checkpoint["hyper_parameters"]["callbacks"]["more"] = {"_target_": "os.system"}
+    else:
+        checkpoint["callbacks"]["more"] = tmp_path
+    torch.save(checkpoint, path)
+    with pytest.raises(InputError, match=r"os\.system|pathlib.*refused"):
+        train(config)
+    assert len(table_of(config.run_dir)) == 3
+
+
+def test_a_run_killed_at_any_moment_is_the_same_run(tmp_path):
+    moments = random.Random(time.time_ns())
+    arguments = [*SMALL, "trainer.max_epochs=5", "model.kernel=plain"]
+
+    def start(folder: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "qcnn_lightning.train", *arguments, f"hydra.run.dir={folder}"],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
+            stdout=subprocess.DEVNULL,
+        )
+
+    whole = start("whole")
+    for rows in (1, 2, 4):
+        process = start("killed")
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline:
+            metrics = tmp_path / "killed" / "metrics.csv"
+            if metrics.exists() and metrics.read_text().count("\n") > rows:
+                break
+            time.sleep(0.01)
+        time.sleep(moments.uniform(0, 0.2))
+        assert process.poll() is None
+        process.kill()
+        process.wait()
+        assert summary_of(tmp_path / "killed")["status"] == "interrupted"
+    assert start("killed").wait(200) == 0
+    assert whole.wait(200) == 0
+    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+    assert not list((tmp_path / "killed").glob(".*.[0-9]*"))
+    parts = sorted((tmp_path / "killed" / "wandb").glob("offline-run-*"))
+    assert {part.name.rsplit("-", 1)[1] for part in parts} == {summary_of(tmp_path / "killed")["wandb_run_id"]}
+    # Offline, the last part alone is the whole run.
+    steps = [record["history"]["item"]["_step"] for record in wandb_records(parts[-1]) if record["type"] == "history"]
+    assert steps == list(range(6))
