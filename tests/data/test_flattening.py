@@ -4,7 +4,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcnn_lightning.data.flattening import FLATTENINGS, PADDING, lay_on_chain, padded_num_sites, pixel_order
+from qcnn_lightning.data.flattening import (
+    FLATTENINGS,
+    PADDING,
+    lay_on_chain,
+    lay_on_image,
+    padded_num_sites,
+    pixel_order,
+)
 from qcnn_lightning.errors import InputError
 
 flattenings = st.sampled_from(FLATTENINGS)
@@ -98,6 +105,16 @@ def test_padding_is_black_and_pixels_keep_their_grey_level(flatten, size):
     for site, pixel in enumerate(order.tolist()):
         expected = torch.zeros(2, dtype=torch.uint8) if pixel == PADDING else images[:, pixel // size, pixel % size]
         assert torch.equal(chain[:, site], expected)
+
+
+@given(flattenings, sizes)
+def test_what_is_laid_on_the_chain_is_laid_back_on_the_image(flatten, size):
+    images = torch.randint(0, 256, (2, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(size))
+    order = pixel_order(flatten, size)
+    chain = lay_on_chain(images, order)
+    assert torch.equal(lay_on_image(chain, order), images)
+    assert torch.equal(lay_on_image(chain.double(), order), images.double())
+    assert torch.equal(lay_on_image(chain[0], order), images[0])
 
 
 def test_unknown_flatten_is_told_the_valid_ones():

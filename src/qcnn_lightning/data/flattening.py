@@ -26,11 +26,12 @@ up with the padding sites it has room for, so that padding is spread evenly over
 tree are still the halves of the image, to within half a column or row.
 """
 
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Shaped, UInt8
 from torch import Tensor
 
 from qcnn_lightning.errors import InputError
@@ -96,6 +97,20 @@ def lay_on_chain(
     chain = pixels[:, order.clamp(min=0)]
     chain[:, order == PADDING] = 0
     return chain
+
+
+def lay_on_image(
+    chain: Shaped[Tensor, "*shape sites"], order: Int64[Tensor, " sites"]
+) -> Shaped[Tensor, "*shape height width"]:
+    """Lay what stands at the sites of the chain back on the image, whatever it is; padding sites are dropped.
+
+    For pixels this is the inverse of `lay_on_chain`.
+    """
+    shown = order != PADDING
+    image = chain.new_empty(*chain.shape[:-1], int(shown.sum()))
+    image[..., order[shown]] = chain[..., shown]
+    size = math.isqrt(image.shape[-1])
+    return image.unflatten(-1, (size, size))
 
 
 def _canvas(size: int, num_sites: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
