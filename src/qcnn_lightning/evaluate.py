@@ -1,0 +1,23 @@
+"""`python -m qcnn_lightning.evaluate`: what a trained network knows and how entangled it is."""
+
+import hydra
+from omegaconf import DictConfig
+
+from qcnn_lightning.command_line import one_message, quote_paths
+
+
+@hydra.main(version_base="1.3", config_path="pkg://qcnn_lightning.conf", config_name="evaluate")
+def main(config: DictConfig) -> None:
+    """Evaluate one network; show the numbers and say where the files are."""
+    # Imported only now, so that --help and --cfg answer at once.
+    from qcnn_lightning.results.evaluate import evaluate
+    from qcnn_lightning.results.evaluation_tables import show_evaluation
+
+    with one_message():
+        show_evaluation(*evaluate(config))
+
+
+if __name__ == "__main__":
+    quote_paths("run", "checkpoint", "out", "data.root", "data.cache")
+    with one_message():
+        main()

@@ -1,0 +1,151 @@
+"""One evaluation, from its configuration to what it leaves on disk."""
+
+import logging
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from qcnn_lightning.data.datamodule import DATA_NAMES, ImageDataModule
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.network import QCNN
+from qcnn_lightning.results.evaluation import Evaluation, as_json, measure
+from qcnn_lightning.results.state_figures import check_formats, draw_all
+from qcnn_lightning.run_folder import PATHS_IN_A_CONFIG, inside, load_network, read_checkpoint, read_run
+
+log = logging.getLogger(__name__)
+
+SPLITS = ("test", "val", "train")
+NUMBERS = "evaluation.json"
+
+
+def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
+    """Measure the network of a run or a checkpoint; write the numbers as JSON and draw the figures.
+
+    Args:
+        config: composed from `conf/evaluate.yaml`.
+
+    Returns:
+        The evaluation, and the folder it was written to.
+
+    Raises:
+        InputError: no such run or checkpoint, or one that cannot be read; a setting that cannot be used; data that
+            cannot be reached or do not fit the network; or results that cannot be written.
+    """
+    if config.split not in SPLITS:
+        raise InputError(f"split={config.split}: choose one of {', '.join(SPLITS)}")
+    check_formats(config.figures)
+    device = choose_device(config.device)
+    checkpoint, folder = find_checkpoint(config)
+    network, settings = load_network(checkpoint)
+    # Nobody should need a compiler to look at a network.
+    network.kernel = "plain"
+    epoch = read_checkpoint(checkpoint).get("epoch")
+    datamodule = rebuild_data(settings, config.data)
+    check_fit(network, datamodule, config.split)
+    log.info("evaluating %s on %s", checkpoint, device)
+    evaluation = measure(network.to(device), datamodule, config.split, checkpoint, epoch, settings)
+
+    make_folder(folder)
+    replace_atomically(folder / NUMBERS, as_json(evaluation.as_plain_data()))
+    if config.figures:
+        draw_all(evaluation, folder, config.figures)
+    return evaluation, folder
+
+
+def find_checkpoint(config: DictConfig) -> tuple[Path, Path]:
+    """Return the checkpoint that is meant, and the folder for the results.
+
+    Raises:
+        InputError: neither or both of `run` and `checkpoint` are given, or there is no such thing.
+    """
+    if (config.run is None) == (config.checkpoint is None):
+        given = "both were given" if config.run is not None else "neither was given"
+        raise InputError(f"say which network: run=DIR or checkpoint=FILE, one of the two; {given}")
+    if config.run is not None:
+        run = read_run(str(config.run))
+        checkpoint, folder = run.checkpoint_path, inside(run.folder, "evaluation")
+    else:
+        checkpoint = Path(str(config.checkpoint))
+        if checkpoint.is_dir():
+            raise InputError(f"checkpoint={checkpoint} is a folder; for a run folder say run={checkpoint}")
+        if not checkpoint.is_file():
+            raise InputError(f"checkpoint={checkpoint}: no such file")
+        folder = checkpoint.with_name(f"{checkpoint.stem}-evaluation")
+    # So that each split keeps its own results.
+    own = folder if config.split == "test" else folder.with_name(f"{folder.name}-{config.split}")
+    return checkpoint, own if config.out is None else Path(str(config.out))
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device of this name; for "auto" the accelerator, if there is one.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        return torch.zeros(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device={name} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
+def rebuild_data(settings: Mapping[str, Any], paths: DictConfig) -> ImageDataModule:
+    """Prepare the data that a run was trained with.
+
+    A run folder's own paths are not followed: the files are where the configuration of the data set says, or `paths`.
+
+    Args:
+        settings: the run's configuration.
+        paths: `root` and `cache`; None for those of the data set.
+
+    Raises:
+        InputError: the configuration does not describe data, or they cannot be reached.
+    """
+    own = settings.get("data")
+    if not isinstance(own, dict) or own.get("name") not in DATA_NAMES:
+        raise InputError(f"the run's configuration does not say which data it was trained with: data={own}")
+    choice: Any = OmegaConf.create((files("qcnn_lightning.conf") / "data" / f"{own['name']}.yaml").read_text())
+    given = {key: value for key, value in paths.items() if value is not None}
+    chosen = OmegaConf.create({"data": OmegaConf.merge(choice, given)})
+    # What the run's configuration holds is taken as it is: only our own may refer to other settings.
+    places = {key: chosen.data[key] for key in PATHS_IN_A_CONFIG["data"] if key in chosen.data}
+    try:
+        datamodule = ImageDataModule(**own, **places)
+    except TypeError as error:
+        raise InputError(f"the run's configuration of the data cannot be used: {error}") from error
+    datamodule.prepare_data()
+    datamodule.setup()
+    return datamodule
+
+
+def check_fit(network: QCNN, datamodule: ImageDataModule, split: str) -> None:
+    """Check that these are data for this network.
+
+    Raises:
+        InputError: the images have another size, there are more or fewer classes, or there is no such split.
+    """
+    if split not in datamodule.splits:
+        raise InputError(f"split={split}: the run held no images out (data.val_size=0)")
+    if (datamodule.num_sites, datamodule.num_classes) != (network.num_sites, network.num_classes):
+        raise InputError(
+            f"the network was trained for images of {network.num_sites} sites in {network.num_classes} classes, the "
+            f"data have {datamodule.num_sites} sites and {datamodule.num_classes} classes; are they where they were?"
+        )
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder for the results.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make the folder {folder} for the results: {error.strerror}; give out=DIR") from error

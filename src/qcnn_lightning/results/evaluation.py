@@ -1,0 +1,356 @@
+"""What a trained network knows and how entangled it is: every number of an evaluation.
+
+Cost and accuracy are the network's own. The probabilities p(y|x) (eq. 34) and all about entanglement (eq. 36-45) are
+its states', in float64.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from scipy.stats import spearmanr  # type: ignore[import-untyped]
+from torch import Tensor
+from torch.nn import functional
+from torchmetrics.aggregation import MeanMetric
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+from qcnn_lightning.data.datamodule import ImageDataModule
+from qcnn_lightning.data.flattening import lay_on_image
+from qcnn_lightning.network import QCNN
+from qcnn_lightning.state import NetworkState
+from qcnn_lightning.state.entropy import renyi_entropy, von_neumann_entropy
+
+BATCH_SIZE = 1000
+EXAMPLES = 6
+FEWEST_CLASSES = 3
+
+
+@dataclass(frozen=True)
+class Classification:
+    """How a network classifies the images of a split.
+
+    Attributes:
+        labels: the class of every image.
+        cost: squared distance of the scores from the indicator of the class, mean over the images (eq. 48).
+        confusion: number of images of a class (row) that were taken for a class (column).
+        probabilities: p(y|x) of every image (eq. 34).
+    """
+
+    labels: Int64[Tensor, " images"]
+    cost: float
+    confusion: Int64[Tensor, "classes classes"]
+    probabilities: Float[Tensor, "images classes"]
+
+    @property
+    def accuracy(self) -> float:
+        """The part of the images that were classified correctly."""
+        return (self.confusion.trace() / self.confusion.sum()).item()
+
+    @property
+    def class_sizes(self) -> Int64[Tensor, " classes"]:
+        """The number of images of every class."""
+        return self.confusion.sum(1)
+
+    @property
+    def class_accuracies(self) -> Float[Tensor, " classes"]:
+        """The part of every class's images that were classified correctly; NaN if there are none."""
+        return self.confusion.diagonal().double() / self.class_sizes
+
+    @property
+    def own_probabilities(self) -> Float[Tensor, " images"]:
+        """p(y|x) of every image's own class y."""
+        return self.probabilities.gather(1, self.labels.unsqueeze(1)).squeeze(1)
+
+    @property
+    def class_probabilities(self) -> Float[Tensor, " classes"]:
+        """The mean over every class's images of p(y|x), y being that class; NaN if there are none."""
+        total = self.probabilities.new_zeros(self.probabilities.shape[1])
+        return total.index_add(0, self.labels, self.own_probabilities) / self.class_sizes
+
+
+@dataclass(frozen=True)
+class Entanglement:
+    """The states of the classes, by numbers.
+
+    Attributes:
+        schmidt_spectrum: Schmidt probabilities of half the image against the other half, descending (eq. 45).
+        log_norm: log <Psi_y|Psi_y>.
+        overlaps: <Psi_y|Psi_y'> of the normalised states (eq. 36).
+        block_entropies: for every level l, the entropy of every aligned block of 2^l sites with the rest, nats.
+    """
+
+    schmidt_spectrum: Float[Tensor, "classes rank"]
+    log_norm: Float[Tensor, " classes"]
+    overlaps: Float[Tensor, "classes classes"]
+    block_entropies: tuple[Tensor, ...]
+
+    @property
+    def entropy(self) -> Float[Tensor, " classes"]:
+        """Entanglement entropy of the image's halves, nats (eq. 44)."""
+        return von_neumann_entropy(self.schmidt_spectrum)
+
+    @property
+    def renyi_2(self) -> Float[Tensor, " classes"]:
+        """Rényi entropy of order 2 of the image's halves, nats: minus the logarithm of the purity of one half."""
+        return renyi_entropy(self.schmidt_spectrum, 2)
+
+    @property
+    def effective_schmidt_rank(self) -> Float[Tensor, " classes"]:
+        """exp(S): how many equal Schmidt values have this entropy."""
+        return self.entropy.exp()
+
+    @property
+    def profile(self) -> Float[Tensor, "classes levels"]:
+        """The mean entropy of the blocks of 1, 2, 4, ... sites, nats."""
+        return torch.stack([entropies.mean(-1) for entropies in self.block_entropies], dim=-1)
+
+    @property
+    def block_sizes(self) -> list[int]:
+        """Number of sites of the blocks of every level."""
+        return [2**level for level in range(len(self.block_entropies))]
+
+    @property
+    def sites_are_alike(self) -> bool:
+        """Whether all sites have the same entropy, as they have where all share their weights."""
+        return all(
+            bool(torch.isclose(entropies, entropies[:, :1], rtol=0, atol=0, equal_nan=True).all())
+            for entropies in self.block_entropies
+        )
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A few images of every class.
+
+    Attributes:
+        index: their places in the split; -1 where a class has fewer images.
+        probability: p(y|x), y being their own class.
+        taken_for: the most probable class.
+        images: what the network sees, upright.
+    """
+
+    index: Int64[Tensor, "classes examples"]
+    probability: Float[Tensor, "classes examples"]
+    taken_for: Int64[Tensor, "classes examples"]
+    images: UInt8[Tensor, "classes examples height width"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A trained network, measured.
+
+    Attributes:
+        checkpoint: the file it was read from.
+        epoch: the last epoch it was trained in.
+        split: which images were classified.
+        data: name, size and pixel order of the data set.
+        model: the kind of network: its settings.
+        num_parameters: number of trained parameters.
+        class_names: in the order of the labels.
+        classification: cost, accuracy and probabilities.
+        entanglement: the states.
+        pixel_entropies: the entropy of every pixel with all others, nats.
+        mean_images: mean of the images of every class, grey levels from 0 to 255.
+        most_probable: every class's own images with the highest p(y|x).
+        least_probable: every class's own images with the lowest p(y|x).
+    """
+
+    checkpoint: Path
+    epoch: int | None
+    split: str
+    data: Mapping[str, Any]
+    model: Mapping[str, Any]
+    num_parameters: int
+    class_names: tuple[str, ...]
+    classification: Classification
+    entanglement: Entanglement
+    pixel_entropies: Float[Tensor, "classes height width"]
+    mean_images: Float[Tensor, "classes height width"]
+    most_probable: Examples
+    least_probable: Examples
+
+    @property
+    def entropy_and_error(self) -> tuple[float, float]:
+        """Spearman's correlation of the classes' entropies and error rates, and its two-sided p-value.
+
+        Not a number if fewer than three classes have images, or if one of the two is the same for all.
+        """
+        known = self.classification.class_sizes > 0
+        entropy, error = self.entanglement.entropy[known], 1 - self.classification.class_accuracies[known]
+        if known.sum() < FEWEST_CLASSES or len(entropy.unique()) == 1 or len(error.unique()) == 1:
+            return math.nan, math.nan
+        result = spearmanr(entropy.numpy(), error.numpy())
+        return float(result.statistic), float(result.pvalue)
+
+    def as_plain_data(self) -> dict[str, Any]:
+        """Return all numbers as lists and dicts; None for what is not a finite number."""
+        classification, entanglement = self.classification, self.entanglement
+        correlation, p_value = self.entropy_and_error
+        classes = {
+            "name": self.class_names,
+            "images": classification.class_sizes,
+            "accuracy": classification.class_accuracies,
+            "mean_probability": classification.class_probabilities,
+            "entanglement_entropy": entanglement.entropy,
+            "renyi_2": entanglement.renyi_2,
+            "effective_schmidt_rank": entanglement.effective_schmidt_rank,
+            "log_norm": entanglement.log_norm,
+        }
+        columns = [plain(column) for column in classes.values()]
+        return plain(
+            {
+                "checkpoint": str(self.checkpoint),
+                "epoch": self.epoch,
+                "data": dict(self.data),
+                "model": dict(self.model),
+                "num_parameters": self.num_parameters,
+                "split": self.split,
+                "num_images": len(classification.labels),
+                "cost": classification.cost,
+                "accuracy": classification.accuracy,
+                "mean_entanglement_entropy": entanglement.entropy.mean(),
+                "entropy_and_error": {"spearman": correlation, "p_value": p_value},
+                "classes": [dict(zip(classes, row, strict=True)) for row in zip(*columns, strict=True)],
+                "confusion": classification.confusion,
+                "overlaps": entanglement.overlaps,
+                "schmidt_spectrum": entanglement.schmidt_spectrum,
+                "block_sizes": entanglement.block_sizes,
+                "entropy_profile": entanglement.profile,
+                "pixel_entropies": self.pixel_entropies,
+                "most_probable": described(self.most_probable),
+                "least_probable": described(self.least_probable),
+            }
+        )
+
+
+def measure(
+    network: QCNN,
+    datamodule: ImageDataModule,
+    split: str,
+    checkpoint: Path,
+    epoch: int | None,
+    settings: Mapping[str, Any],
+) -> Evaluation:
+    """Measure a network by the images of a split.
+
+    Args:
+        network: in evaluation mode, on the device it shall work on.
+        datamodule: set up.
+        split: of the data.
+        checkpoint: where the network was read from.
+        epoch: it was trained in last.
+        settings: the run's configuration.
+    """
+    with torch.no_grad():
+        state = NetworkState.from_network(network)
+        images, labels = datamodule.splits[split]
+        classification = classify(network, state, images, labels)
+        entanglement = measure_entanglement(state)
+    order = datamodule.pixel_order
+    upright = lay_on_image(images, order)
+    by_class = [upright[labels == label].double() for label in range(state.num_classes)]
+    return Evaluation(
+        checkpoint=checkpoint,
+        epoch=epoch,
+        split=split,
+        data={key: settings["data"][key] for key in ("name", "size", "flatten")},
+        model={key: value for key, value in settings["model"].items() if not key.startswith("_") and key != "kernel"},
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        class_names=datamodule.class_names,
+        classification=classification,
+        entanglement=entanglement,
+        pixel_entropies=lay_on_image(entanglement.block_entropies[0], order),
+        mean_images=torch.stack([own.mean(0) if len(own) else own.new_zeros(own.shape[1:]) for own in by_class]),
+        most_probable=choose_examples(classification, upright, descending=True),
+        least_probable=choose_examples(classification, upright, descending=False),
+    )
+
+
+def classify(
+    network: QCNN,
+    state: NetworkState,
+    images: UInt8[Tensor, "images sites"],
+    labels: Int64[Tensor, " images"],
+) -> Classification:
+    """Classify images by the largest |alpha| (eq. 35), with the network, and measure p(y|x) with its states."""
+    device = network.classification.weight.device
+    cost = MeanMetric(nan_strategy="disable").to(device)
+    confusion = MulticlassConfusionMatrix(network.num_classes, validate_args=False).to(device)
+    probabilities = []
+    for pixels, own in zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True):
+        alpha, own = network(pixels.to(device)), own.to(device)
+        cost.update((alpha - functional.one_hot(own, network.num_classes)).square().sum(-1))
+        confusion.update(alpha.abs().argmax(-1), own)
+        probabilities.append(state.conditional_probability(pixels))
+    return Classification(
+        labels=labels,
+        cost=cost.compute().item(),
+        confusion=confusion.compute().cpu(),
+        probabilities=torch.cat(probabilities),
+    )
+
+
+def measure_entanglement(state: NetworkState) -> Entanglement:
+    """Measure the states of all classes."""
+    return Entanglement(
+        schmidt_spectrum=state.schmidt_spectrum(),
+        log_norm=state.log_norm(),
+        overlaps=state.overlaps(),
+        block_entropies=tuple(state.block_entropies(level) for level in range(state.num_levels)),
+    )
+
+
+def choose_examples(
+    classification: Classification, upright: UInt8[Tensor, "images height width"], descending: bool
+) -> Examples:
+    """Choose the images of every class with the highest, or the lowest, p(y|x)."""
+    num_classes = classification.probabilities.shape[1]
+    # An image on which all amplitudes vanish belongs to no class at all.
+    own = classification.own_probabilities.nan_to_num(0)
+    ranked = own.argsort(descending=descending, stable=True)
+    index = torch.full((num_classes, EXAMPLES), -1)
+    for label in range(num_classes):
+        first = ranked[classification.labels[ranked] == label][:EXAMPLES]
+        index[label, : len(first)] = first
+    return Examples(
+        index=index,
+        probability=torch.where(index >= 0, own[index], torch.nan),
+        taken_for=classification.probabilities.argmax(1)[index],
+        images=upright[index],
+    )
+
+
+def described(examples: Examples) -> list[list[dict[str, Any]]]:
+    """Return what there is to say of examples: a list per class."""
+    return [
+        [
+            {"index": index, "probability": probability, "taken_for": taken_for}
+            for index, probability, taken_for in zip(*rows, strict=True)
+            if index >= 0
+        ]
+        for rows in zip(
+            examples.index.tolist(), examples.probability.tolist(), examples.taken_for.tolist(), strict=True
+        )
+    ]
+
+
+def plain(value: Any) -> Any:
+    """Return nested tensors and mappings as lists and dicts; None for what is not a finite number."""
+    if isinstance(value, Tensor):
+        return plain(value.tolist())
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_json(numbers: Mapping[str, Any]) -> str:
+    """Return numbers as JSON with one line for each of them, matrix or not: short enough to look at."""
+    lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in numbers.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"

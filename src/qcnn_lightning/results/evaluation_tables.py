@@ -1,0 +1,80 @@
+"""What a person sees of an evaluation on the terminal: its numbers as tables, and where the files are."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from qcnn_lightning.results.evaluation import Evaluation
+
+# Of lines in a file or a pipe, which rich would otherwise fold to 80 columns.
+WIDTH_IN_A_PIPE = 400
+MOST_CLASSES = 25
+
+
+def show_evaluation(evaluation: Evaluation, folder: Path, console: Console | None = None) -> None:
+    """Print the tables of an evaluation.
+
+    Args:
+        evaluation: what was measured.
+        folder: where it was written.
+        console: where it is printed; the standard output unless given.
+    """
+    if console is None:
+        console = Console(highlight=False)
+        if not console.is_terminal:
+            console = Console(highlight=False, width=WIDTH_IN_A_PIPE)
+    classification, entanglement = evaluation.classification, evaluation.entanglement
+    names = evaluation.class_names
+    console.print(
+        f"{len(classification.labels)} {evaluation.split} images: cost {classification.cost:.4f}, "
+        f"accuracy {classification.accuracy:.2%}",
+        style="bold",
+        soft_wrap=True,
+    )
+    console.print(f"mean entanglement entropy {entanglement.entropy.mean():.4f} nats")
+    spearman, p_value = evaluation.entropy_and_error
+    if math.isfinite(spearman):
+        console.print(f"Spearman's correlation of entropies and error rates {spearman:.2f} (p = {p_value:.2g})")
+    columns = {
+        "images": [f"{value}" for value in classification.class_sizes.tolist()],
+        "accuracy": [f"{value:.2%}" for value in classification.class_accuracies.tolist()],
+        "mean p(y|x)": [f"{value:.4f}" for value in classification.class_probabilities.tolist()],
+        "EE (nats)": [f"{value:.6f}" for value in entanglement.entropy.tolist()],
+        "Rényi-2 (nats)": [f"{value:.6f}" for value in entanglement.renyi_2.tolist()],
+        "effective rank": [f"{value:.3f}" for value in entanglement.effective_schmidt_rank.tolist()],
+        "log norm": [f"{value:.4f}" for value in entanglement.log_norm.tolist()],
+    }
+    tables = [table("class", names, columns)]
+    profile = {
+        f"{size}": [f"{value:.4f}" for value in entropies]
+        for size, entropies in zip(entanglement.block_sizes, entanglement.profile.T.tolist(), strict=True)
+    }
+    tables.append(table("entropy (nats) of blocks of ... sites", names, profile))
+    if len(names) <= MOST_CLASSES:
+        matrices = {
+            "overlap": [[f"{value:.3f}" for value in row] for row in entanglement.overlaps.T.tolist()],
+            "images taken for": [[f"{value}" for value in row] for row in classification.confusion.T.tolist()],
+        }
+        for title, rows in matrices.items():
+            tables.append(table(title, names, dict(zip(names, rows, strict=True))))
+    for shown in tables:
+        console.print()
+        console.print(shown)
+    console.print()
+    console.print(Text(f"numbers and figures: {folder}"), soft_wrap=True)
+
+
+def table(title: str, names: Sequence[str], columns: dict[str, list[str]]) -> Table:
+    """Return a table with a row for every class."""
+    result = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    result.add_column(Text(title), no_wrap=True)
+    for heading in columns:
+        result.add_column(Text(heading), justify="right", no_wrap=True)
+    for name, *cells in zip(names, *columns.values(), strict=True):
+        result.add_row(Text(name), *cells)
+    return result

@@ -1,0 +1,341 @@
+"""Figures of one evaluation: the states of the classes, how the network classifies, and what it saw.
+
+Ten classes are too many for ten colours that everybody can tell apart. So every class has its own panel and the others
+stand in it in grey, and where classes are compared they are bars or rows with their name.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.results.evaluation import Evaluation, Examples
+from qcnn_lightning.results.training_figures import ENTROPY, FORMATS, OKABE_ITO, STYLE, save
+
+BLUE, VERMILION = OKABE_ITO[:2]
+OTHERS = "0.8"
+# Below it Schmidt probabilities cannot be told from round-off.
+SMALLEST_PROBABILITY = 1e-14
+MOST_CLASSES_WITH_NUMBERS = 20
+PANELS_IN_A_ROW = 5
+PIXEL_ENTROPY_RANGE = 1000
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Check the formats of the figures.
+
+    Raises:
+        InputError: one is unknown, or this is no list.
+    """
+    if isinstance(formats, str):
+        raise InputError(f"figures={formats}: give a list, as in figures=[png]")
+    if unknown := sorted(set(formats) - set(FORMATS)):
+        raise InputError(f"figures={','.join(unknown)}: choose from {', '.join(FORMATS)}")
+
+
+def draw_all(evaluation: Evaluation, folder: Path, formats: Sequence[str]) -> None:
+    """Draw every figure into a folder, in every format."""
+    with mpl.rc_context(STYLE):
+        for name, draw in FIGURES.items():
+            save(draw(evaluation), folder / name, formats)
+
+
+def draw_entropies(evaluation: Evaluation) -> Figure:
+    """Draw every class's entropy, in descending order, and its error rate beside it."""
+    entanglement = evaluation.entanglement
+    order = entanglement.entropy.argsort(descending=True, stable=True).numpy()
+    error = 1 - evaluation.classification.class_accuracies.numpy()[order]
+    figure, (left, right) = class_rows([evaluation.class_names[label] for label in order], columns=2)
+    place = np.arange(len(order))
+    left.barh(place, entanglement.entropy.numpy()[order], color=BLUE, height=0.65, label="von Neumann")
+    left.plot(
+        entanglement.renyi_2.numpy()[order], place, "d", color="black", markersize=3.5, label="Rényi-2", linestyle=""
+    )
+    left.set_xlabel(ENTROPY)
+    left.legend(loc="lower right")
+    right.barh(place, error, color=VERMILION, height=0.65)
+    right.set_xlabel(f"error rate, {evaluation.split} images")
+    right.xaxis.set_major_formatter(lambda part, _: f"{100 * part:.3g}%")
+    spearman, p_value = evaluation.entropy_and_error
+    found = f": Spearman's ρ = {spearman:.2f}, p = {p_value:.2g}".replace("-", "−") if np.isfinite(spearman) else ""
+    figure.suptitle(f"Entropy of the image's halves, and error rate, of every class{found}\n{subject(evaluation)}")
+    return figure
+
+
+def draw_schmidt_spectra(evaluation: Evaluation) -> Figure:
+    """Draw the Schmidt spectrum of every class."""
+    entanglement = evaluation.entanglement
+    spectra = entanglement.schmidt_spectrum.numpy()
+    shown = np.where(spectra > SMALLEST_PROBABILITY, spectra, np.nan)
+    rank = np.arange(1, spectra.shape[1] + 1)
+    figure, panels = class_panels(len(spectra), height=1.75, sharex=True, sharey=True)
+    for label, axes in enumerate(panels):
+        axes.plot(rank, shown.T, color=OTHERS, linewidth=0.6)
+        axes.plot(rank, shown[label], color=BLUE, linewidth=1.4)
+        axes.set_title(evaluation.class_names[label], loc="left")
+        axes.text(
+            0.96,
+            0.94,
+            f"$S$ = {entanglement.entropy[label]:.3g} nats\n$e^S$ = {entanglement.effective_schmidt_rank[label]:.3f}",
+            transform=axes.transAxes,
+            ha="right",
+            va="top",
+            fontsize=7.5,
+        )
+    panels[0].set_yscale("log")
+    panels[0].yaxis.set_major_locator(LogLocator(numticks=6))
+    panels[0].yaxis.set_minor_formatter(NullFormatter())
+    panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    figure.supxlabel("place k in the spectrum", fontsize=9)
+    figure.supylabel("Schmidt probability $p_k$", fontsize=9)
+    figure.suptitle(f"Schmidt spectrum, half against half of the image: {subject(evaluation)}")
+    return figure
+
+
+def draw_entropy_profile(evaluation: Evaluation) -> Figure:
+    """Draw, for every class, the entropy of blocks of 1, 2, 4, ... sites against the rest."""
+    entanglement = evaluation.entanglement
+    sizes, profile = entanglement.block_sizes, entanglement.profile.numpy()
+    figure, panels = class_panels(len(profile), height=1.75, sharex=True, sharey=True)
+    for label, axes in enumerate(panels):
+        axes.plot(sizes, profile.T, color=OTHERS, linewidth=0.6)
+        if not entanglement.sites_are_alike:
+            entropies = [blocks[label].numpy() for blocks in entanglement.block_entropies]
+            low, high = ([reduce(blocks) for blocks in entropies] for reduce in (np.min, np.max))
+            axes.fill_between(sizes, low, high, color=BLUE, alpha=0.2, linewidth=0)
+        axes.plot(sizes, profile[label], color=BLUE, marker="o", markersize=3)
+        axes.set_title(evaluation.class_names[label], loc="left")
+    panels[0].set_xscale("log", base=2)
+    panels[0].set_xticks(sizes[:: max(1, len(sizes) // 4)])
+    panels[0].xaxis.set_major_formatter(lambda size, _: f"{size:g}")
+    panels[0].set_ylim(bottom=0)
+    figure.supxlabel("sites in the block", fontsize=9)
+    figure.supylabel(ENTROPY, fontsize=9)
+    what = "all blocks of a size alike" if entanglement.sites_are_alike else "mean, and range over the blocks"
+    figure.suptitle(f"Entropy of a block against the rest ({what}): {subject(evaluation)}")
+    return figure
+
+
+def draw_pixel_entropies(evaluation: Evaluation) -> Figure:
+    """Draw how entangled every pixel is with all others, for every class, where the pixel stands in the image.
+
+    If all pixels are alike, as with full weight sharing, a map would show nothing; bars do.
+    """
+    if evaluation.entanglement.sites_are_alike:
+        return draw_entropy_of_any_pixel(evaluation)
+    maps = evaluation.pixel_entropies.numpy()
+    figure, panels = class_panels(len(maps), height=1.8)
+    largest = max(np.nanmax(maps), SMALLEST_PROBABILITY)
+    smallest = largest / PIXEL_ENTROPY_RANGE
+    # A logarithmic scale, for classes differ by orders of magnitude.
+    scale = LogNorm(smallest, largest, clip=True)
+    for label, axes in enumerate(panels):
+        image = axes.imshow(maps[label], cmap="viridis", norm=scale)
+        mean_image = evaluation.mean_images[label].numpy()
+        if np.ptp(mean_image) > 0:
+            outline = axes.contour(mean_image, levels=[mean_image.max() / 2], colors="white", linewidths=0.9)
+            outline.set(path_effects=[withStroke(linewidth=1.7, foreground="0.25")])
+        bare(axes)
+        axes.set_title(evaluation.class_names[label], loc="left")
+    figure.colorbar(
+        image,
+        ax=panels,
+        label=ENTROPY,
+        shrink=0.8,
+        aspect=30,
+        extend="min" if np.nanmin(maps) < smallest else "neither",
+    )
+    figure.supxlabel("white: where the mean image of the class has half its largest grey level", fontsize=8)
+    figure.suptitle(f"Entropy of every pixel with all others: {subject(evaluation)}")
+    return figure
+
+
+def draw_entropy_of_any_pixel(evaluation: Evaluation) -> Figure:
+    """Draw the one entropy that all pixels of a class have."""
+    figure, (axes,) = class_rows(evaluation.class_names, columns=1)
+    entropy = evaluation.entanglement.profile[:, 0].numpy()
+    axes.barh(range(len(entropy)), entropy, color=BLUE, height=0.65)
+    axes.set_xlabel("entanglement entropy of one pixel with all others (nats)")
+    figure.suptitle(f"No map: sites share their weights, so all pixels of a class are alike\n{subject(evaluation)}")
+    return figure
+
+
+def draw_overlaps(evaluation: Evaluation) -> Figure:
+    """Draw the overlaps of the classes' normalised states."""
+    overlaps = evaluation.entanglement.overlaps.numpy().copy()
+    diagonal = np.eye(len(overlaps), dtype=bool)
+    largest = max(np.nanmax(np.abs(overlaps[~diagonal]), initial=0), SMALLEST_PROBABILITY)
+    figure, axes = matrix_figure(evaluation)
+    colours = mpl.colormaps["PuOr"].with_extremes(bad="0.88")
+    image = axes.imshow(np.where(diagonal, np.nan, overlaps), cmap=colours, vmin=-largest, vmax=largest)
+    write_numbers(
+        axes,
+        overlaps,
+        lambda value: f"{value:.2f}".replace("-", "−"),
+        dark=np.abs(overlaps) > 0.55 * largest,
+        skip=diagonal,
+    )
+    figure.colorbar(image, ax=axes, label=r"$\langle\Psi_y|\Psi_{y'}\rangle$", shrink=0.85)
+    axes.set_title(f"Overlaps of the normalised states (each with itself: 1)\n{subject(evaluation)}")
+    return figure
+
+
+def draw_confusion(evaluation: Evaluation) -> Figure:
+    """Draw how many images of every class were taken for which class."""
+    confusion = evaluation.classification.confusion.numpy()
+    fraction = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    figure, axes = matrix_figure(evaluation)
+    # A root scale, so that errors of one in a hundred can be seen beside the diagonal.
+    image = axes.imshow(fraction, cmap="Blues", norm=PowerNorm(0.4, 0, 1))
+    write_numbers(axes, confusion, str, dark=fraction > 0.25, skip=confusion == 0)
+    axes.set_xlabel("taken for")
+    axes.set_ylabel("class of the image")
+    bar = figure.colorbar(image, ax=axes, label="part of the class's images", shrink=0.85)
+    bar.set_ticks([0, 0.01, 0.05, 0.2, 0.5, 1])
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_title(
+        f"Accuracy {evaluation.classification.accuracy:.2%} on {confusion.sum()} {evaluation.split} images\n"
+        f"{subject(evaluation)}"
+    )
+    return figure
+
+
+def draw_examples(evaluation: Evaluation) -> Figure:
+    """Draw, for every class, its own images with the highest and those with the lowest p(y|x) (eq. 34)."""
+    names, columns = evaluation.class_names, evaluation.most_probable.index.shape[1]
+    # In inches: laid out by hand, for all images shall have the same size whatever stands below them.
+    margin, side, gap, row = 0.25 + 0.07 * max(map(len, names)), 0.6, 0.3, 0.86
+    width, height = margin + 2 * columns * (side + 0.08) + gap, 0.75 + row * len(names)
+    figure = Figure(figsize=(width, height))
+    figure.set_layout_engine("none")
+    left, right = (
+        figure.subplots(
+            len(names),
+            columns,
+            squeeze=False,
+            gridspec_kw={
+                "left": start / width,
+                "right": (start + columns * (side + 0.08) - 0.08) / width,
+                "top": 1 - 0.55 / height,
+                "bottom": 0.4 / height,
+                "wspace": 0.08 / side,
+                "hspace": (row - side) / side,
+            },
+        )
+        for start in (margin, margin + columns * (side + 0.08) + gap)
+    )
+    for label, name in enumerate(names):
+        draw_row(left[label], evaluation, evaluation.most_probable, label, lambda p: 1 - p)
+        draw_row(right[label], evaluation, evaluation.least_probable, label, lambda p: p)
+        left[label, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    left[0, 0].set_title("Highest p(y|x); below: 1 − p", loc="left")
+    right[0, 0].set_title("Lowest p(y|x); below: p, and what it was taken for if not for y", loc="left")
+    figure.suptitle(
+        f"{evaluation.split.capitalize()} images of every class y: {subject(evaluation)}", y=1 - 0.1 / height
+    )
+    return figure
+
+
+def draw_row(
+    row: Iterable[Axes], evaluation: Evaluation, examples: Examples, label: int, shown: Callable[[float], float]
+) -> None:
+    """Draw the examples of one class; below each the number that is shown of p, and a wrong class."""
+    for place, axes in enumerate(row):
+        bare(axes)
+        if examples.index[label, place] < 0:
+            axes.spines[:].set_visible(False)
+            continue
+        axes.imshow(examples.images[label, place].numpy(), cmap="gray", vmin=0, vmax=255)
+        taken_for = int(examples.taken_for[label, place])
+        wrong = "" if taken_for == label else evaluation.class_names[taken_for]
+        axes.set_xlabel(f"{short(shown(float(examples.probability[label, place])))}\n{wrong}", fontsize=6, labelpad=2)
+
+
+def short(number: float) -> str:
+    """Return a number with two digits: 0.29, 8.4e-5."""
+    return f"{number:.2g}" if number == 0 or number >= 0.01 else f"{number:.1e}".replace("e-0", "e-")
+
+
+def class_panels(number: int, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a panel for every class."""
+    columns = min(PANELS_IN_A_ROW, number)
+    rows = -(-number // columns)
+    figure = Figure(figsize=(max(4.2, 1.75 * columns), 0.8 + height * rows))
+    panels = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
+    for axes in panels[number:]:
+        axes.remove()
+    return figure, panels[:number]
+
+
+def class_rows(names: Sequence[str], columns: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a row for every class, the first one on top, in one or several columns."""
+    figure = Figure(figsize=(3.2 + 2.6 * columns, max(2.2, 1.0 + 0.24 * len(names))))
+    panels = list(figure.subplots(1, columns, squeeze=False, sharey=True).flat)
+    for axes in panels:
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+    return figure, panels
+
+
+def matrix_figure(evaluation: Evaluation) -> tuple[Figure, Axes]:
+    """Return a figure for a matrix of classes by classes."""
+    number = len(evaluation.class_names)
+    side = max(3.0, 0.42 * number)
+    figure = Figure(figsize=(side + 1.6, side + 0.9))
+    axes = figure.subplots()
+    axes.set_xticks(range(number), evaluation.class_names)
+    if max(map(len, evaluation.class_names)) > 3:
+        axes.tick_params(axis="x", labelrotation=45)
+        for name in axes.get_xticklabels():
+            name.set(ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(number), evaluation.class_names)
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    return figure, axes
+
+
+def write_numbers(
+    axes: Axes, matrix: np.ndarray, form: Callable[[Any], str], dark: np.ndarray, skip: np.ndarray
+) -> None:
+    """Write the entries of a matrix into its cells, in white where these are dark; none if they are too many."""
+    if len(matrix) > MOST_CLASSES_WITH_NUMBERS:
+        return
+    for (row, column), value in np.ndenumerate(matrix):
+        if not skip[row, column]:
+            colour = "white" if dark[row, column] else "black"
+            axes.text(column, row, form(value), ha="center", va="center", fontsize=6.5, color=colour)
+
+
+def bare(axes: Axes) -> None:
+    """Take ticks and grid away from an image."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+
+
+def subject(evaluation: Evaluation) -> str:
+    """Name the network that is shown."""
+    model, data = evaluation.model, evaluation.data
+    epoch = "" if evaluation.epoch is None else f", epoch {evaluation.epoch}"
+    return f"{data['name']}, {data['flatten']}, d={model.get('d')}, {model.get('sharing')} sharing{epoch}"
+
+
+FIGURES: dict[str, Callable[[Evaluation], Figure]] = {
+    "entropies": draw_entropies,
+    "schmidt_spectra": draw_schmidt_spectra,
+    "entropy_profile": draw_entropy_profile,
+    "pixel_entropies": draw_pixel_entropies,
+    "overlaps": draw_overlaps,
+    "confusion": draw_confusion,
+    "examples": draw_examples,
+}

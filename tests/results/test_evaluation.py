@@ -1,0 +1,343 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from hydra import compose, initialize_config_module
+from matplotlib.image import imread
+from scipy.stats import spearmanr
+from sklearn.metrics import confusion_matrix
+from torch.nn import functional
+
+from qcnn_lightning import QCNN, NetworkState, command_line
+from qcnn_lightning.data.datamodule import ImageDataModule
+from qcnn_lightning.data.flattening import PADDING
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.results.evaluate import NUMBERS, evaluate, rebuild_data
+from qcnn_lightning.results.evaluation import Classification, choose_examples, measure, measure_entanglement
+from qcnn_lightning.results.evaluation_tables import show_evaluation
+from qcnn_lightning.results.state_figures import FIGURES, draw_all
+from qcnn_lightning.training.run import train
+
+PROJECT_DATA = Path(__file__).parents[2] / "data"
+
+
+def composed(name, *overrides):
+    with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
+        return compose(name, list(overrides))
+
+
+def evaluation_of(*overrides, figures="[]"):
+    """Evaluate as the command line does; paths are quoted as it quotes them."""
+    quoted = [f"{key}='{value}'" for key, _, value in (override.partition("=") for override in overrides)]
+    return evaluate(composed("evaluate", f"figures={figures}", *quoted))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run on the digits, in a folder with the characters that job folders have."""
+    folder = tmp_path_factory.mktemp("sweep") / "data=digits,model.d=4"
+    folder.mkdir()
+    overrides = ("data=digits", "data.val_size=100", "model.d=4", "model.sharing=sibling", "trainer.max_epochs=2")
+    train(composed("train", *overrides, "scheduler=one_cycle", "logger=none", "sweep.name=test", f"run_dir='{folder}'"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def digits():
+    datamodule = ImageDataModule(**composed("train", "data=digits", "sweep.name=test").data)
+    datamodule.setup()
+    return datamodule
+
+
+def untrained(datamodule, sharing="sibling", **settings):
+    torch.manual_seed(0)
+    network = QCNN(datamodule.num_sites, datamodule.num_classes, d=2, sharing=sharing, kernel="plain", **settings)
+    network.fix_population_statistics(datamodule.population_sample())
+    return network.eval()
+
+
+def measured(network, datamodule, split="test"):
+    settings = {"data": {"name": "digits", "size": 8, "flatten": "left_right"}, "model": {"d": 2}}
+    return measure(network, datamodule, split, Path("last.ckpt"), 0, settings)
+
+
+def test_numbers_are_those_that_training_logged(run, tmp_path):
+    evaluation_of(f"run={run}", f"out={tmp_path}")
+    numbers = json.loads((tmp_path / NUMBERS).read_text())
+    row = pd.read_csv(run / "metrics.csv").iloc[-1]
+    assert numbers["epoch"] == row["epoch"] == 1
+    assert numbers["cost"] == pytest.approx(row["cost/test"], rel=1e-5)
+    assert numbers["accuracy"] == pytest.approx(row["accuracy/test"], abs=1e-7)
+    assert numbers["mean_entanglement_entropy"] == pytest.approx(row["ee/mean"], rel=1e-6)
+    for label, own in enumerate(numbers["classes"]):
+        assert own["name"] == str(label)
+        assert own["entanglement_entropy"] == pytest.approx(row[f"ee/class_{label}"], rel=1e-6)
+        assert own["renyi_2"] == pytest.approx(row[f"renyi_2/class_{label}"], rel=1e-6)
+        assert own["effective_schmidt_rank"] == pytest.approx(np.exp(own["entanglement_entropy"]))
+    profile = np.array(numbers["entropy_profile"]).mean(0)
+    assert profile == pytest.approx([row[f"profile/level_{level}"] for level in range(len(profile))], rel=1e-6)
+    assert numbers["block_sizes"] == [1, 2, 4, 8, 16, 32]
+
+
+def test_classification_is_what_counting_gives(digits):
+    network = untrained(digits)
+    evaluation = measured(network, digits)
+    images, labels = digits.splits["test"]
+    alpha = network(images).detach()
+    predicted = alpha.abs().argmax(1)
+    classification = evaluation.classification
+    assert np.array_equal(classification.confusion, confusion_matrix(labels, predicted, labels=range(10)))
+    assert classification.accuracy == pytest.approx((predicted == labels).double().mean().item())
+    assert classification.cost == pytest.approx(
+        10 * functional.mse_loss(alpha, functional.one_hot(labels, 10).float()).item(), rel=1e-5
+    )
+    right = [(predicted[labels == label] == label).double().mean() for label in range(10)]
+    assert torch.allclose(classification.class_accuracies, torch.stack(right))
+    probability = alpha.double().square() / alpha.double().square().sum(1, keepdim=True)
+    own = [probability[labels == label, label].mean() for label in range(10)]
+    assert torch.allclose(classification.class_probabilities, torch.stack(own), rtol=1e-4)
+    expected = spearmanr(evaluation.entanglement.entropy, 1 - np.array(right))
+    assert evaluation.entropy_and_error == pytest.approx((expected.statistic, expected.pvalue))
+
+
+@pytest.mark.parametrize("sharing", ["full", "sibling"])
+def test_entanglement_is_that_of_the_states(digits, sharing):
+    network = untrained(digits, sharing)
+    state = NetworkState.from_network(network)
+    entanglement = measure_entanglement(state)
+    for ours, theirs in (
+        (entanglement.entropy, state.entanglement_entropy()),
+        (entanglement.renyi_2, state.renyi_entropy(2)),
+        (entanglement.effective_schmidt_rank, state.effective_schmidt_rank()),
+        (entanglement.log_norm, state.log_norm()),
+        (entanglement.overlaps, state.overlaps()),
+        (entanglement.profile, state.entropy_profile()),
+    ):
+        assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-13)
+    assert entanglement.sites_are_alike == (sharing == "full")
+
+
+def test_every_pixel_has_its_own_entropy_on_the_image():
+    # 5 x 5 pixels on 32 sites: seven of them are padding.
+    settings = composed("train", "data=digits", "data.size=5", "data.flatten=z_left_right", "sweep.name=test").data
+    datamodule = ImageDataModule(**settings)
+    datamodule.setup()
+    evaluation = measured(untrained(datamodule), datamodule)
+    assert evaluation.pixel_entropies.shape == (10, 5, 5)
+    entropies = evaluation.entanglement.block_entropies[0]
+    seen = 0
+    for site, pixel in enumerate(datamodule.pixel_order.tolist()):
+        if pixel != PADDING:
+            assert torch.equal(evaluation.pixel_entropies[:, pixel // 5, pixel % 5], entropies[:, site])
+            seen += 1
+    assert seen == 25
+
+
+def test_probabilities_sum_to_one_and_choose_what_the_network_chooses_on_all_of_mnist():
+    try:
+        datamodule = ImageDataModule(
+            **composed("train", "data=mnist", f"data.root={PROJECT_DATA}", "sweep.name=t").data
+        )
+        datamodule.prepare_data()
+    except InputError as error:
+        if "could not be found or fetched" in str(error) and "CI" not in os.environ:
+            pytest.skip(str(error))
+        raise
+    datamodule.setup()
+    torch.manual_seed(0)
+    network = QCNN(num_sites=256, num_classes=10, d=4, sharing="sibling")
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.01)
+    images, labels = datamodule.splits["train"]
+    for step in range(200):
+        batch = slice(50 * step, 50 * (step + 1))
+        cost = (network(images[batch]) - functional.one_hot(labels[batch], 10)).square().sum(1).mean()
+        optimizer.zero_grad()
+        cost.backward()
+        optimizer.step()
+    network.double().fix_population_statistics(datamodule.population_sample())
+    evaluation = measured(network.eval(), datamodule)
+    assert evaluation.classification.accuracy > 0.8
+    probabilities = evaluation.classification.probabilities
+    assert len(probabilities) == 10000
+    assert (probabilities.sum(1) - 1).abs().max() < 1e-12
+    assert ((probabilities >= 0) & (probabilities <= 1)).all()
+    with torch.no_grad():
+        chosen = torch.cat([network(batch).abs().argmax(1) for batch in datamodule.splits["test"][0].split(1000)])
+    assert torch.equal(probabilities.argmax(1), chosen)
+
+
+def test_examples_are_the_extremes_of_each_class():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor([0] * 9 + [1] * 8 + [2] * 3)
+    probabilities = torch.rand(20, 4, generator=generator, dtype=torch.float64)
+    probabilities /= probabilities.sum(1, keepdim=True)
+    upright = torch.arange(20, dtype=torch.uint8).view(20, 1, 1).expand(20, 2, 2)
+    classification = Classification(labels, 0.0, torch.zeros(4, 4, dtype=torch.int64), probabilities)
+    for descending in (True, False):
+        examples = choose_examples(classification, upright, descending)
+        for label in range(4):
+            own = probabilities[labels == label, label].sort(descending=descending).values
+            found = examples.index[label][examples.index[label] >= 0]
+            assert len(found) == min(6, len(own))
+            assert (labels[found] == label).all()
+            assert torch.equal(examples.probability[label, : len(found)], own[:6])
+            assert torch.equal(examples.taken_for[label, : len(found)], probabilities[found].argmax(1))
+            assert torch.equal(examples.images[label, : len(found), 0, 0].long(), found)
+
+
+def test_numbers_that_do_not_exist_are_null_and_every_figure_is_drawn(digits, tmp_path):
+    network = untrained(digits)
+    with torch.no_grad():
+        network.classification.weight[0, 3] = 0  # no state at all
+    evaluation = measured(network, digits)
+    labels = evaluation.classification.labels
+    # As with so few held-out images that a class has none.
+    kept = labels != 5
+    confusion = evaluation.classification.confusion.clone()
+    confusion[5] = 0
+    fewer = Classification(labels[kept], 0.5, confusion, evaluation.classification.probabilities[kept])
+    images = evaluation.most_probable.images.new_zeros(int(kept.sum()), 8, 8)
+    examples = {
+        name: choose_examples(fewer, images, name == "most_probable") for name in ("most_probable", "least_probable")
+    }
+    evaluation = replace(evaluation, classification=fewer, **examples)
+    classes = evaluation.as_plain_data()["classes"]
+    assert classes[3]["entanglement_entropy"] is None
+    assert classes[3]["log_norm"] is None
+    assert classes[5]["accuracy"] is None
+    json.dumps(evaluation.as_plain_data(), allow_nan=False)
+    draw_all(evaluation, tmp_path, ["png", "svg"])
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")
+    }
+    for path in tmp_path.glob("*.png"):
+        # Nothing is cut off at the left or right edge.
+        assert imread(path)[:, [0, -1], :3].min() == 1, path
+    show_evaluation(evaluation, tmp_path)
+
+
+def test_map_of_pixels_shows_their_entropies_and_none_is_drawn_where_all_are_alike(digits):
+    evaluation = measured(untrained(digits), digits)
+    panels = FIGURES["pixel_entropies"](evaluation).axes[:10]
+    for shown, entropies in zip(panels, evaluation.pixel_entropies, strict=True):
+        assert np.allclose(shown.images[0].get_array(), entropies)
+    figure = FIGURES["pixel_entropies"](measured(untrained(digits, "full"), digits))
+    assert not any(axes.images for axes in figure.axes)
+    assert "all pixels of a class are alike" in figure.get_suptitle()
+
+
+def test_each_split_and_each_checkpoint_keeps_its_own_results(run):
+    assert evaluation_of(f"run={run}")[1] == run / "evaluation"
+    evaluation, folder = evaluation_of(f"run={run}", "split=val")
+    assert folder == run / "evaluation-val"
+    assert len(evaluation.classification.labels) == 100
+    best = run / "checkpoints" / "best.ckpt"
+    assert evaluation_of(f"checkpoint={best}")[1] == run / "checkpoints" / "best-evaluation"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "run=DIR or checkpoint=FILE.*neither was given"),
+        (["run={run}", "checkpoint={run}/checkpoints/last.ckpt"], "run=DIR or checkpoint=FILE.*both were given"),
+        (["run={run}/nowhere"], "nowhere: no such folder"),
+        (["run={empty}"], "last.ckpt: no such file; .*first epoch"),
+        (["checkpoint={run}/checkpoints/other.ckpt"], "checkpoint=.*other.ckpt: no such file"),
+        (["checkpoint={run}"], "is a folder; for a run folder say run="),
+        (["checkpoint={cut}"], "cut.ckpt"),
+        (["checkpoint={foreign}"], "foreign.ckpt is not a checkpoint"),
+        (["run={run}", "split=all"], "split=all: choose one of test, val, train"),
+        (["checkpoint={without}", "split=val"], "split=val: .*data.val_size=0"),
+        (["run={run}", "device=abacus"], "device=abacus"),
+        (["run={run}", "out={file}/inside"], "cannot make the folder .*out=DIR"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told(run, tmp_path, overrides, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").touch()
+    last = run / "checkpoints" / "last.ckpt"
+    (tmp_path / "cut.ckpt").write_bytes(last.read_bytes()[:-1000])
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "foreign.ckpt")
+    checkpoint = torch.load(last, weights_only=True)
+    checkpoint["hyper_parameters"]["data"]["val_size"] = 0
+    torch.save(checkpoint, tmp_path / "without.ckpt")
+    places = {"run": run, "empty": tmp_path / "empty", "file": tmp_path / "file"}
+    places |= {name: tmp_path / f"{name}.ckpt" for name in ("cut", "foreign", "without")}
+    with pytest.raises(InputError, match=message):
+        evaluation_of(*(override.format(**places) for override in overrides))
+
+
+@pytest.mark.parametrize(
+    ("figures", "message"), [("png", "as in figures=.png."), ("[gif]", "figures=gif: choose from")]
+)
+def test_unknown_formats_of_figures_are_told(run, figures, message):
+    with pytest.raises(InputError, match=message):
+        evaluation_of(f"run={run}", figures=figures)
+
+
+def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    last = copy / "checkpoints" / "last.ckpt"
+    last.with_name("previous.ckpt").write_bytes(last.read_bytes())
+    last.write_bytes(last.read_bytes()[:2000])
+    assert not zipfile.is_zipfile(last)
+    evaluation, _ = evaluation_of(f"run={copy}")
+    assert evaluation.checkpoint.name == "previous.ckpt"
+
+
+def test_data_are_where_the_command_line_says(tmp_path):
+    own = dict(composed("train", "data=folder", "sweep.name=t").data)
+    own = {key: value for key, value in own.items() if key not in ("root", "cache")}
+    nowhere = composed("evaluate").data
+    with pytest.raises(InputError, match=r"data.root=DIR"):
+        rebuild_data({"data": own}, nowhere)
+    missing = composed("evaluate", f"data.root={tmp_path / 'photos'}").data
+    with pytest.raises(InputError, match="photos"):
+        rebuild_data({"data": own}, missing)
+    with pytest.raises(InputError, match="does not say which data"):
+        rebuild_data({"data": {"name": "../../secret"}}, nowhere)
+    with pytest.raises(InputError, match=r"cannot be used.*colour"):
+        rebuild_data({"data": own | {"colour": "red"}}, nowhere)
+
+
+def evaluate_in_a_shell(*arguments, folder):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "qcnn_lightning.evaluate", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_command_prints_clean_tables_into_a_pipe(run, tmp_path):
+    done = evaluate_in_a_shell(f"run={run}", f"out={tmp_path / 'a=b,c'}", "figures=[pdf]", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    assert "…" not in done.stdout
+    for heading in ("EE (nats)", "Rényi-2 (nats)", "effective rank", "log norm", "overlap", "images taken for"):
+        assert heading in done.stdout
+    written = {path.name for path in (tmp_path / "a=b,c").iterdir()}
+    assert written == {NUMBERS} | {f"{name}.pdf" for name in FIGURES}
+    # Nothing else is left behind.
+    assert [path.name for path in tmp_path.iterdir()] == ["a=b,c"]
+
+
+def test_command_ends_in_one_message(tmp_path):
+    done = evaluate_in_a_shell("run=a=b,c", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert "a=b,c" in done.stderr
+    assert command_line.EXIT_CODES[InputError] == 2
