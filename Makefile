@@ -14,7 +14,7 @@ setup: $(INSTALLED) ## Prepare .venv with the package, editable, and everything 
 $(INSTALLED): pyproject.toml
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "error: '$(PYTHON) -m venv' failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,tensorboard]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,tensorboard,slurm,optuna]'
 	@touch $@
 
 train: $(INSTALLED) ## Train: make train ARGS="model.d=18 data=fmnist"

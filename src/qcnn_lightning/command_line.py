@@ -3,6 +3,7 @@
 import hashlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,8 @@ def job_folder(override_dirname: str) -> str:
     return name
 
 
+# Our launchers and sweepers have the names of the plug-ins that they configure.
+warnings.filterwarnings("ignore", r"\s*'hydra/\w+/\w+' is validated against ConfigStore schema")
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 

@@ -129,8 +129,8 @@ def fit(
     """Build everything and train to the last epoch; the arguments are those of `train_from`, and its callbacks."""
     check_positive(config, "trainer.max_epochs", "optimizer.lr")
     folder = Path(config.run_dir)
-    seed_everything(config.seed, workers=True, verbose=False)
     datamodule = ImageDataModule(**config.data)
+    seed_everything(config.seed, workers=True, verbose=False)
     logger = build_logger(config, record)
     # Before any data is fetched: a device that is not there, or a network that cannot be, is known at once.
     callbacks = (
@@ -237,6 +237,8 @@ def ignore_hints() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     # Sweeps are started on a cluster's login node.
     warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
+    # Entropies are measured by the first process alone.
+    warnings.filterwarnings("ignore", "It is recommended to use `self.log.*sync_dist=True")
     # Lightning's own use of PyTorch.
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
 
