@@ -159,7 +159,7 @@ def figure_2(experiments: Sequence[Experiment], choices: Choices) -> Figure | st
                 draw_band(axes, experiment.table(f"{quantity}/{part}"), colour_of(experiment.data), style)
         axes.set_ylabel(quantity)
     panels[0, 0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    use_logarithm_if_wide(panels[0, 1])
+    cut_off_at_ignorance(panels[0, 1])
     for axes, bipartition in ((panels[1, 0], "left/right"), (panels[1, 1], "up/down")):
         chosen = [experiment for experiment in experiments if experiment.bipartition == bipartition]
         for experiment in chosen:
@@ -449,6 +449,15 @@ def label_data_sets(figure: Figure, experiments: Sequence[Experiment], more: Seq
     """Put the data sets' colours, and what else there is to tell apart, under the figure."""
     handles = [Line2D([], [], color=colour_of(item.data), linewidth=2.5, label=item.data) for item in experiments]
     figure.legend(handles=[*handles, *more], loc="outside lower center", ncols=len(handles) + len(more))
+
+
+def cut_off_at_ignorance(axes: Axes) -> None:
+    """Show costs up to 1, what answering 0 for every class costs: before learning, some are astronomical."""
+    if axes.get_ylim()[1] > 1:
+        axes.set_ylim(0, 1)
+        axes.annotate(
+            "costs above 1 not shown", (0.98, 0.95), xycoords="axes fraction", ha="right", va="top", fontsize=7
+        )
 
 
 def use_logarithm_if_wide(axes: Axes, axis: str = "y") -> None:
