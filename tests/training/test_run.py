@@ -169,3 +169,20 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
         replace_atomically(path, "new" * 1000)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_cost_of_the_batches_is_their_mean_over_the_images(composed):
+    # So small a rate that the weights stay what they are.
+    config = composed("optimizer.lr=1e-12", "trainer.max_epochs=1")
+    train(config)
+    data = ImageDataModule(**config.data)
+    data.setup()
+    network = trained_network(config).train()
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(0)
+    with torch.no_grad():
+        costs = torch.cat([squared_distance_cost(network(images), labels) for images, labels in loader])
+    table = pd.read_csv(f"{config.run_dir}/metrics.csv", index_col="epoch")
+    assert len(costs) == 1437
+    assert table.loc[0, "cost/batch"] == pytest.approx(costs.mean().item(), rel=1e-5)
+    assert pd.isna(table.loc[-1, "cost/batch"])

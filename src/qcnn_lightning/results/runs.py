@@ -24,6 +24,9 @@ from qcnn_lightning.run_folder import LOCK, inside, read_summary, read_yaml, ref
 
 MARKS_OF_A_RUN = ("metrics.csv", "summary.json", ".hydra/config.yaml")
 MEASURED = ("accuracy/train", "accuracy/test", "cost/train", "cost/test", "ee/mean")
+# The train cost of results, where it was recorded: the mean over the epoch's batches, what was minimised and, in all
+# likelihood, what the paper shows. With fixed statistics, one image in 60000 can outweigh all others.
+BATCH_COST = "cost/batch"
 # Two runs that differ in nothing else are the same experiment, repeated with another seed or in another place.
 NOT_A_SETTING = (
     "callbacks",
@@ -341,6 +344,8 @@ def read_run(folder: Path, name: str | None = None) -> tuple[Run, list[LeftOut]]
 def read_metrics(path: Path) -> tuple[pd.DataFrame, list[str]]:
     """Read `metrics.csv`: a row per epoch, in order, every value a finite number or NaN.
 
+    `cost/train` becomes the mean cost of the epoch's batches, where that was recorded.
+
     Returns:
         The table, indexed by the epoch, and what was left out of it and why.
 
@@ -375,6 +380,8 @@ def read_metrics(path: Path) -> tuple[pd.DataFrame, list[str]]:
         reasons.append(f"metrics.csv repeats the epochs {repeated}: the last row of each is used")
         table = table.drop_duplicates("epoch", keep="last")
     table = table.astype({"epoch": int}).set_index("epoch").sort_index()
+    if BATCH_COST in table:
+        table["cost/train"] = table[BATCH_COST]
     reasons += list(describe_gaps(table))
     return table, reasons
 
