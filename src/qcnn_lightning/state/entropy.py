@@ -16,6 +16,9 @@ from torch.autograd.function import once_differentiable
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.state.gram import BlockStates, Environment
 
+RESOLUTION = 8 * torch.finfo(torch.float64).eps
+"""A Schmidt probability this much smaller than the largest cannot be told from round-off."""
+
 
 class _CutSpectrum(torch.autograd.Function):
     """Eigenvalues of B^T W B, and their gradients with respect to W and to the covariance C.
@@ -36,8 +39,7 @@ class _CutSpectrum(torch.autograd.Function):
             eigenvalues, eigenvectors = torch.linalg.eigh(reduced)
         else:
             eigenvalues = torch.linalg.eigvalsh(reduced)
-        resolution = reduced.shape[-1] * torch.finfo(reduced.dtype).eps * eigenvalues[:, -1:]
-        eigenvalues = torch.where(eigenvalues > resolution, eigenvalues, 0)
+        eigenvalues = torch.where(eigenvalues > RESOLUTION * eigenvalues[:, -1:], eigenvalues, 0)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(cross, gram, eigenvalues, eigenvectors[:, :1], factor @ eigenvectors[:, 1:])
         return eigenvalues
@@ -64,8 +66,8 @@ def cut_spectrum(
 ) -> Float[Tensor, "blocks states"]:
     """Return the Schmidt probabilities of several blocks with the same states against the rest, descending.
 
-    Probabilities that cannot be told from round-off, those below 2e-16 times the number of components of the largest,
-    are returned as zero. If the state vanishes, its probabilities are not a number.
+    Probabilities below `RESOLUTION` times the largest are returned as zero. If the state vanishes, its probabilities
+    are not a number.
 
     Args:
         block: the states of every block.

@@ -107,7 +107,7 @@ class NetworkState:
 
         Returns:
             Probabilities p of the N / 2^level blocks, left to right; `rank` = d_level + 1 bounds their Schmidt rank.
-            Probabilities below about 1e-14 of the largest cannot be told from round-off and are zero.
+            Probabilities below 2e-15 of the largest cannot be told from round-off and are zero.
 
         Raises:
             InputError: no such level.
@@ -132,7 +132,7 @@ class NetworkState:
 
         Args:
             alpha: order, from 0 to infinity; 1 is the entanglement entropy. Below 1 the smallest Schmidt probabilities
-                count, of which those below about 1e-14 of the largest are lost to round-off.
+                count, of which those below 2e-15 of the largest are lost to round-off.
 
         Raises:
             InputError: alpha is negative or not a number.
