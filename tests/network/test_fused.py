@@ -182,8 +182,9 @@ def test_floats_are_the_plain_kernels():
         QCNN(64, 10, 4, kernel="fused")(x)
 
 
-def test_a_machine_without_a_compiler_trains_all_the_same(monkeypatch, caplog):
+def test_a_machine_without_a_compiler_trains_all_the_same(monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
     fused.load_operator.cache_clear()
     try:
         network = QCNN(64, 10, 4)

@@ -46,6 +46,15 @@ T* data(const Tensor& tensor) {
   return tensor.mutable_data_ptr<T>();
 }
 
+// Let these lanes stay in a register. Left to itself, GCC reads a row of b from memory again for every row of a, and the
+// loads, not the products, set the pace: two thirds of the speed.
+template <class Lanes>
+void keep_in_register([[maybe_unused]] Lanes& lanes) {
+#ifdef __AVX__
+  asm("" : "+x"(lanes));
+#endif
+}
+
 // c (+)= a b for R rows and V vectors of columns; element (i, k) of a is a[i * a_row + k * a_column].
 template <class T, int R, int V>
 void tile(const T* a, int64_t a_row, int64_t a_column, const T* b, int64_t b_row, T* c, int64_t c_row, int64_t depth,
@@ -55,7 +64,11 @@ void tile(const T* a, int64_t a_row, int64_t a_column, const T* b, int64_t b_row
   for (int i = 0; i < R; ++i)
     for (int v = 0; v < V; ++v) sum[i][v] = accumulate ? reinterpret_cast<Lanes*>(c + i * c_row)[v] : Lanes{};
   for (int64_t k = 0; k < depth; ++k) {
-    const Lanes* row = reinterpret_cast<const Lanes*>(b + k * b_row);
+    Lanes row[V];
+    for (int v = 0; v < V; ++v) {
+      row[v] = reinterpret_cast<const Lanes*>(b + k * b_row)[v];
+      keep_in_register(row[v]);
+    }
     for (int i = 0; i < R; ++i)
       for (int v = 0; v < V; ++v) sum[i][v] += a[i * a_row + k * a_column] * row[v];
   }
@@ -69,8 +82,9 @@ void panel(const T* a, int64_t a_row, int64_t a_column, const T* b, int64_t b_ro
   int64_t i = 0;
   for (; i + 4 <= rows; i += 4)
     tile<T, 4, V>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, depth, accumulate);
-  for (; i < rows; ++i)
-    tile<T, 1, V>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, depth, accumulate);
+  for (; i + 2 <= rows; i += 2)
+    tile<T, 2, V>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, depth, accumulate);
+  if (i < rows) tile<T, 1, V>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, depth, accumulate);
 }
 
 // c (+)= a b, with b and c padded to whole vectors: panels of three vectors (twelve sums fill the registers), or two.

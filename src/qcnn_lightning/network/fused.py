@@ -26,7 +26,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qcnn_lightning.network.statistics import ChannelStatistics
+from qcnn_lightning.network.statistics import ChannelStatistics, FixedStatistics
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,8 @@ def load_operator() -> Any:
         if not library.exists():
             compile_operator(directory, library)
         torch.ops.load_library(library)
+    except UnavailableError:
+        raise
     except (OSError, RuntimeError) as error:
         lines = str(error).splitlines()
         cause = next((line for line in lines if "error:" in line), lines[0] if lines else type(error).__name__)
@@ -208,3 +210,15 @@ def forward(
         ChannelStatistics(mean, var, x.numel() >> level)
         for level, (mean, var) in enumerate(zip(measured[:levels], measured[levels:], strict=True))
     ]
+
+
+@torch.no_grad()
+def update_running(levels: Sequence[FixedStatistics], batch: Sequence[ChannelStatistics]) -> None:
+    """Do `FixedStatistics.update_running` for all levels at once: two calls instead of three for every level."""
+    values = [statistics.num_values for statistics in batch]
+    unbiased = torch._foreach_mul([statistics.var for statistics in batch], [n / max(n - 1, 1) for n in values])
+    torch._foreach_lerp_(
+        [level.running_mean for level in levels] + [level.running_var for level in levels],
+        [statistics.mean for statistics in batch] + list(unbiased),
+        levels[0].momentum,
+    )

@@ -178,6 +178,7 @@ class QCNN(nn.Module):
             raise InputError(f"model.kernel={kernel}: choose one of {', '.join(KERNELS)}")
         self.kernel = kernel
         self.kernels_told: set[str] = set()
+        self._grey_level_functions: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self.num_sites, self.num_classes = num_sites, num_classes
         self.num_levels = num_sites.bit_length() - 1
         self.channels = channel_schedule(channels, d, self.num_levels)
@@ -204,8 +205,7 @@ class QCNN(nn.Module):
             if not self.training:
                 return self.forward_fused(x, [level.statistics() for level in self.all_levels])[0]
             alpha, statistics = self.forward_fused(x)
-            for level, batch in zip(self.all_levels, statistics, strict=True):
-                level.statistics.update_running(batch)
+            fused.update_running([level.statistics for level in self.all_levels], statistics)
             return alpha
         features = self.represent(x)
         for level in self.levels:
@@ -223,8 +223,12 @@ class QCNN(nn.Module):
         return functional.embedding(x.int(), self.grey_level_functions(dtype, x.device))
 
     def grey_level_functions(self, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "256 d_0"]:
-        """Evaluate f_1 .. f_{d_0} at the 256 grey levels that uint8 images consist of."""
-        return self.basis(torch.arange(256, dtype=dtype, device=device) / 255)
+        """Return f_1 .. f_{d_0} at the 256 grey levels that uint8 images consist of; evaluated once."""
+        if (dtype, device) not in self._grey_level_functions:
+            with torch.inference_mode(False):  # else training could not use what an evaluation came upon first
+                grey_levels = torch.arange(256, dtype=dtype, device=device) / 255
+                self._grey_level_functions[dtype, device] = self.basis(grey_levels)
+        return self._grey_level_functions[dtype, device]
 
     @property
     def all_levels(self) -> list[Level]:
