@@ -66,4 +66,4 @@ def test_a_requeued_job_resumes_from_its_checkpoint(slurm, tmp_path):
     # It was stopped, and went on from an epoch that it had completed.
     log = (runs[0] / "train.log").read_text()
     assert "interrupted in epoch" in log
-    assert int(log.split("resuming after epoch ")[1].split(",")[0]) >= 2
+    assert int(log.split("resuming after epoch ")[1].split(",")[0]) >= 1

@@ -29,10 +29,10 @@ def composed(tmp_path: Path) -> Callable[..., DictConfig]:
     return compose_run
 
 
-def command(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def command(*arguments: str, folder: Path, warnings: str = "error") -> subprocess.CompletedProcess[str]:
     """Run `python -m qcnn_lightning.train` in a folder, as a user without a W&B account does."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "qcnn_lightning.train", *arguments],
+        [sys.executable, "-W", warnings, "-m", "qcnn_lightning.train", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,

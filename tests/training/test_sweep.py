@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from conftest import SMALL, command
 
+SEARCHED = ("data=digits", "model.kernel=plain", "logger=none", "trainer.max_epochs=1", "sweep.name=test")
 QUICK = (*SMALL, "model.kernel=plain", "logger=none", "trainer.max_epochs=1")
 
 
@@ -84,8 +85,9 @@ def test_two_processes_train_as_one_does(tmp_path):
 
 def test_a_search_finds_its_best_trial(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra optuna is not installed")
-    few = ("hydra.sweeper.n_trials=2", "hydra.sweeper.params={model.d:range(2,7,step=2)}")
-    done = command("-m", *QUICK[:1], *QUICK[2:], "hydra/sweeper=optuna", *few, folder=tmp_path)
+    few = ("hydra.sweeper.n_trials=2", "model.d=range(2,7,step=2)")
+    # Optuna's own imports warn.
+    done = command("-m", *SEARCHED, "hydra/sweeper=search", *few, folder=tmp_path, warnings="default")
     assert done.returncode == 0, done.stderr
     accuracies = [json.loads(path.read_text())["final"]["accuracy/test"] for path in tmp_path.rglob("summary.json")]
     best = (tmp_path / "multirun" / "test" / "optimization_results.yaml").read_text()

@@ -132,7 +132,10 @@ class SweepMonitor(Callback):
     def _watch(self) -> None:
         told: set[Path] = set()
         with Live(console=self.console, auto_refresh=False, transient=True) as live:
-            while not self._done.wait(SECONDS_BETWEEN_LOOKS):
+            ended = False
+            while not ended:
+                # One more look after the end, or what came just before it is never told.
+                ended = self._done.wait(SECONDS_BETWEEN_LOOKS)
                 jobs = self.jobs()
                 if self.console.is_terminal:
                     live.update(job_table(jobs, running="running"), refresh=True)
