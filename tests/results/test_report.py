@@ -147,6 +147,8 @@ def test_watching_writes_the_page_again_until_interrupted(tmp_path):
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         cwd=tmp_path,
+        # A suite that runs in the background ignores Ctrl-C, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         wait_for(lambda: page.is_file() and len(contents(page)["runs"][0]["epoch"]) == 4, watcher)
