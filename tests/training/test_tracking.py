@@ -40,6 +40,7 @@ def test_wandb_holds_every_metric_at_every_epoch_and_draws_entropy_against_cost(
     assert logged_config["model"]["d"] == 4
     assert logged_config["data"]["name"] == "digits"
     assert logged_config["seed"] == 5
+    assert (logged_config["data_set"], logged_config["d"]) == ("digits", 4)
     (run,) = (record["run"] for record in records if record["type"] == "run")
     assert run["run_group"] == "test"
     assert next(record["exit"]["exit_code"] for record in records if record["type"] == "exit") == 0

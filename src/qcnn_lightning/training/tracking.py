@@ -82,6 +82,12 @@ class EntanglementTracker(WandbLogger):
         return run
 
     @rank_zero_only
+    def log_hyperparams(self, params: Any) -> None:
+        """Log the configuration, and once more on top of it what runs are grouped by (`workspace`)."""
+        grouped_by = {"data_set": params["data"]["name"], "d": params["model"]["d"]}
+        super().log_hyperparams({**params, **grouped_by})
+
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None:
         """Log one epoch, the entropies also under the names that are drawn against the costs."""
         against_cost = {
