@@ -14,12 +14,17 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <new>
 #include <vector>
 
 namespace {
@@ -29,6 +34,7 @@ using Tensors = std::vector<Tensor>;
 
 constexpr int64_t kVectorBytes = 32;  // AVX2; compilers split it where registers are narrower
 constexpr int64_t kBlockRows = 64;    // rows worked on at a time, so that they stay in the first-level cache
+constexpr int64_t kPartImages = 500;  // images evaluated at a time: more share more blocks, fewer stay in the cache
 
 template <class T>
 using Vector __attribute__((vector_size(kVectorBytes), may_alias)) = T;
@@ -44,6 +50,53 @@ int64_t padded(int64_t channels) {  // the constant channel, then the others, th
 template <class T>
 T* data(const Tensor& tensor) {
   return tensor.mutable_data_ptr<T>();
+}
+
+// Large tensors, whose memory is used again. A fresh allocation of this size is memory that the system has to clear page by
+// page, at every step anew.
+class Pool {
+ public:
+  Tensor empty(at::IntArrayRef sizes, at::TensorOptions options) {
+    size_t bytes = options.dtype().itemsize();
+    for (const int64_t size : sizes) bytes *= size;
+    if (bytes < kSmallestBytes) return at::empty(sizes, options);
+    size_t capacity = 0;
+    void* memory = nullptr;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      const auto fit = free_.lower_bound(bytes);
+      if (fit != free_.end() && fit->first <= 2 * bytes) {
+        capacity = fit->first, memory = fit->second;
+        free_.erase(fit);
+      }
+    }
+    if (memory == nullptr) {
+      capacity = bytes + bytes / 4;  // so that a later batch of a few more distinct blocks fits, too
+      memory = ::operator new(capacity, kAlignment);
+    }
+    const auto give_back = [this, capacity](void* used) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      free_.emplace(capacity, used);
+    };
+    return at::from_blob(memory, sizes, give_back, options);
+  }
+
+ private:
+  static constexpr size_t kSmallestBytes = 1 << 15;
+  static constexpr std::align_val_t kAlignment{64};
+  std::mutex mutex_;
+  std::multimap<size_t, void*> free_;
+};
+
+Tensor pooled(at::IntArrayRef sizes, at::TensorOptions options) {
+  static Pool* const pool = new Pool;  // never destroyed: tensors may outlive everything static
+  return pool->empty(sizes, options);
+}
+
+Tensor pooled_zeros(at::IntArrayRef sizes, at::TensorOptions options) {
+  const Tensor tensor = pooled(sizes, options);
+  std::memset(tensor.mutable_data_ptr(), 0, tensor.nbytes());
+  return tensor;
 }
 
 // Let these lanes stay in a register. Left to itself, GCC reads a row of b from memory again for every row of a, and the
@@ -109,51 +162,54 @@ struct Blocks {
 // Number the blocks in the order in which they are first met. ids: on entry the row of every site's feature one level
 // below, (images, 2 * sites); on return that of every block, (images, sites).
 template <class T>
-Blocks find_blocks(std::vector<int32_t>& ids, int64_t images, int64_t sites, int64_t matrices, const Tensor& like) {
+Blocks find_blocks(Tensor& ids, int64_t images, int64_t sites, int64_t matrices, const Tensor& like) {
   const int64_t occurrences = images * sites;
-  Blocks blocks{0, 0, occurrences, at::empty({occurrences}, at::kInt), at::empty({occurrences}, at::kInt),
-                at::zeros({occurrences}, like.options())};
+  Blocks blocks{0, 0, occurrences, pooled({occurrences}, at::kInt), pooled({occurrences}, at::kInt),
+                pooled_zeros({occurrences}, like.options())};
   int32_t *left = data<int32_t>(blocks.left), *right = data<int32_t>(blocks.right);
   T* count = data<T>(blocks.count);
-  std::vector<int32_t> found(occurrences);
   int bits = 4;
   while ((int64_t{1} << bits) < 2 * occurrences / matrices) ++bits;
-  std::vector<int32_t> slots;
+  const Tensor found = pooled({occurrences}, at::kInt), table = pooled({int64_t{1} << bits}, at::kInt);
+  const int32_t* children = data<int32_t>(ids);
+  int32_t *own = data<int32_t>(found), *slots = data<int32_t>(table);
+  const uint64_t last_slot = table.numel() - 1;
   int32_t rows = 0;
   for (int64_t side = 0; side < matrices; ++side) {
     blocks.first_right = rows;
-    slots.assign(size_t{1} << bits, -1);
+    std::fill_n(slots, table.numel(), -1);
     for (int64_t site = side; site < occurrences; site += matrices) {
       // With one matrix for both children, (a, b) and (b, a) have the same features; with two, a < b always.
-      const auto [first, second] = std::minmax(ids[2 * site], ids[2 * site + 1]);
+      const auto [first, second] = std::minmax(children[2 * site], children[2 * site + 1]);
       const uint64_t key = (uint64_t(first) << 32 | uint64_t(second)) * 0x9E3779B97F4A7C15u;
       uint64_t slot = (key ^ key >> 32) * 0x9E3779B97F4A7C15u >> (64 - bits);
       while (slots[slot] >= 0 && (left[slots[slot]] != first || right[slots[slot]] != second))
-        slot = (slot + 1) & (slots.size() - 1);
+        slot = (slot + 1) & last_slot;
       if (slots[slot] < 0) {
         left[rows] = first, right[rows] = second;
         slots[slot] = rows++;
       }
-      found[site] = slots[slot];
+      own[site] = slots[slot];
       count[slots[slot]] += 1;
     }
   }
   if (matrices == 1) blocks.first_right = rows;
   blocks.rows = rows;
-  ids.swap(found);
+  ids = found;
   return blocks;
 }
 
 // Level 0: the "blocks" are the grey levels, of left and of right pixels where those have their own matrix.
 template <class T>
-Blocks find_grey_levels(std::vector<int32_t>& ids, const Tensor& x, int64_t matrices, const Tensor& like) {
+Blocks find_grey_levels(Tensor& ids, const Tensor& x, int64_t matrices, const Tensor& like) {
   const uint8_t* pixels = data<uint8_t>(x);
   Blocks blocks{256 * matrices, 256, x.numel(), {}, {}, at::zeros({256 * matrices}, like.options())};
   T* count = data<T>(blocks.count);
-  ids.resize(x.numel());
+  ids = pooled({x.numel()}, at::kInt);
+  int32_t* own = data<int32_t>(ids);
   for (int64_t pixel = 0; pixel < x.numel(); ++pixel) {
-    ids[pixel] = pixels[pixel] + (matrices == 2 && pixel % 2 ? 256 : 0);
-    count[ids[pixel]] += 1;
+    own[pixel] = pixels[pixel] + (matrices == 2 && pixel % 2 ? 256 : 0);
+    count[own[pixel]] += 1;
   }
   return blocks;
 }
@@ -163,7 +219,7 @@ template <class T>
 Tensor pool(const Blocks& blocks, const Tensor& mapped, const Tensor& table) {
   const bool leaf = !blocks.left.defined();
   const int64_t width = leaf ? padded<T>(table.size(1)) : mapped.size(1);
-  Tensor features = at::empty({blocks.rows, width}, table.options());
+  Tensor features = pooled({blocks.rows, width}, table.options());
   T* output = data<T>(features);
   if (leaf) {
     const T* values = data<T>(table);
@@ -219,6 +275,13 @@ void measure(const Blocks& blocks, const Tensor& features, const Tensor& mean, c
   }
 }
 
+// running += momentum (factor value - running), as PyTorch's batch norm keeps its averages.
+template <class T>
+void move_towards(const Tensor& running, const Tensor& value, T factor, T momentum) {
+  T* average = data<T>(running);
+  for (int64_t k = 0; k < running.numel(); ++k) average[k] += momentum * (factor * data<T>(value)[k] - average[k]);
+}
+
 // What batch norm with given statistics is: x -> scale x + shift (eq. 4).
 template <class T>
 struct Affine {
@@ -252,7 +315,7 @@ Tensor map(const Blocks& blocks, const Tensor& features, const Tensor& weight, c
     }
   });
   for (int64_t side = 0; side < matrices; ++side) data<T>(transposed)[side * (1 + inputs) * mapped_width] = 1;
-  Tensor mapped = at::empty({blocks.rows, mapped_width}, features.options());
+  Tensor mapped = pooled({blocks.rows, mapped_width}, features.options());
   at::parallel_for(0, blocks.rows, kBlockRows, [&](int64_t begin, int64_t end) {
     for (int64_t side = 0; side < matrices; ++side) {
       const T* site_tensor = data<T>(transposed) + side * (1 + inputs) * mapped_width;
@@ -302,7 +365,7 @@ Tensor features_gradient(const Blocks& blocks, const Tensor& features, const Ten
       for (int64_t k = 0; k < inputs; ++k) output[k] = a[k] * norm.scale[k];
     }
   });
-  Tensor gradient = at::empty_like(features);
+  Tensor gradient = pooled(features.sizes(), features.options());
   const T *feature = data<T>(features), *count = data<T>(blocks.count);
   T* output = data<T>(gradient);
   at::parallel_for(0, blocks.rows, kBlockRows, [&](int64_t begin, int64_t end) {
@@ -327,14 +390,16 @@ template <class T>
 Tensor mapped_gradient_below(const Blocks& blocks, const Tensor& gradient, const Tensor& mapped) {
   const int64_t children = mapped.size(0), width = mapped.size(1), edges = 2 * blocks.rows;
   const int32_t *left = data<int32_t>(blocks.left), *right = data<int32_t>(blocks.right);
-  std::vector<int32_t> first(children + 1), parent(edges), sibling(edges);
+  std::vector<int32_t> first(children + 1);
+  const Tensor parents = pooled({edges}, at::kInt), siblings = pooled({edges}, at::kInt);
+  int32_t *parent = data<int32_t>(parents), *sibling = data<int32_t>(siblings);
   for (int64_t row = 0; row < blocks.rows; ++row) ++first[left[row]], ++first[right[row]];
   for (int64_t child = 0, sum = 0; child <= children; ++child) first[child] = sum += first[child];
   for (int64_t row = blocks.rows - 1; row >= 0; --row) {
     const int32_t a = --first[left[row]], b = --first[right[row]];
     parent[a] = parent[b] = row, sibling[a] = right[row], sibling[b] = left[row];
   }
-  Tensor mapped_gradient = at::empty_like(mapped);
+  Tensor mapped_gradient = pooled(mapped.sizes(), mapped.options());
   const T *above = data<T>(gradient), *value = data<T>(mapped);
   T* output = data<T>(mapped_gradient);
   // Threads share the edges evenly: at level 0, black is part of more blocks than all other grey levels.
@@ -362,11 +427,11 @@ struct Forward {
 
 template <class T>
 Forward forward(const Tensor& x, const Tensor& table, const Tensors& gamma, const Tensors& beta, const Tensors& weight,
-                const Tensors& mean, const Tensors& var, const std::vector<double>& epsilon, bool keep) {
+                const Tensors& mean, const Tensors& var, const Tensors& running_mean, const Tensors& running_var,
+                double momentum, const std::vector<double>& epsilon, bool keep) {
   Forward result{{}, mean, var, {}, {}};
   const bool training = mean.empty();
-  std::vector<int32_t> ids;
-  Tensor mapped;
+  Tensor ids, mapped;
   for (size_t level = 0; level < weight.size(); ++level) {
     const int64_t matrices = weight[level].size(0);
     const Blocks blocks = level == 0
@@ -377,6 +442,11 @@ Forward forward(const Tensor& x, const Tensor& table, const Tensors& gamma, cons
       result.mean.push_back(at::empty_like(gamma[level]));
       result.var.push_back(at::empty_like(gamma[level]));
       measure<T>(blocks, features, result.mean[level], result.var[level]);
+    }
+    if (!running_mean.empty()) {
+      const T unbiased = T(blocks.occurrences) / std::max<int64_t>(blocks.occurrences - 1, 1);
+      move_towards<T>(running_mean[level], result.mean[level], 1, momentum);
+      move_towards<T>(running_var[level], result.var[level], unbiased, momentum);
     }
     mapped = map(blocks, features, weight[level],
                  Affine<T>(gamma[level], beta[level], result.mean[level], result.var[level], epsilon[level]));
@@ -389,12 +459,27 @@ Forward forward(const Tensor& x, const Tensor& table, const Tensors& gamma, cons
   const int64_t classes = weight.back().size(1);
   result.alpha = at::empty({x.size(0), classes}, table.options());
   for (int64_t image = 0; image < x.size(0); ++image)
-    std::copy_n(data<T>(mapped) + ids[image] * mapped.size(1) + 1, classes, data<T>(result.alpha) + image * classes);
-  if (keep) {
-    result.saved.push_back(at::empty({x.size(0)}, at::kInt));
-    std::copy(ids.begin(), ids.end(), data<int32_t>(result.saved.back()));
-  }
+    std::copy_n(data<T>(mapped) + data<int32_t>(ids)[image] * mapped.size(1) + 1, classes,
+                data<T>(result.alpha) + image * classes);
+  if (keep) result.saved.push_back(ids);
   return result;
+}
+
+// The scores by fixed statistics. They do not depend on what else is in the batch, so threads share out the images.
+template <class T>
+Tensor evaluate(const Tensor& x, const Tensor& table, const Tensors& gamma, const Tensors& beta, const Tensors& weight,
+                const Tensors& mean, const Tensors& var, const std::vector<double>& epsilon) {
+  const int64_t images = x.size(0), sites = x.size(1), classes = weight.back().size(1);
+  Tensor alpha = at::empty({images, classes}, table.options());
+  at::parallel_for(0, (images + kPartImages - 1) / kPartImages, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t first = begin * kPartImages; first < std::min(end * kPartImages, images); first += kPartImages) {
+      const Tensor part =
+          at::from_blob(data<uint8_t>(x) + first * sites, {std::min(kPartImages, images - first), sites}, at::kByte);
+      const Forward result = forward<T>(part, table, gamma, beta, weight, mean, var, {}, {}, 0, epsilon, false);
+      std::copy_n(data<T>(result.alpha), result.alpha.numel(), data<T>(alpha) + first * classes);
+    }
+  });
+  return alpha;
 }
 
 template <class T>
@@ -454,9 +539,15 @@ std::tuple<Tensors, Tensors, Tensors> backward(const Tensor& alpha_gradient, con
 
 std::tuple<Tensor, Tensors, Tensors, Tensors, std::vector<int64_t>> forward_any(
     const Tensor& x, const Tensor& table, const Tensors& gamma, const Tensors& beta, const Tensors& weight,
-    const Tensors& mean, const Tensors& var, const std::vector<double>& epsilon, bool keep) {
+    const Tensors& mean, const Tensors& var, const Tensors& running_mean, const Tensors& running_var, double momentum,
+    const std::vector<double>& epsilon, bool keep) {
+  if (!mean.empty() && !keep) {
+    const auto run = table.scalar_type() == at::kDouble ? evaluate<double> : evaluate<float>;
+    return {run(x, table, gamma, beta, weight, mean, var, epsilon), mean, var, {}, {}};
+  }
   const auto run = table.scalar_type() == at::kDouble ? forward<double> : forward<float>;
-  Forward result = run(x, table, gamma, beta, weight, mean, var, epsilon, keep);
+  Forward result =
+      run(x, table, gamma, beta, weight, mean, var, running_mean, running_var, momentum, epsilon, keep);
   return {result.alpha, result.mean, result.var, result.saved, result.first_right};
 }
 
@@ -471,11 +562,11 @@ std::tuple<Tensors, Tensors, Tensors> backward_any(const Tensor& alpha_gradient,
 }  // namespace
 
 TORCH_LIBRARY(qcnn_lightning, library) {
-  // Without mean and var: those of the batch, which are returned. keep: save what backward needs. of_batch: whether
-  // mean and var were the batch's, and so have gradients.
+  // Without mean and var: those of the batch, which are returned, and which the running averages, where given, move
+  // towards. keep: save what backward needs. of_batch: whether mean and var were the batch's, and so have gradients.
   library.def(
       "forward(Tensor x, Tensor table, Tensor[] gamma, Tensor[] beta, Tensor[] weight, Tensor[] mean, Tensor[] var, "
-      "float[] epsilon, bool keep) -> (Tensor alpha, Tensor[] mean, Tensor[] var, Tensor[] saved, int[] first_right)",
+      "Tensor(a!)[] running_mean, Tensor(b!)[] running_var, float momentum, float[] epsilon, bool keep) -> (Tensor alpha, Tensor[] mean, Tensor[] var, Tensor[] saved, int[] first_right)",
       &forward_any);
   library.def(
       "backward(Tensor alpha_gradient, Tensor[] saved, int[] first_right, Tensor[] gamma, Tensor[] beta, "

@@ -145,11 +145,26 @@ class _Alpha(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, table: Tensor, epsilon: list[float], fixed: Sequence[Tensor], *parameters: Tensor
+        ctx: Any,
+        x: Tensor,
+        table: Tensor,
+        epsilon: list[float],
+        fixed: Sequence[Tensor],
+        running: Sequence[FixedStatistics],
+        *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
         levels = len(epsilon)
         alpha, mean, var, saved, ctx.first_right = load_operator().forward(
-            x, table, *_thirds(parameters), fixed[:levels], fixed[levels:], epsilon, any(ctx.needs_input_grad)
+            x,
+            table,
+            *_thirds(parameters),
+            fixed[:levels],
+            fixed[levels:],
+            [level.running_mean for level in running],
+            [level.running_var for level in running],
+            running[0].momentum if running else 0.0,
+            epsilon,
+            any(ctx.needs_input_grad),
         )
         ctx.epsilon, ctx.of_batch = epsilon, not fixed
         ctx.save_for_backward(*parameters, *mean, *var, *saved)
@@ -174,7 +189,7 @@ class _Alpha(torch.autograd.Function):
             ctx.epsilon,
             ctx.of_batch,
         )
-        return None, None, None, None, *itertools.chain(*gradients)
+        return None, None, None, None, None, *itertools.chain(*gradients)
 
 
 def _thirds(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
@@ -190,6 +205,7 @@ def forward(
     weight: Sequence[Tensor],
     epsilon: Sequence[float],
     fixed: Sequence[tuple[Tensor, Tensor]] = (),
+    running: Sequence[FixedStatistics] = (),
 ) -> tuple[Float[Tensor, "batch classes"], list[ChannelStatistics]]:
     """Return the scores and the statistics of every level, of which the last is the classification.
 
@@ -202,23 +218,14 @@ def forward(
         epsilon: of every level.
         fixed: mean and variance, (d_l,) each, of every level to normalise by; without them, those of the batch,
             through which gradients then flow.
+        running: of every level, whose running averages shall move towards the batch's statistics.
     """
     levels = len(weight)
     means_and_vars = [mean for mean, _ in fixed] + [var for _, var in fixed]
-    alpha, *measured = _Alpha.apply(x.contiguous(), table, list(epsilon), means_and_vars, *gamma, *beta, *weight)
+    alpha, *measured = _Alpha.apply(
+        x.contiguous(), table, list(epsilon), means_and_vars, running, *gamma, *beta, *weight
+    )
     return alpha, [
         ChannelStatistics(mean, var, x.numel() >> level)
         for level, (mean, var) in enumerate(zip(measured[:levels], measured[levels:], strict=True))
     ]
-
-
-@torch.no_grad()
-def update_running(levels: Sequence[FixedStatistics], batch: Sequence[ChannelStatistics]) -> None:
-    """Do `FixedStatistics.update_running` for all levels at once: two calls instead of three for every level."""
-    values = [statistics.num_values for statistics in batch]
-    unbiased = torch._foreach_mul([statistics.var for statistics in batch], [n / max(n - 1, 1) for n in values])
-    torch._foreach_lerp_(
-        [level.running_mean for level in levels] + [level.running_var for level in levels],
-        [statistics.mean for statistics in batch] + list(unbiased),
-        levels[0].momentum,
-    )

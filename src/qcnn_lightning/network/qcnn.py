@@ -202,11 +202,10 @@ class QCNN(nn.Module):
             x: pixels in tree order, grey levels as uint8 or floats in [0, 1].
         """
         if self.runs_fused(x):
-            if not self.training:
-                return self.forward_fused(x, [level.statistics() for level in self.all_levels])[0]
-            alpha, statistics = self.forward_fused(x)
-            fused.update_running([level.statistics for level in self.all_levels], statistics)
-            return alpha
+            statistics = [level.statistics for level in self.all_levels]
+            if self.training:
+                return self.forward_fused(x, running=statistics)[0]
+            return self.forward_fused(x, fixed=[of_level() for of_level in statistics])[0]
         features = self.represent(x)
         for level in self.levels:
             features = product_pooling(features, *level(features))
@@ -256,8 +255,9 @@ class QCNN(nn.Module):
         self,
         x: UInt8[Tensor, "batch {self.num_sites}"],
         fixed: Sequence[tuple[Tensor, Tensor]] = (),
+        running: Sequence[FixedStatistics] = (),
     ) -> tuple[Float[Tensor, "batch {self.num_classes}"], list[ChannelStatistics]]:
-        """Return scores and statistics of every level by the fused kernel: fixed statistics, or those of the batch."""
+        """Return scores and statistics of every level by the fused kernel: see `fused.forward`."""
         levels = self.all_levels
         return fused.forward(
             x,
@@ -267,6 +267,7 @@ class QCNN(nn.Module):
             [level.weight for level in levels],
             [level.epsilon for level in levels],
             fixed,
+            running,
         )
 
     @torch.no_grad()
