@@ -1,5 +1,7 @@
 """The q-CNN as a LightningModule: cost (eq. 48), classification by the largest |alpha| (eq. 35), evaluation."""
 
+import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -86,11 +88,17 @@ class Classifier(pl.LightningModule):
         """The data module in use."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
+    def on_fit_start(self) -> None:
+        """Keep the optimiser's steps quick."""
+        if self.device.type == "cpu":
+            # Lightning sets this, and then every step of an optimiser looks for CUDA's management library anew.
+            os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+
     def on_train_epoch_start(self) -> None:
         """Let random numbers, should anything draw any, depend on seed and epoch alone, as the batches do."""
         mixed = np.random.SeedSequence((self.datamodule.seed, self.current_epoch)).generate_state(1)
         pl.seed_everything(int(mixed[0]), workers=True, verbose=False)
-        self._batch_costs = torch.zeros(2, dtype=self.dtype, device=self.device)  # type: ignore[arg-type]
+        self._sum_of_costs, self._images_seen = 0.0, 0
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """Return the cost of one batch, by the batch's own statistics.
@@ -100,15 +108,17 @@ class Classifier(pl.LightningModule):
         """
         images, labels = batch
         cost = squared_distance_cost(self.network(images), labels).mean()
-        self._batch_costs += torch.stack((cost.detach() * len(labels), cost.new_tensor(len(labels))))
-        finite = bool(torch.isfinite(cost))
+        value = cost.item()
+        self._sum_of_costs += value * len(labels)
+        self._images_seen += len(labels)
+        finite = math.isfinite(value)
         if self.trainer.world_size > 1:
             finite = self.trainer.strategy.reduce_boolean_decision(finite)
             cost = cost * self.share_of_batch(len(labels))
         if not finite:
             where = self.network.first_non_finite(images)
             raise NonFiniteCostError(
-                f"the cost became {cost.item()} in epoch {self.current_epoch}, step {batch_idx} of "
+                f"the cost became {value} in epoch {self.current_epoch}, step {batch_idx} of "
                 f"{self.trainer.num_training_batches}, beginning at {where}; try a smaller optimizer.lr"
             )
         return cost
@@ -140,7 +150,8 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log cost and accuracy of every part of the data, and the mean cost that the batches had in training."""
         if self.trainer.state.fn == TrainerFn.FITTING:
-            cost, images = self.trainer.strategy.reduce(self._batch_costs, reduce_op="sum")
+            seen = torch.tensor([self._sum_of_costs, self._images_seen], dtype=self.dtype, device=self.device)  # type: ignore[arg-type]
+            cost, images = self.trainer.strategy.reduce(seen, reduce_op="sum")
             self.log("cost/batch", cost / images, logger=False, sync_dist=True)
         for split, evaluation in zip(self.datamodule.evaluation_splits, self.evaluations, strict=True):
             measured = evaluation.compute()
