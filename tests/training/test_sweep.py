@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from omegaconf import OmegaConf
 from conftest import SMALL, command
+from omegaconf import OmegaConf
 
 SEARCHED = ("data=digits", "model.kernel=plain", "logger=none", "trainer.max_epochs=1", "sweep.name=test")
 QUICK = (*SMALL, "model.kernel=plain", "logger=none", "trainer.max_epochs=1")
