@@ -1,0 +1,183 @@
+"""Time of a training step and peak memory against pixels, channel multiplier, batch size and number of classes.
+
+Every point is a process of its own, without Lightning, so that its peak memory is its own. Images are Fashion-MNIST's,
+enlarged or reduced, since how many blocks of pixels are equal depends on the pictures.
+
+    python benchmarks/scaling.py
+    python benchmarks/scaling.py --threads 2 --figure docs/scaling.png
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional
+
+from machine import RESULTS, write_results
+from qcnn_lightning import QCNN
+
+PAPER = {"num_sites": 256, "d": 18, "batch_size": 50, "num_classes": 10}
+CURVES = {
+    "num_sites": [64, 256, 1024, 4096],
+    "d": [2, 6, 10, 18, 28, 40],
+    "batch_size": [10, 25, 50, 100, 200, 400],
+    "num_classes": [2, 10, 30, 100],
+}
+TITLES = {"num_sites": "pixels N", "d": "channel multiplier d", "batch_size": "batch size", "num_classes": "classes"}
+NUM_IMAGES = 2000
+MEBIBYTE = 2**20
+
+
+def peak_memory() -> float:
+    """Return the most memory that this process ever had, in MiB."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / MEBIBYTE if sys.platform == "darwin" else peak / 1024
+    # Linux counts in ru_maxrss what the parent had when it started this process.
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+
+def images_of(num_sites: int, data_root: str) -> torch.Tensor:
+    """Return Fashion-MNIST's first test images, brought to this size, in tree order."""
+    # Not needed, nor to be counted, where the memory is measured.
+    from qcnn_lightning.data.datamodule import ImageDataModule
+    from qcnn_lightning.data.flattening import lay_on_chain, pixel_order
+
+    data = ImageDataModule(
+        name="fmnist",
+        root=data_root,
+        cache=f"{data_root}/cache",
+        size=16,
+        flatten="left_right",
+        val_size=0,
+        batch_size=50,
+        seed=0,
+    )
+    data.prepare_data()
+    data.setup()
+    on_chain = data.splits["test"][0][:NUM_IMAGES]
+    pictures = torch.empty_like(on_chain)
+    pictures[:, data.pixel_order] = on_chain
+    side = round(num_sites**0.5)
+    resized = functional.interpolate(pictures.reshape(-1, 1, 16, 16).float(), (side, side), mode="bilinear")
+    return lay_on_chain(resized.round().to(torch.uint8).squeeze(1), pixel_order("left_right", side))
+
+
+def measure(point: dict[str, int], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train for some steps; return the seconds of one, and the memory."""
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    images = torch.load(arguments.images)
+    labels = torch.randint(point["num_classes"], (len(images),))
+    network = QCNN(point["num_sites"], point["num_classes"], point["d"], kernel=arguments.kernel)
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    before = peak_memory()
+    seconds = []
+    while len(seconds) < arguments.steps:
+        for chosen in torch.randperm(len(images)).split(point["batch_size"]):
+            start = time.perf_counter()
+            optimizer.zero_grad()
+            targets = functional.one_hot(labels[chosen], point["num_classes"])
+            (network(images[chosen]) - targets).square().sum(-1).mean().backward()
+            optimizer.step()
+            seconds.append(time.perf_counter() - start)
+    return {
+        "step_ms": 1e3 * statistics.median(seconds[3:]),
+        "peak_mib": peak_memory(),
+        "peak_of_training_mib": peak_memory() - before,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+    }
+
+
+def measure_apart(point: dict[str, int], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure a point in a process of its own."""
+    options = ["--steps", arguments.steps, "--threads", arguments.threads, "--kernel", arguments.kernel]
+    with tempfile.NamedTemporaryFile() as images:
+        torch.save(images_of(point["num_sites"], arguments.data_root), images.name)
+        options += ["--images", images.name, "--point", json.dumps(point)]
+        finished = subprocess.run([sys.executable, __file__, *map(str, options)], stdout=subprocess.PIPE, check=True)
+    return point | json.loads(finished.stdout.splitlines()[-1])
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw time and memory along every curve, with proportionality through the paper's point as a dotted line."""
+    curves = list(dict.fromkeys(row["curve"] for row in rows))
+    figure, axes = plt.subplots(
+        2, len(curves), figsize=(13, 6), sharex="col", sharey="row", squeeze=False, layout="constrained"
+    )
+    for column, variable in enumerate(curves):
+        points = [row for row in rows if row["curve"] == variable]
+        values = [row[variable] for row in points]
+        for axis, quantity in zip(axes[:, column], ("step_ms", "peak_mib"), strict=True):
+            axis.loglog(values, [row[quantity] for row in points], "o-")
+            axis.grid(alpha=0.3)
+        own = next(row["step_ms"] for row in points if row[variable] == PAPER[variable])
+        axes[0, column].loglog(values, [own * value / PAPER[variable] for value in values], ":", color="gray")
+        axes[1, column].set_xlabel(TITLES[variable])
+    axes[0, 0].set_ylabel("training step, ms")
+    axes[1, 0].set_ylabel("peak memory of the process, MiB")
+    figure.savefig(path, dpi=120)
+    print(f"drawn {path}")
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """Print the rows; "to linear" is the time's growth from the paper's point over that of the variable."""
+    table = Table("curve", "value", "step, ms", "to linear", "peak, MiB", "of it training", "parameters")
+    for row in rows:
+        variable = row["curve"]
+        own = next(other for other in rows if other["curve"] == variable and other[variable] == PAPER[variable])
+        to_linear = row["step_ms"] / own["step_ms"] / (row[variable] / PAPER[variable])
+        table.add_row(
+            TITLES[variable],
+            str(row[variable]),
+            f"{row['step_ms']:.2f}",
+            f"{to_linear:.2f}",
+            f"{row['peak_mib']:.0f}",
+            f"{row['peak_of_training_mib']:.0f}",
+            str(row["parameters"]),
+        )
+    Console(width=120).print(table)
+
+
+def main() -> None:
+    """Measure all curves, or the one point that another process asks for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--curves", nargs="+", choices=CURVES, default=list(CURVES))
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--kernel", default="auto")
+    parser.add_argument("--data-root", default="data")
+    parser.add_argument("--figure", type=Path, help="draw the curves here, say docs/scaling.png")
+    parser.add_argument("--output", type=Path, default=RESULTS / "scaling.json")
+    parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
+    parser.add_argument("--images", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.point is not None:
+        print(json.dumps(measure(arguments.point, arguments)))
+        return
+    rows = []
+    for curve in arguments.curves:
+        for value in CURVES[curve]:
+            rows.append({"curve": curve} | measure_apart(PAPER | {curve: value}, arguments))
+            print(f"{TITLES[curve]} {value}: {rows[-1]['step_ms']:.2f} ms", flush=True)
+    print_table(rows)
+    write_results(arguments.output, rows)
+    if arguments.figure is not None:
+        draw(rows, arguments.figure)
+
+
+if __name__ == "__main__":
+    main()
