@@ -10,7 +10,7 @@ import pickle
 import re
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,8 @@ LOCK = ".lock"
 LAST = Path("checkpoints", "last.ckpt")
 PREVIOUS = Path("checkpoints", "previous.ckpt")
 """The checkpoint of the epoch before the last, should the last be damaged."""
+TRACEBACK = "traceback.txt"
+"""Why the last attempt failed: the message, an empty line, the traceback."""
 PATHS_IN_A_CONFIG = {"": ("run_dir",), "data": ("root", "cache", "system_folders")}
 # Classes of these modules alone, not what they import from elsewhere by a longer path, and not their functions.
 TRUSTED_TARGETS = re.compile(
@@ -234,6 +236,15 @@ def targets(config: Any) -> Iterator[str]:
     if isinstance(config, list):
         for item in config:
             yield from targets(item)
+
+
+def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a nested configuration as ("model.d", 18), ...; a list is one setting."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, config
 
 
 def without_paths(config: dict[str, Any]) -> dict[str, Any]:

@@ -298,7 +298,7 @@ class QCNN(nn.Module):
     ) -> str:
         """Say at which level, and whether in its weights or its features, something is infinite or NaN."""
         features = self.represent(x)
-        for number, level in enumerate((*self.levels, self.classification)):
+        for number, level in enumerate(self.all_levels):
             if not all(parameter.isfinite().all() for parameter in level.parameters()):
                 return f"the weights of level {number}"
             if not features.isfinite().all():

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.job_table import STYLES, add_job, empty_job_table, job_console
 from qcnn_lightning.results.correlation import FEWEST_POINTS, spearman
 from qcnn_lightning.results.report import WrittenReport
 from qcnn_lightning.results.runs import LeftOut, Run, find_run_folders, is_running, read_run, status_of
@@ -17,9 +17,6 @@ from qcnn_lightning.results.tables import last, series
 from qcnn_lightning.run_folder import read_summary
 
 MOST_LEFT_OUT = 20
-STYLES = {"finished": "green", "running": "cyan", "failed": "red", "interrupted": "yellow"}
-# Where there is no terminal, a row is a line.
-WIDTH_OF_A_FILE = 240
 
 
 def show_report(report: WrittenReport) -> None:
@@ -45,14 +42,8 @@ def show_runs(paths: Sequence[Path], first_epoch: int = 30) -> None:
     Raises:
         InputError: no run was found.
     """
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH_OF_A_FILE)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("job", overflow="fold")
-    table.add_column("status")
-    for title in ("epochs", "best test accuracy", "EE (nats)", "EE ~ train cost", "seconds"):
-        table.add_column(title, justify="right")
+    console = job_console()
+    table = empty_job_table(("epochs", "best test accuracy", "EE (nats)", "EE ~ train cost", "seconds"))
     statuses, unread = [], []
     for name, folder in find_run_folders(paths):
         try:
@@ -64,7 +55,7 @@ def show_runs(paths: Sequence[Path], first_epoch: int = 30) -> None:
         else:
             status, numbers = run.status, cells(run, first_epoch)
         statuses.append(status)
-        table.add_row(Text(name), Text(status, style=STYLES.get(status, "")), *numbers)
+        add_job(table, name, status, numbers)
     console.print(table)
     for item in unread:
         console.print(Text(str(item)), soft_wrap=True)

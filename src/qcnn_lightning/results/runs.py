@@ -20,7 +20,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.run_folder import LOCK, inside, read_summary, read_yaml, refuse_foreign_targets
+from qcnn_lightning.run_folder import LOCK, flattened, inside, read_summary, read_yaml, refuse_foreign_targets
 
 MARKS_OF_A_RUN = ("metrics.csv", "summary.json", ".hydra/config.yaml")
 MEASURED = ("accuracy/train", "accuracy/test", "cost/train", "cost/test", "ee/mean")
@@ -338,7 +338,8 @@ def read_run(folder: Path, name: str | None = None) -> tuple[Run, list[LeftOut]]
         notes.append(LeftOut(name, "no summary.json that can be read: parameter count and status are unknown"))
     metrics, reasons = read_metrics(inside(folder, "metrics.csv"))
     notes += [LeftOut(name, reason) for reason in reasons]
-    return Run(name, folder, metrics, dict(flattened(config)), overrides, summary, is_running(folder)), notes
+    settings = {key: as_text_if_list(value) for key, value in flattened(config)}
+    return Run(name, folder, metrics, settings, overrides, summary, is_running(folder)), notes
 
 
 def read_metrics(path: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -421,14 +422,9 @@ def is_running(folder: Path) -> bool:
         return False
 
 
-def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the settings of a nested configuration as ("model.d", 18), ...; lists become text."""
-    if isinstance(config, dict):
-        for key, value in config.items():
-            yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        # Lists become text so that every setting can be compared and counted.
-        yield prefix, json.dumps(config, default=str) if isinstance(config, list) else config
+def as_text_if_list(setting: Any) -> Any:
+    """Return a setting that can be compared and counted: a list as text, others as they are."""
+    return json.dumps(setting, default=str) if isinstance(setting, list) else setting
 
 
 def numbered_columns(table: pd.DataFrame, prefix: str) -> list[str]:

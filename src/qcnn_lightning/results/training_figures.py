@@ -270,7 +270,7 @@ def entropy_per_class(experiments: Sequence[Experiment]) -> Figure | str:
     for experiment in experiments:
         classes = max((run.class_columns for run in experiment.runs), key=len)
         if classes:
-            maps[experiment] = pd.DataFrame({name: experiment.table(name).mean(axis=1) for name in classes}).T
+            maps[experiment] = means_over_seeds(experiment, classes).T
     if not maps:
         return "no run has the columns ee/class_0, ee/class_1, ..."
     figure, panels = panel_grid(len(maps), height=2.2)
@@ -298,7 +298,7 @@ def entropy_profile(experiments: Sequence[Experiment]) -> Figure | str:
     profiles = {}
     for experiment in experiments:
         levels = max((run.profile_columns for run in experiment.runs), key=len)
-        table = pd.DataFrame({name: experiment.table(name).mean(axis=1) for name in levels}).dropna()
+        table = means_over_seeds(experiment, levels).dropna()
         if len(table):
             profiles[experiment] = table
     if not profiles:
@@ -420,6 +420,11 @@ def draw_band(axes: Axes, table: pd.DataFrame, colour: str, style: str) -> None:
     axes.plot(mean.index, mean, color=colour, linestyle=style, marker="o" if len(mean) < 3 else "", markersize=3)
     deviation = table.std(axis=1).reindex(mean.index)
     axes.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
+
+
+def means_over_seeds(experiment: Experiment, names: Sequence[str]) -> pd.DataFrame:
+    """Return the mean over an experiment's runs of several metrics: a row per epoch, a column per metric."""
+    return pd.DataFrame({name: experiment.table(name).mean(axis=1) for name in names})
 
 
 def entropy_and_cost(run: Run, cost: str, choices: Choices) -> pd.DataFrame:

@@ -20,11 +20,9 @@ from pytorch_lightning.trainer.states import TrainerFn
 import qcnn_lightning
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.run_folder import TRACEBACK
 
 log = logging.getLogger(__name__)
-
-STATUSES = ("finished", "failed", "interrupted")
-TRACEBACK = "traceback.txt"
 
 
 class RunRecord(pl.Callback):
@@ -93,7 +91,7 @@ class RunRecord(pl.Callback):
         Until a run has ended its status is "interrupted": the truth, should the process be killed now.
 
         Args:
-            status: one of `STATUSES`.
+            status: "finished", "failed" or "interrupted".
             more: further entries of `summary.json`.
         """
         if self.rows:

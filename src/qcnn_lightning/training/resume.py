@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.run_folder import LAST, LOCK, read_last_checkpoint, read_summary, targets
+from qcnn_lightning.run_folder import LAST, LOCK, flattened, read_last_checkpoint, read_summary, targets
 
 # Settings, and whole groups of them, that do not change what is learned; all others must stay as they were.
 FREE_TO_CHANGE = (
@@ -121,15 +121,6 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     return {
         key: (olds.get(key, "none"), news.get(key, "none")) for key in keys if olds.get(key, ...) != news.get(key, ...)
     }
-
-
-def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the settings of a nested configuration as ("model.d", 18), ...; a list is one setting."""
-    if isinstance(config, Mapping):
-        for key, value in config.items():
-            yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, config
 
 
 def read_hydra_files(folder: Path) -> dict[str, str]:

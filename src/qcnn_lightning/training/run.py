@@ -22,13 +22,13 @@ from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import remove_temporaries
 from qcnn_lightning.network import QCNN
-from qcnn_lightning.run_folder import read_summary
+from qcnn_lightning.run_folder import TRACEBACK, read_summary
 from qcnn_lightning.training.checkpoints import AtomicCheckpoints, Checkpoints
 from qcnn_lightning.training.console import EpochTable
 from qcnn_lightning.training.interruption import Interrupted, StopOnSignal
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.processes import other_processes
-from qcnn_lightning.training.record import TRACEBACK, RunRecord, git_revision, versions, write_traceback
+from qcnn_lightning.training.record import RunRecord, git_revision, versions, write_traceback
 from qcnn_lightning.training.resume import State, read_hydra_files, read_state, sole_owner
 from qcnn_lightning.training.tracking import EntanglementTracker
 
@@ -84,13 +84,14 @@ def train_from(state: State | None, config: DictConfig, settings: dict[str, Any]
         quiet: as in `train`.
     """
     folder = Path(config.run_dir)
+    is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     record = RunRecord(folder, config.trainer.max_epochs)
     record.hydra_files = read_hydra_files(folder)
     if state is not None:
         record.load_state_dict(state.checkpoint["callbacks"][record.state_key])
         if record.is_finished or read_summary(folder).get("status") == "finished":
             record.was_finished = True
-            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            if is_first:
                 record.repair(status="finished")
             log.info(
                 "%s has finished already, with test accuracy %.2f%%; to run it again delete the folder, or choose "
@@ -100,7 +101,6 @@ def train_from(state: State | None, config: DictConfig, settings: dict[str, Any]
             )
             return record
     stop = StopOnSignal()
-    is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     try:
         with stop.listening():
             fit(state, config, settings, record, stop, quiet)

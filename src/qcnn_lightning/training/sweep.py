@@ -16,20 +16,15 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.run_folder import read_summary, read_yaml
+from qcnn_lightning.job_table import add_job, empty_job_table, job_console
+from qcnn_lightning.run_folder import TRACEBACK, read_summary, read_yaml
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 SECONDS_BETWEEN_LOOKS = 1.0
-TRACEBACK = "traceback.txt"
-# Where there is no terminal, a row is a line.
-WIDTH_OF_A_FILE = 240
-STYLES = {"finished": "green", "failed": "bold red", "interrupted": "yellow", "running": "cyan"}
 
 
 def runs_elsewhere(hydra: Any) -> bool:
@@ -87,9 +82,7 @@ class SweepMonitor(Callback):
     """
 
     def __init__(self) -> None:
-        self.console = Console(highlight=False)
-        if not self.console.is_terminal:
-            self.console.width = max(self.console.width, WIDTH_OF_A_FILE)
+        self.console = job_console()
         self._done = threading.Event()
         self._display: threading.Thread | None = None
 
@@ -159,23 +152,18 @@ def job_table(jobs: list[Job], running: str) -> Table:
         jobs: the jobs.
         running: what to call the status of a job that has neither finished nor failed.
     """
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    table.add_column("job", overflow="fold")
-    table.add_column("status")
-    for title in ("epoch", "accuracy test", "best", "mean EE (nats)", "seconds"):
-        table.add_column(title, justify="right")
+    table = empty_job_table(("epoch", "accuracy test", "best", "mean EE (nats)", "seconds"))
     for job in jobs:
         final, best = job.summary.get("final", {}), job.summary.get("best", {})
         status = running if job.status == "interrupted" else job.status
-        table.add_row(
-            job.folder.name,
-            Text(status, style=STYLES.get(status, "")),
+        numbers = (
             f"{int(final['epoch']) + 1} of {job.max_epochs}" if "epoch" in final else "",
             f"{final['accuracy/test']:.2%}" if "accuracy/test" in final else "",
             f"{best['accuracy/test']:.2%}" if "accuracy/test" in best else "",
             f"{final['ee/mean']:.4f}" if "ee/mean" in final else "",
             f"{job.summary['seconds']:.0f}" if "seconds" in job.summary else "",
         )
+        add_job(table, job.folder.name, status, numbers)
     return table
 
 

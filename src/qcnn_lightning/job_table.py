@@ -1,0 +1,34 @@
+"""How jobs are shown on a terminal, one row each, or on a line each where there is none."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "interrupted": "yellow"}
+# Where there is no terminal, a row is a line.
+WIDTH_OF_A_FILE = 240
+
+
+def job_console() -> Console:
+    """Return a console that does not break rows in a pipe or a file."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH_OF_A_FILE)
+    return console
+
+
+def empty_job_table(titles: Iterable[str]) -> Table:
+    """Return a table for a job, its status, and numbers with these titles."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    table.add_column("job", overflow="fold")
+    table.add_column("status")
+    for title in titles:
+        table.add_column(title, justify="right")
+    return table
+
+
+def add_job(table: Table, name: str, status: str, numbers: Iterable[str]) -> None:
+    """Add a job's row."""
+    table.add_row(Text(name), Text(status, style=STYLES.get(status, "")), *numbers)
