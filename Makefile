@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
+STUDIES := reproduction paper_start up_down reproduction_d40
+
 .DEFAULT_GOAL := help
-.PHONY: help setup train test lint format clean
+.PHONY: help setup train studies results test lint format clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -19,6 +21,18 @@ $(INSTALLED): pyproject.toml
 
 train: $(INSTALLED) ## Train: make train ARGS="model.d=18 data=fmnist"
 	@$(VENV)/bin/python -m qcnn_lightning.train $(ARGS)
+
+studies: $(INSTALLED) ## Run or resume all studies of docs/results.md, a job per core: make studies STUDIES="up_down"
+	@for study in $(STUDIES); do \
+		$(VENV)/bin/python -m qcnn_lightning.train -m sweep=$$study hydra/launcher=joblib $(ARGS) || unfinished="$$unfinished $$study"; \
+		$(VENV)/bin/python scripts/keep_runs.py multirun/$$study docs/runs; \
+	done; \
+	test -z "$$unfinished" || { echo "error: not finished:$$unfinished; the same command resumes them" >&2; exit 1; }
+
+results: $(INSTALLED) ## Draw all figures and tables of docs/results.md again, from docs/runs
+	@for study in $(notdir $(wildcard docs/runs/*)); do \
+		$(VENV)/bin/python -m qcnn_lightning.report runs=docs/runs/$$study out=docs/$$study 'figures=[png]' || exit 1; \
+	done
 
 test: $(INSTALLED) ## Run the tests: make test ARGS="tests/state -k entropy"
 	@$(VENV)/bin/python -m pytest $(ARGS)
