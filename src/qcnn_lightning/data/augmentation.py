@@ -1,0 +1,120 @@
+"""Shifted and mirrored training images, drawn anew for every epoch.
+
+A shift or a reflection moves pixels, and images lie in memory in tree order, so it permutes the sites of the chain:
+every transform is a row of a table that says for each site where its grey level comes from. Altering a batch is then
+one indexing operation on 8-bit tensors, whatever the pixel order.
+"""
+
+import itertools
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float64, Int64, UInt8
+from torch import Tensor
+
+from qcnn_lightning.data.flattening import PADDING
+from qcnn_lightning.errors import InputError, checked_settings
+
+
+class Augmentation:
+    """Random shifts and reflections of training images.
+
+    Attributes:
+        sources: int64 (transforms, N), for every transform and site the site that its grey level comes from; where
+            `filled` is 0, any.
+        filled: uint8 (transforms, N), 0 where the transform leaves black: what it moves in from outside of the image,
+            and padding.
+        probabilities: float64 (transforms,), how often each is drawn. Transform 0 changes nothing.
+    """
+
+    sources: Int64[Tensor, "transforms sites"]
+    filled: UInt8[Tensor, "transforms sites"]
+    probabilities: Float64[Tensor, " transforms"]
+
+    @checked_settings
+    def __init__(
+        self,
+        pixel_order: Int64[Tensor, " sites"],
+        image_shape: tuple[int, int],
+        shift: int = 0,
+        shift_fraction: float = 0.5,
+        flip: bool = False,
+    ):
+        """Tabulate the transforms. The last three arguments are the keys of `data.augment`.
+
+        Args:
+            pixel_order: site of the chain -> pixel of the row-major image, or `flattening.PADDING`.
+            image_shape: (height, width) of the image.
+            shift: how many pixels an image is moved at most, up or down and left or right; all displacements but that
+                by nothing are equally likely. What moves out is lost, what moves in is black.
+            shift_fraction: fraction of the images that are moved.
+            flip: whether half of the images are mirrored, left for right, before they are moved.
+
+        Raises:
+            InputError: `shift` or `shift_fraction` is out of range.
+        """
+        height, width = image_shape
+        if not 0 <= shift < min(height, width):
+            raise InputError(
+                f"data.augment.shift={shift} must be from 0 to {min(height, width) - 1} pixels for images of "
+                f"{height} x {width}."
+            )
+        if not 0 <= shift_fraction <= 1:
+            raise InputError(f"data.augment.shift_fraction={shift_fraction} must lie between 0 and 1.")
+        shown = pixel_order != PADDING
+        site_of_pixel = torch.empty(height * width, dtype=torch.int64)
+        site_of_pixel[pixel_order[shown]] = shown.nonzero().squeeze(1)
+        row, column = (place.flatten() for place in torch.meshgrid(*map(torch.arange, image_shape), indexing="ij"))
+        steps = sorted(range(-shift, shift + 1), key=abs)
+        displacements = list(itertools.product(steps, steps))
+        sources, filled = [], []
+        for mirrored in (False, True) if flip else (False,):
+            for down, right in displacements:
+                from_row, from_column = row - down, column - right
+                inside = (from_row >= 0) & (from_row < height) & (from_column >= 0) & (from_column < width)
+                if mirrored:
+                    from_column = width - 1 - from_column
+                from_pixel = torch.where(inside, from_row * width + from_column, 0)
+                sources.append(_on_chain(site_of_pixel[from_pixel], pixel_order, shown))
+                filled.append(_on_chain(inside, pixel_order, shown))
+        self.sources = torch.stack(sources)
+        self.filled = torch.stack(filled).to(torch.uint8)
+        moved = len(displacements) - 1
+        of_displacement = [1 - shift_fraction, *[shift_fraction / moved] * moved] if moved else [1.0]
+        self.probabilities = torch.tensor(of_displacement, dtype=torch.float64).repeat(2 if flip else 1)
+        self.probabilities /= self.probabilities.sum()
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether every image stays as it is."""
+        return bool(self.probabilities[0] == 1)
+
+    def draw(self, num_images: int, seed: int, epoch: int) -> Int64[Tensor, " images"]:
+        """Draw a transform for every training image, by (seed, epoch) alone.
+
+        Args:
+            num_images: size of the training set.
+            seed: of the run.
+            epoch: number of the epoch.
+        """
+        # a branch of its own, so that it is independent of the order of the batches
+        state = np.random.SeedSequence((seed, epoch), spawn_key=(1,)).generate_state(1, np.uint64)
+        uniform = torch.rand(num_images, dtype=torch.float64, generator=torch.Generator().manual_seed(int(state[0])))
+        return torch.bucketize(uniform, self.probabilities.cumsum(0)[:-1], right=True)
+
+    def __call__(
+        self, images: UInt8[Tensor, "batch sites"], transforms: Int64[Tensor, " batch"]
+    ) -> UInt8[Tensor, "batch sites"]:
+        """Return each image, altered by its transform."""
+        return images.gather(1, self.sources[transforms]).mul_(self.filled[transforms])
+
+
+def _on_chain(
+    of_pixels: Int64[Tensor, " pixels"] | Bool[Tensor, " pixels"],
+    pixel_order: Int64[Tensor, " sites"],
+    shown: Bool[Tensor, " sites"],
+) -> Int64[Tensor, " sites"] | Bool[Tensor, " sites"]:
+    """Lay what every pixel has on the chain; 0 at padding sites."""
+    chain = of_pixels.new_zeros(len(pixel_order))
+    chain[shown] = of_pixels[pixel_order[shown]]
+    return chain

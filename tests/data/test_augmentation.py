@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from qcnn_lightning.data.augmentation import Augmentation
+from qcnn_lightning.data.flattening import FLATTENINGS, PADDING, lay_on_chain, lay_on_image, pixel_order
+from qcnn_lightning.errors import InputError
+
+
+def moved(image: np.ndarray, down: int, right: int, mirrored: bool) -> bytes:
+    """Shift an image inside a frame of zeros: nothing of the table is used."""
+    height, width = image.shape
+    framed = np.pad(image[:, ::-1] if mirrored else image, ((height, height), (width, width)))
+    return framed[height - down : 2 * height - down, width - right : 2 * width - right].tobytes()
+
+
+def images_of(count: int, size: int) -> Tensor:
+    # no grey level is 0, so that black can only have come in from outside
+    return torch.randint(1, 256, (count, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("flatten", FLATTENINGS)
+@given(size=st.sampled_from([2, 4, 5, 9, 12, 16]), shift=st.integers(0, 1), flip=st.booleans())
+def test_every_transform_is_a_shift_or_reflection_of_the_image(flatten, size, shift, flip):
+    order = pixel_order(flatten, size)
+    augmentation = Augmentation(order, (size, size), shift=shift, flip=flip)
+    image = images_of(1, size)
+    transforms = torch.arange(len(augmentation.probabilities))
+    altered = augmentation(lay_on_chain(image, order).expand(len(transforms), -1), transforms)
+    assert not altered[:, order == PADDING].any()
+    steps = range(-shift, shift + 1)
+    right = [
+        moved(image[0].numpy(), down, across, mirrored)
+        for mirrored in ([False, True] if flip else [False])
+        for down in steps
+        for across in steps
+    ]
+    assert sorted(each.numpy().tobytes() for each in lay_on_image(altered, order)) == sorted(right)
+    assert torch.equal(lay_on_image(altered, order)[0], image[0])
+
+
+@pytest.mark.parametrize(("shift", "fraction", "flip"), [(1, 0.5, False), (2, 0.9, True), (0, 0.5, True)])
+def test_transforms_are_drawn_as_often_as_asked(shift, fraction, flip):
+    augmentation = Augmentation(pixel_order("left_right", 8), (8, 8), shift, fraction, flip)
+    drawn = augmentation.draw(200_000, seed=1, epoch=0)
+    num_displacements = (2 * shift + 1) ** 2
+    still = (drawn % num_displacements == 0).double().mean()
+    mirrored = (drawn >= num_displacements).double().mean()
+    # five standard deviations at most
+    assert still == pytest.approx(1 - fraction if shift else 1, abs=0.006)
+    assert mirrored == pytest.approx(0.5 if flip else 0, abs=0.006)
+    counts = torch.bincount(drawn, minlength=len(augmentation.probabilities)) / len(drawn)
+    torch.testing.assert_close(counts.double(), augmentation.probabilities, rtol=0, atol=0.006)
+
+
+def test_without_settings_nothing_changes():
+    order = pixel_order("z_left_right", 8)
+    augmentation = Augmentation(order, (8, 8))
+    assert augmentation.changes_nothing
+    assert Augmentation(order, (8, 8), shift=3, shift_fraction=0.0).changes_nothing
+    assert not Augmentation(order, (8, 8), shift=1).changes_nothing
+    images = lay_on_chain(images_of(5, 8), order)
+    assert torch.equal(augmentation(images, augmentation.draw(5, seed=0, epoch=0)), images)
+
+
+def test_draws_depend_on_seed_and_epoch_alone():
+    augmentation = Augmentation(pixel_order("left_right", 8), (8, 8), shift=1)
+
+    def draw(seed: int, epoch: int) -> list[int]:
+        torch.rand(seed + epoch)  # whatever else draws random numbers
+        return augmentation.draw(100, seed, epoch).tolist()
+
+    draws = {(seed, epoch): draw(seed, epoch) for seed in range(4) for epoch in range(4)}
+    assert draws == {key: draw(*key) for key in reversed(draws)}
+    assert len({tuple(each) for each in draws.values()}) == len(draws)
+
+
+def test_the_images_in_memory_stay_as_they_are():
+    order = pixel_order("left_right", 4)
+    augmentation = Augmentation(order, (4, 4), shift=2, shift_fraction=1.0, flip=True)
+    images = lay_on_chain(images_of(50, 4), order)
+    before = images.clone()
+    assert not torch.equal(augmentation(images, augmentation.draw(50, seed=0, epoch=0)), before)
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"shift": -1}, "data.augment.shift=-1"),
+        ({"shift": 8}, "data.augment.shift=8"),
+        ({"shift_fraction": 1.5}, "data.augment.shift_fraction=1.5"),
+        ({"shift_fraction": -0.1}, "data.augment.shift_fraction=-0.1"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, named):
+    with pytest.raises(InputError, match=named):
+        Augmentation(pixel_order("left_right", 8), (8, 8), **settings)
