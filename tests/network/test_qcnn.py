@@ -145,6 +145,15 @@ def test_the_states_amplitude_is_the_score(architecture):
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
+def test_the_state_by_a_batchs_statistics_has_the_scores_of_training(architecture):
+    network = make_network(**architecture)
+    network.fix_population_statistics(make_images(100, seed=2))
+    x = make_images(20, seed=1)
+    state = NetworkState.from_network(network, network.statistics_of(x))
+    torch.testing.assert_close(state.amplitude(x), network.train()(x), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=str)
 def test_population_statistics_normalise_the_sample_at_every_level(architecture):
     network = make_network(**architecture)
     sample = make_images(200)

@@ -82,9 +82,16 @@ def test_product_states_have_no_entropy() -> None:
         assert state.entropy_profile().abs().max() < 1e-13
 
 
-def test_gradients_reach_the_parameters_of_the_network() -> None:
+@pytest.mark.parametrize("by_a_batch", [False, True])
+def test_gradients_reach_the_parameters_of_the_network(by_a_batch: bool) -> None:
     network = moved_network(16, 2, sharing="sibling")
-    entropy = NetworkState.from_network(network).entanglement_entropy().mean()
+    batch = torch.rand(20, 16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def mean_entropy() -> Tensor:
+        statistics = network.statistics_of(batch) if by_a_batch else None
+        return NetworkState.from_network(network, statistics).entanglement_entropy().mean()
+
+    entropy = mean_entropy()
     gradients = torch.autograd.grad(entropy, list(network.parameters()))
     step = 1e-6
     moved = [gradient / gradient.norm() for gradient in gradients]
@@ -93,7 +100,7 @@ def test_gradients_reach_the_parameters_of_the_network() -> None:
         with torch.no_grad():
             for parameter, direction in zip(network.parameters(), moved, strict=True):
                 parameter.add_(direction, alpha=sign * step)
-            values.append(NetworkState.from_network(network).entanglement_entropy().mean().item())
+            values.append(mean_entropy().item())
             for parameter, direction in zip(network.parameters(), moved, strict=True):
                 parameter.add_(direction, alpha=-sign * step)
     expected = sum((gradient * direction).sum() for gradient, direction in zip(gradients, moved, strict=True))

@@ -96,10 +96,17 @@ class Level(nn.Module):
         scale = gamma / torch.sqrt(var + self.epsilon)
         return weight * scale, weight @ (beta - mean * scale)
 
-    def site_tensor(self) -> Float[Tensor, "matrices out_channels extended"]:
-        """Return (a z, a diag(w)) with the fixed statistics, float64, on the CPU (eq. 16; eq. 15 but its first row)."""
+    def site_tensor(
+        self, statistics: ChannelStatistics | None = None
+    ) -> Float[Tensor, "matrices out_channels extended"]:
+        """Return (a z, a diag(w)), float64, on the CPU (eq. 16; eq. 15 but its first row).
+
+        Args:
+            statistics: to normalise by; the fixed ones if None.
+        """
+        given = self.statistics() if statistics is None else (statistics.mean, statistics.var)
         # To the CPU first: some devices have no float64.
-        mean, var = (statistic.cpu().double() for statistic in self.statistics())
+        mean, var = (statistic.cpu().double() for statistic in given)
         matrix, shift = self.affine_map(mean, var)
         return torch.cat((shift.unsqueeze(-1), matrix), dim=-1)
 
@@ -282,15 +289,24 @@ class QCNN(nn.Module):
         Args:
             x: the sample, as `forward` takes it.
         """
-        if self.runs_fused(x):
-            for level, population in zip(self.all_levels, self.forward_fused(x)[1], strict=True):
-                level.statistics.fix_population(population)
-            return
+        measured = self.forward_fused(x)[1] if self.runs_fused(x) else self.statistics_of(x)
+        for level, population in zip(self.all_levels, measured, strict=True):
+            level.statistics.fix_population(population)
+
+    def statistics_of(
+        self, x: Float[Tensor, "batch {self.num_sites}"] | UInt8[Tensor, "batch {self.num_sites}"]
+    ) -> list[ChannelStatistics]:
+        """Measure the statistics of every level on these images, normalised by them level by level; differentiable.
+
+        Args:
+            x: the images, as `forward` takes them.
+        """
+        measured = []
         features = self.represent(x)
         for level in self.levels:
-            level.statistics.fix_population(batch_statistics(features))
-            features = product_pooling(features, *level.affine_map(*level.statistics()))
-        self.classification.statistics.fix_population(batch_statistics(features))
+            measured.append(batch_statistics(features))
+            features = product_pooling(features, *level.affine_map(measured[-1].mean, measured[-1].var))
+        return [*measured, batch_statistics(features)]
 
     @torch.no_grad()
     def first_non_finite(
@@ -309,17 +325,23 @@ class QCNN(nn.Module):
                 features = product_pooling(features, *level.affine_map(mean, var))
         return "the scores of the classes"
 
-    def site_tensors(self) -> tuple[list[Float[Tensor, "matrices rows columns"]], Float[Tensor, "classes extended"]]:
-        """Return the tensors of the tree tensor network, from evaluation's statistics (eq. 15, 16).
+    def site_tensors(
+        self, statistics: Sequence[ChannelStatistics] | None = None
+    ) -> tuple[list[Float[Tensor, "matrices rows columns"]], Float[Tensor, "classes extended"]]:
+        """Return the tensors of the tree tensor network (eq. 15, 16).
+
+        Args:
+            statistics: of levels 0 .. L, to normalise by; those that evaluation uses if None.
 
         Returns:
             The site tensors of levels 0 .. L-1, each (1 or 2, d_{l+1} + 1, d_l + 1), left child first, and the top
             tensor (classes, d_L + 1). Index 0 is the constant channel. All float64, on the CPU.
         """
+        given = [None] * (self.num_levels + 1) if statistics is None else statistics
         tensors = []
-        for level in self.levels:
-            tensor = level.site_tensor()
+        for level, of_level in zip(self.levels, given[:-1], strict=True):
+            tensor = level.site_tensor(of_level)
             constant_row = torch.zeros_like(tensor[:, :1])
             constant_row[..., 0] = 1
             tensors.append(torch.cat((constant_row, tensor), dim=1))
-        return tensors, self.classification.site_tensor()[0]
+        return tensors, self.classification.site_tensor(given[-1])[0]

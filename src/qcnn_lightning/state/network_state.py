@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.network import QCNN, make_basis
+from qcnn_lightning.network.statistics import ChannelStatistics
 from qcnn_lightning.state.entropy import cut_spectrum, renyi_entropy, von_neumann_entropy
 from qcnn_lightning.state.gram import balance, binary_exponent, climb, descend, times_power_of_two
 
@@ -51,13 +52,18 @@ class NetworkState:
         self.basis = make_basis(basis, site_tensors[0].shape[-1] - 1)
 
     @classmethod
-    def from_network(cls, network: QCNN) -> "NetworkState":
-        """Read the states off a network, as it is in evaluation: with its fixed statistics, whatever mode it is in.
+    def from_network(cls, network: QCNN, statistics: Sequence[ChannelStatistics] | None = None) -> "NetworkState":
+        """Read the states off a network.
 
         The site tensors are computed in float64 on the CPU, whatever the network's device and dtype. Gradients flow
         back to the network's parameters; call under `torch.no_grad()` if you do not want them.
+
+        Args:
+            network: the network, in whatever mode.
+            statistics: of every level, to normalise by, as `QCNN.statistics_of` measures them on a batch; those that
+                evaluation uses if None.
         """
-        site_tensors, top = network.site_tensors()
+        site_tensors, top = network.site_tensors(statistics)
         return cls(site_tensors, top, basis=network.basis.name)
 
     @property
