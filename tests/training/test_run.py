@@ -52,6 +52,15 @@ def test_every_number_of_the_last_row_belongs_to_the_network_in_the_checkpoint(c
     assert record.rows[-1]["ee/mean"] == pytest.approx(row["ee/mean"])
 
 
+def test_what_is_not_measured_in_every_epoch_stands_where_it_was_measured(composed):
+    config = composed("trainer.max_epochs=5", "callbacks.entanglement.profile_every_n_epochs=2")
+    train(config)
+    table = pd.read_csv(f"{config.run_dir}/metrics.csv", index_col="epoch")
+    sometimes = table.filter(regex="^(profile/|spectrum/)")
+    assert list(sometimes.dropna(how="all").index) == [-1, 1, 3, 4]
+    assert sometimes.loc[[-1, 1, 3, 4]].notna().all(axis=None)
+
+
 def test_training_learns(composed):
     config = composed("experiment=quickstart", "trainer.max_epochs=4")
     record = train(config)

@@ -21,6 +21,8 @@ import qcnn_lightning
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.run_folder import TRACEBACK
+from qcnn_lightning.training.module import Classifier
+from qcnn_lightning.training.tracking import EntanglementTracker
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,8 @@ class RunRecord(pl.Callback):
     """Keeps the table of a run: a row per epoch, epoch -1 being the network before training.
 
     Every row goes to `metrics.csv`, to all loggers and, with the checkpoint, to whoever resumes the run. The file's
-    rows and those in the checkpoint are therefore the same; `summary.json` is brought up to date with every row.
+    rows and those in the checkpoint are therefore the same; `summary.json` is brought up to date with every row. W&B
+    also gets the confusion matrix of the test images, with the last row.
 
     Args:
         folder: the run's folder.
@@ -69,6 +72,21 @@ class RunRecord(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the learning rate: the schedule may have moved on when the epoch has been evaluated."""
         self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget the epoch before: Lightning goes on to give the last value of what is not measured in every epoch."""
+        trainer.callback_metrics.clear()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the last epoch's confusion matrix, which all processes of the run have counted together."""
+        trackers = [logger for logger in trainer.loggers if isinstance(logger, EntanglementTracker)]
+        if not trackers or trainer.state.fn == TrainerFn.VALIDATING or trainer.current_epoch + 1 != trainer.max_epochs:
+            return
+        assert isinstance(pl_module, Classifier)
+        test = pl_module.evaluations[list(pl_module.datamodule.evaluation_splits).index("test")]
+        counts = test["confusion"].compute().tolist()
+        for tracker in trackers:
+            tracker.log_confusion_matrix(counts, pl_module.datamodule.class_names, step=trainer.current_epoch + 1)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Complete the epoch's row and write it."""
