@@ -23,10 +23,15 @@ def composed(tmp_path: Path) -> Callable[..., DictConfig]:
     def compose_run(*overrides: str, folder: str = "run") -> DictConfig:
         run_dir = tmp_path / folder
         run_dir.mkdir(exist_ok=True)
-        with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
-            return compose("train", [*SMALL, "logger=none", f"run_dir={run_dir}", *overrides])
+        return compose_small(run_dir, *overrides)
 
     return compose_run
+
+
+def compose_small(run_dir: Path, *overrides: str) -> DictConfig:
+    """Compose the configuration of a small run on the digits in this folder."""
+    with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
+        return compose("train", [*SMALL, "logger=none", f"run_dir={run_dir}", *overrides])
 
 
 def command(*arguments: str, folder: Path, warnings: str = "error") -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.training.tracking import CHARTS, COST_AXES
 from qcnn_lightning.training.workspace import DATA_SET_COLORS, describe, publish
 
 
@@ -21,12 +22,24 @@ def test_offline_the_view_is_written_down(tmp_path):
         for section in document["view"]["spec"]["section"]["panelBankConfig"]["sections"]
         for panel in section["panels"]
     ]
-    axes = {(panel.get("xAxis"), tuple(panel.get("metrics") or ())) for panel in panels}
-    assert {("cost/train", ("ee_vs_cost_train/mean",)), ("cost/test", ("ee_vs_cost_test/mean",))} <= axes
+    axes = {(panel.get("xAxis"), panel.get("metricRegex") or tuple(panel.get("metrics") or ())) for panel in panels}
+    for section, cost in COST_AXES.items():
+        assert {(cost, (f"{section}/mean",)), (cost, f"^{section}/class_[0-9]+$"), (f"summary:{cost}", ())} <= axes
+    for metrics in (("ee/mean",), ("accuracy/train", "accuracy/test"), tuple(COST_AXES.values()), "^ee/class_[0-9]+$"):
+        assert ("epoch", metrics) in axes
+    # The charts that `tracking` logs, from the tables that it logs, with the same presets.
+    charts = {panel["panelDefId"]: panel for panel in panels if "panelDefId" in panel}
+    assert set(charts) == {chart.preset for chart in CHARTS}
+    drawn = json.dumps(panels)
+    for chart in CHARTS:
+        assert chart.table in drawn
+        assert chart.strings["title"] in drawn
+        assert charts[chart.preset]["fieldSettings"] == chart.fields
     (run_set,) = document["view"]["spec"]["section"]["runSets"]
     assert [key["name"].split(".")[0] for key in run_set["grouping"]] == ["data_set", "d"]
     assert set(DATA_SET_COLORS.values()) <= set(document["view"]["spec"]["section"]["customRunColors"].values())
     assert "Entanglement entropy against test cost" in describe(path)
+    assert "Schmidt probabilities" in describe(path)
 
 
 def test_the_view_of_another_project_is_not_overwritten(tmp_path):

@@ -1,26 +1,93 @@
 """Weights & Biases: a run that is never lost, and panels of entanglement against cost that appear by themselves.
 
-A W&B metric has one x-axis. So that the entropies are drawn against the epoch and against the cost without a click,
-they are logged once more under `ee_vs_cost_train/` and `ee_vs_cost_test/`, with that cost as their axis.
+A W&B metric has one x-axis. So that the entropies are drawn against the epoch and against every cost without a click,
+they are logged once more under `ee_vs_cost_train/`, ..., with that cost as their axis. What has an axis of its own
+(entropy against block size, Schmidt probabilities, confusion) is logged as a chart. All of it follows from the rows of
+`metrics.csv` but the confusion matrix, so a run that goes on in another process draws the same.
 """
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
 import wandb
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from requests.utils import get_netrc_auth
+from wandb.env import DATA_DIR
 from wandb.errors import CommError, UsageError
 from wandb.sdk.lib import RunDisabled
 
 log = logging.getLogger(__name__)
 
-COST_AXES = {"ee_vs_cost_train": "cost/train", "ee_vs_cost_test": "cost/test"}
+# W&B's own, which it leaves to the end of the process.
+warnings.filterwarnings("ignore", "Implicitly cleaning up <TemporaryDirectory", ResourceWarning)
+
+# `cost/batch` is the train cost that the report shows: the mean over the epoch's batches, which is what was minimised.
+COST_AXES = {"ee_vs_cost_train": "cost/train", "ee_vs_cost_batch": "cost/batch", "ee_vs_cost_test": "cost/test"}
 ENTROPY_PREFIX = "ee/"
+CORRELATIONS: tuple[Literal["spearman", "pearson"], ...] = ("spearman", "pearson")
+FEWEST_EPOCHS = 5
+"""A correlation of fewer says nothing."""
+MOST_CURVES = 6
+"""Epochs in one chart; of more than so many, some are left out, evenly."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart that W&B draws from a table, with one of its presets.
+
+    Attributes:
+        key: name of the chart; its table is logged as `<key>_table`.
+        preset: W&B's name of the preset.
+        columns: of the table, as the preset names them.
+        strings: texts that the preset asks for.
+    """
+
+    key: str
+    preset: str
+    columns: tuple[str, ...]
+    strings: Mapping[str, str]
+
+    def of(self, rows: Sequence[Sequence[Any]]) -> Any:
+        """Return what to log: the chart of a table with these rows."""
+        table = wandb.Table(columns=list(self.columns), data=[list(row) for row in rows])
+        return wandb.plot_table(self.preset, table, self.fields, dict(self.strings))
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """Which column of the table stands for which of the preset."""
+        return {column: column for column in self.columns}
+
+    @property
+    def table(self) -> str:
+        """The key of the table."""
+        return f"{self.key}_table"
+
+
+def curves(key: str, title: str, axis: str) -> Chart:
+    """Return a chart with a curve per epoch."""
+    return Chart(key, "wandb/lineseries/v0", ("step", "lineKey", "lineVal"), {"title": title, "xname": axis})
+
+
+PROFILE = curves("charts/entropy_profile", "Entropy (nats) of a block of 2^l pixels against the rest", "l")
+SPECTRUM = curves("charts/schmidt_spectrum", "Schmidt probabilities of the two halves, the largest first", "k")
+CONFUSION = Chart(
+    "charts/confusion_test",
+    "wandb/confusion_matrix/v1",
+    ("Actual", "Predicted", "nPredictions"),
+    {"title": "Test images: what they are and what they were taken for"},
+)
+# The charts and the metrics that they are drawn from; x is the number at the end of a metric's name.
+CURVES = {"profile/level_": PROFILE, "spectrum/p_": SPECTRUM}
+CHARTS = (PROFILE, SPECTRUM, CONFUSION)
 
 
 class EntanglementTracker(WandbLogger):
@@ -32,9 +99,11 @@ class EntanglementTracker(WandbLogger):
         save_dir: the run's folder; W&B's files go to `wandb/` in it.
         project: W&B project.
         run_id: W&B's identity of the run, the same whenever the run is resumed.
+        first_epoch: first epoch of the correlations in the summary.
         entity: W&B user or team; the user's default if None.
         name: what the run is called.
         group: what the runs of a sweep have in common.
+        job_type: what W&B calls the kind of run.
         tags: labels.
         online_timeout_s: seconds to wait for the server before the run is kept offline.
     """
@@ -44,6 +113,7 @@ class EntanglementTracker(WandbLogger):
         save_dir: str | Path,
         project: str,
         run_id: str,
+        first_epoch: int,
         entity: str | None = None,
         name: str | None = None,
         group: str | None = None,
@@ -53,7 +123,9 @@ class EntanglementTracker(WandbLogger):
     ):
         super().__init__(save_dir=str(save_dir), project=project, id=run_id)
         self._wandb_init |= {"entity": entity, "name": name, "group": group, "job_type": job_type, "tags": tags}
+        self._first_epoch = first_epoch
         self._online_timeout_s = online_timeout_s
+        self._rows: list[Mapping[str, float | int]] = []
 
     @property
     def experiment(self) -> Any:
@@ -84,19 +156,40 @@ class EntanglementTracker(WandbLogger):
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
         """Log the configuration, and once more on top of it what runs are grouped by (`workspace`)."""
-        grouped_by = {"data_set": params["data"]["name"], "d": params["model"]["d"]}
-        super().log_hyperparams({**params, **grouped_by})
+        super().log_hyperparams({**params, "data_set": params["data"]["name"], "d": params["model"]["d"]})
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None:
-        """Log one epoch, the entropies also under the names that are drawn against the costs."""
+        """Log one epoch: its metrics, the entropies also against the costs, the charts and the summary so far."""
+        self._rows.append(metrics)
         against_cost = {
             f"{section}/{name.removeprefix(ENTROPY_PREFIX)}": value
             for name, value in metrics.items()
             for section, cost in COST_AXES.items()
             if name.startswith(ENTROPY_PREFIX) and cost in metrics
         }
-        self.experiment.log({**metrics, **against_cost}, step=step)
+        charts = {
+            chart.key: chart.of(curve_rows(self._rows, prefix))
+            for prefix, chart in CURVES.items()
+            if any(name.startswith(prefix) for name in metrics)
+        }
+        self._log({**metrics, **against_cost, **charts}, step)
+        self.experiment.summary.update(summarise(self._rows, self._first_epoch))
+
+    @rank_zero_only
+    def log_confusion_matrix(self, counts: Sequence[Sequence[int]], class_names: Sequence[str], step: int) -> None:
+        """Log how many test images of every class (row) were taken for which class (column)."""
+        rows = [
+            (actual, predicted, int(counts[row][column]))
+            for row, actual in enumerate(class_names)
+            for column, predicted in enumerate(class_names)
+        ]
+        self._log({CONFUSION.key: CONFUSION.of(rows)}, step)
+
+    def _log(self, values: Mapping[str, Any], step: int | None) -> None:
+        run = self.experiment
+        with staging_folder(Path(run.dir).with_name("staging")):
+            run.log(values, step=step)
 
     @rank_zero_only
     def catch_up(self, rows: Sequence[Mapping[str, float | int]]) -> None:
@@ -109,6 +202,8 @@ class EntanglementTracker(WandbLogger):
             step = int(row["epoch"]) + 1
             if step >= self.experiment.step:
                 self.log_metrics(row, step=step)
+            else:
+                self._rows.append(row)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -132,6 +227,78 @@ def define_metrics(run: Any) -> None:
     run.define_metric("*", step_metric="epoch")
     for section, cost in COST_AXES.items():
         run.define_metric(f"{section}/*", step_metric=cost)
+
+
+def tags_of(config: Mapping[str, Any]) -> list[str]:
+    """Return the labels that a run gets from its configuration: data set, d, sharing, start and pixel order."""
+    model, data = config["model"], config["data"]
+    settings = {name: model[name] for name in ("d", "sharing", "start") if name in model} | {"flatten": data["flatten"]}
+    return [data["name"], *(f"{name}={value}" for name, value in settings.items())]
+
+
+def curve_rows(rows: Sequence[Mapping[str, float | int]], prefix: str) -> list[tuple[int, str, float]]:
+    """Return the rows (x, curve, y) of a chart: a curve for every epoch that has the metrics `<prefix><x>`.
+
+    Args:
+        rows: an epoch each.
+        prefix: of the metrics' names.
+    """
+    having = [row for row in rows if any(name.startswith(prefix) for name in row)]
+    if len(having) > MOST_CURVES:
+        having = [having[round(place)] for place in np.linspace(0, len(having) - 1, MOST_CURVES)]
+    # W&B sorts the curves by their names.
+    digits = len(str(having[-1]["epoch"]))
+    return [
+        (
+            int(name.removeprefix(prefix)),
+            f"epoch {row['epoch']:0{digits}}" if row["epoch"] >= 0 else "before training",
+            y,
+        )
+        for row in having
+        for name, y in row.items()
+        if name.startswith(prefix)
+    ]
+
+
+def summarise(rows: Sequence[Mapping[str, float | int]], first_epoch: int) -> dict[str, float]:
+    """Return what a run's summary holds besides its last row: best values, and correlations of entropy and cost.
+
+    Args:
+        rows: an epoch each.
+        first_epoch: first epoch of the correlations.
+
+    Returns:
+        `best/accuracy/test`, ..., and `correlation/spearman_test`, ... of the mean entropy with `cost/test`; no
+        correlation of fewer than five epochs, or of what is constant.
+    """
+    entropy = f"{ENTROPY_PREFIX}mean"
+    costs, accuracies = ([name for name in rows[-1] if name.startswith(kind)] for kind in ("cost/", "accuracy/"))
+    names = [*costs, *accuracies, *([entropy] if entropy in rows[-1] else [])]
+    table = pd.DataFrame([[row.get(name, np.nan) for name in names] for row in rows], columns=names)
+    best = {**table[accuracies].max(), **table[costs].min()}
+    summary = {f"best/{name}": value for name, value in best.items()}
+    if entropy in names:
+        late = table[[row["epoch"] >= first_epoch for row in rows]].drop(columns=accuracies)
+        for method in CORRELATIONS:
+            correlations = late.corr(method, min_periods=FEWEST_EPOCHS)[entropy]
+            summary |= {f"correlation/{method}_{cost.removeprefix('cost/')}": correlations[cost] for cost in costs}
+    return {name: float(value) for name, value in summary.items() if np.isfinite(value)}
+
+
+@contextmanager
+def staging_folder(folder: Path) -> Iterator[None]:
+    """Let W&B keep the tables that it has still to upload in this folder.
+
+    It would put them in the user's home, which a cluster's nodes may not have, and where nobody would look for them.
+    """
+    if DATA_DIR in os.environ:
+        yield
+        return
+    os.environ[DATA_DIR] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[DATA_DIR]
 
 
 def logged_in() -> bool:

@@ -5,7 +5,9 @@ Works on what `tracking` logs: its metric names and the flat configuration keys 
 
 import json
 import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import wandb
 import wandb_workspaces.reports.v2 as panels
@@ -14,7 +16,7 @@ from wandb_workspaces import expr
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.training.tracking import COST_AXES, ENTROPY_PREFIX, logged_in
+from qcnn_lightning.training.tracking import CHARTS, COST_AXES, ENTROPY_PREFIX, Chart, logged_in
 
 log = logging.getLogger(__name__)
 
@@ -25,61 +27,101 @@ DATA_SET_COLORS: dict[object, object] = {
     "digits": "#009E73",
     "folder": "#CC79A7",
 }
-SPLITS = {"cost/train": "train", "cost/test": "test"}
+COSTS = {"cost/train": "train cost", "cost/batch": "cost of the batches", "cost/test": "test cost"}
+CLASSES = "class_[0-9]+"
 
 
 def entanglement_workspace(entity: str, project: str) -> workspaces.Workspace:
-    """Describe the view; nothing is sent.
-
-    Entropies are in nats. The panels of single runs that W&B makes by itself stay available below.
-    """
-    against_cost = [
-        panels.LinePlot(
-            title=f"Entanglement entropy against {SPLITS[cost]} cost",
-            x=cost,
-            y=[f"{section}/mean"],
-            title_x=f"{SPLITS[cost]} cost",
-            title_y="mean entanglement entropy (nats)",
-            max_runs_to_show=100,
-        )
-        for section, cost in COST_AXES.items()
-    ]
-    over_runs = [
-        panels.ScatterPlot(
-            title=f"Final entropy against final {SPLITS[cost]} cost",
-            x=panels.SummaryMetric(cost),
-            y=panels.SummaryMetric(f"{ENTROPY_PREFIX}mean"),
-        )
-        for cost in COST_AXES.values()
-    ]
-
-    def over_epochs(title: str, metrics: list[str], unit: str) -> panels.LinePlot:
-        return panels.LinePlot(title=title, x="epoch", y=list(metrics), title_x="epoch", title_y=unit)
-
+    """Describe the view; nothing is sent. Entropies are in nats."""
+    sections: dict[str, list[Any]] = {
+        "Entanglement against cost": [*mean_against_cost(), *over_runs()],
+        "Entanglement of every class": [*classes()],
+        "Over the epochs": [*over_epochs()],
+        "States and confusion": [chart_panel(chart) for chart in CHARTS],
+    }
     return workspaces.Workspace(
         entity=entity,
         project=project,
         name="Entanglement against cost",
-        sections=[
-            workspaces.Section(name="Entanglement against cost", panels=[*against_cost, *over_runs], is_open=True),
-            workspaces.Section(
-                name="Over the epochs",
-                panels=[
-                    over_epochs("Mean entanglement entropy", [f"{ENTROPY_PREFIX}mean"], "nats"),
-                    over_epochs("Test accuracy", ["accuracy/test"], "fraction"),
-                    over_epochs("Train cost", ["cost/train"], "cost (eq. 48)"),
-                    over_epochs("Test cost", ["cost/test"], "cost (eq. 48)"),
-                ],
-                is_open=True,
-            ),
-        ],
+        sections=[workspaces.Section(name=name, panels=drawn, is_open=True) for name, drawn in sections.items()],
         settings=workspaces.WorkspaceSettings(x_axis="epoch", max_runs=100),
         runset_settings=workspaces.RunsetSettings(
             groupby=[expr.Config("data_set"), expr.Config("d")],
             group_colors=DATA_SET_COLORS,
-            pinned_columns=["config:data_set", "config:d", "config:seed", f"summary:{ENTROPY_PREFIX}mean"],
+            pinned_columns=[
+                "config:data_set",
+                "config:d",
+                "config:seed",
+                f"summary:{ENTROPY_PREFIX}mean",
+                "summary:best/accuracy/test",
+                "summary:correlation/spearman_test",
+            ],
         ),
     )
+
+
+def mean_against_cost() -> Iterator[panels.LinePlot]:
+    """Yield the mean entropy against every cost, a line per run."""
+    for section, cost in COST_AXES.items():
+        yield panels.LinePlot(
+            title=f"Entanglement entropy against {COSTS[cost]}",
+            x=cost,
+            y=[f"{section}/mean"],
+            title_x=COSTS[cost],
+            title_y="mean entanglement entropy (nats)",
+            max_runs_to_show=100,
+        )
+
+
+def over_runs() -> Iterator[panels.ScatterPlot]:
+    """Yield the last entropy against every last cost, a point per run."""
+    for cost in COST_AXES.values():
+        yield panels.ScatterPlot(
+            title=f"Final entropy against final {COSTS[cost]}",
+            x=panels.SummaryMetric(cost),
+            y=panels.SummaryMetric(f"{ENTROPY_PREFIX}mean"),
+        )
+
+
+def classes() -> Iterator[panels.LinePlot]:
+    """Yield the entropies of the classes against the epoch and against every cost, a line per class and run."""
+    axes = {"epoch": (ENTROPY_PREFIX, "epoch")}
+    axes |= {cost: (f"{section}/", COSTS[cost]) for section, cost in COST_AXES.items()}
+    for axis, (prefix, label) in axes.items():
+        yield panels.LinePlot(
+            title=f"Entropy of every class against {label}",
+            x=axis,
+            metric_regex=f"^{prefix}{CLASSES}$",
+            title_x=label,
+            title_y="entanglement entropy (nats)",
+        )
+
+
+def over_epochs() -> Iterator[panels.LinePlot]:
+    """Yield what is drawn over the epochs, a line per run."""
+    drawn = {
+        "Mean entanglement entropy": ([f"{ENTROPY_PREFIX}mean"], "nats"),
+        "Accuracy": (["accuracy/train", "accuracy/test"], "fraction"),
+        "Cost": (list(COSTS), "cost (eq. 48)"),
+        "Learning rate": (["learning_rate"], "learning rate"),
+    }
+    for title, (metrics, unit) in drawn.items():
+        yield panels.LinePlot(title=title, x="epoch", y=[*metrics], title_x="epoch", title_y=unit)
+
+
+def chart_panel(chart: Chart) -> panels.CustomChart:
+    """Return the panel of a chart that every run logs, drawn for the runs that are shown."""
+    return panels.CustomChart(
+        query={"summaryTable": {"tableKey": chart.table}},
+        chart_name=chart.preset,
+        chart_fields=chart.fields,
+        chart_strings=dict(chart.strings),
+    )
+
+
+def title_of(panel: Any) -> str:
+    """Return what a panel is called."""
+    return panel.chart_strings["title"] if isinstance(panel, panels.CustomChart) else panel.title
 
 
 def publish(entity: str, project: str, specification: Path) -> str | None:
@@ -123,9 +165,7 @@ def publish(entity: str, project: str, specification: Path) -> str | None:
         "project": project,
         "url": address or known.get("url"),
         "name": view.name,
-        "sections": {
-            section.name: [getattr(panel, "title", None) for panel in section.panels] for section in view.sections
-        },
+        "sections": {section.name: [title_of(panel) for panel in section.panels] for section in view.sections},
         # The library has no public name for what it sends.
         "view": view._to_model().model_dump(by_alias=True, mode="json"),
     }
