@@ -30,9 +30,7 @@ studies: $(INSTALLED) ## Run or resume all studies of docs/results.md, a job per
 	test -z "$$unfinished" || { echo "error: not finished:$$unfinished; the same command resumes them" >&2; exit 1; }
 
 results: $(INSTALLED) ## Draw all figures and tables of docs/results.md again, from docs/runs
-	@for study in $(notdir $(wildcard docs/runs/*)); do \
-		$(VENV)/bin/python -m qcnn_lightning.report runs=docs/runs/$$study out=docs/$$study 'figures=[png]' || exit 1; \
-	done
+	@$(VENV)/bin/python scripts/draw_results.py
 
 test: $(INSTALLED) ## Run the tests: make test ARGS="tests/state -k entropy"
 	@$(VENV)/bin/python -m pytest $(ARGS)

@@ -1,0 +1,75 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from synthetic import curves, write_run
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "draw_results.py"
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A project with stored runs of two studies, and a page with empty tables."""
+    for folder in ("scripts", "benchmarks/results", "docs"):
+        (tmp_path / folder).mkdir(parents=True)
+    shutil.copy(SCRIPT, tmp_path / "scripts")
+    for choice, loss in (("none", 0.0), ("order", 0.02)):
+        for seed in (0, 1):
+            table = curves(seed=seed, epochs=3)
+            table["accuracy/test"] -= loss
+            folder = write_run(tmp_path / "docs/runs/ablation" / f"{choice},{seed}", seed=seed, epochs=3, table=table)
+            (folder / ".hydra/overrides.yaml").write_text(f"[ablation={choice}, seed={seed}]")
+    for study in ("reproduction", "up_down"):
+        write_run(
+            tmp_path / "docs/runs" / study / "run",
+            flatten="left_right" if study == "reproduction" else study,
+            epochs=36,
+        )
+    tables = ("accuracies reproduction", "correlations reproduction", "choices ablation", "baselines")
+    (tmp_path / "docs/results.md").write_text(
+        "".join(f"Before {name}.\n<!-- table: {name} -->\nold\n<!-- end of table -->\n" for name in tables) + "End.\n"
+    )
+    rows = [
+        {"data": "mnist", "network": "cnn", "parameters": 7, "epochs": 2, "seconds": 9, "accuracy/test": accuracy}
+        for accuracy in (0.98, 0.99)
+    ]
+    (tmp_path / "benchmarks/results/baselines.json").write_text(json.dumps({"rows": rows}))
+    return tmp_path
+
+
+def draw(project: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, project / "scripts/draw_results.py"], cwd=project, capture_output=True, text=True
+    )
+
+
+def test_one_command_draws_all_figures_and_writes_all_tables(project):
+    done = draw(project)
+    assert done.returncode == 0, done.stderr
+    page = (project / "docs/results.md").read_text()
+    assert "old" not in page
+    assert page.count("Before") == 4
+    assert page.endswith("<!-- end of table -->\nEnd.\n")
+    # the same losses for both seeds
+    assert "| order | 81000 | 2 |" in page
+    assert "| -2.00% |" in page
+    assert "| MNIST | cnn | 7 | 2 | 2 | 98.50 ± 0.71% | 9 |" in page
+    # two studies, one report
+    assert "left/right" in page
+    assert "up/down" in page
+    assert not (project / "docs/up_down").exists()
+    assert (project / "docs/reproduction/figures/figure_2.png").is_file()
+
+
+@pytest.mark.parametrize(("name", "told"), [("wishes", "wishes"), ("time_to_accuracy", "time_to_accuracy.json")])
+def test_a_table_that_cannot_be_is_told(project, name, told):
+    for study in (project / "docs/runs").iterdir():
+        shutil.rmtree(study)
+    (project / "docs/results.md").write_text(f"<!-- table: {name} -->\n<!-- end of table -->\n")
+    done = draw(project)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
