@@ -13,6 +13,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import seed_everything
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
@@ -133,9 +134,8 @@ def fit(
     seed_everything(config.seed, workers=True, verbose=False)
     logger = build_logger(config, record)
     # Before any data is fetched: a device that is not there, or a network that cannot be, is known at once.
-    callbacks = (
-        [record, stop, Checkpoints(record)] if quiet else [record, EpochTable(record), stop, Checkpoints(record)]
-    )
+    shown = [] if quiet else [EpochTable(record)]
+    callbacks = [*weight_averaging(config), record, *shown, stop, Checkpoints(record)]
     trainer = build_trainer(config, callbacks, logger)
     build_network = partial(instantiate, config.model, _convert_="all", num_sites=datamodule.num_sites)
     build_network(num_classes=2)
@@ -190,6 +190,29 @@ def fit(
     finally:
         if isinstance(logger, EntanglementTracker):
             logger.close(exit_code)
+
+
+def weight_averaging(config: DictConfig) -> list[pl.Callback]:
+    """Return the callback that keeps an exponential moving average of the weights, if `average_decay` asks for one.
+
+    The average is updated once a Lightning step, that is once in `data.batches_at_a_time` batches. Evaluation, its
+    population statistics, entropies and the `state_dict` of checkpoints are those of the averaged network. The callback
+    puts the trained weights back as soon as it is told of an evaluation's end, so whoever measures comes before it.
+
+    Raises:
+        InputError: `average_decay` is out of range, or evaluation does not measure the averaged network's statistics.
+    """
+    decay = config.average_decay
+    if not isinstance(decay, int | float) or not 0 <= decay < 1:
+        raise InputError(f"average_decay={decay}: must be at least 0 (no averaging) and less than 1")
+    if decay == 0:
+        return []
+    if config.evaluation_statistics != "population":
+        raise InputError(
+            f"average_decay={decay} needs evaluation_statistics=population: the running ones are not those of the "
+            "averaged network"
+        )
+    return [EMAWeightAveraging(use_buffers=False, decay=decay)]
 
 
 def build_trainer(config: DictConfig, callbacks: list[pl.Callback], logger: Logger | bool) -> pl.Trainer:
