@@ -90,9 +90,14 @@ def correlation(row: pd.Series) -> str:
 
 
 def choices(study: str) -> Iterator[Row]:
-    """Yield a row per choice, `ablation=<choice>` among the overrides: what undoing it costs, over the same seeds."""
-    yield "data set", "undone", "parameters", "seeds", "test accuracy", "difference", "EE (nats)"
+    """Yield a row per choice, `ablation=<choice>` among the overrides: what undoing it costs, over the same seeds.
+
+    Choices are judged on held-out training images, where there are any.
+    """
     runs = read_collection(RUNS / study).runs
+    split, title = ("val", "held-out") if all("accuracy/val" in run.metrics for run in runs) else ("test", "test")
+    accuracy = f"accuracy/{split}"
+    yield "data set", "undone", "parameters", "seeds", f"{title} accuracy", "difference", "EE (nats)"
     for data in dict.fromkeys(run.data for run in runs):
         of_choice: dict[str, dict[int, Run]] = {}
         for run in runs:
@@ -101,9 +106,9 @@ def choices(study: str) -> Iterator[Row]:
         reference = of_choice.get("none", {})
         for choice in sorted(of_choice, key=lambda name: (name != "none", name)):
             of_seed = of_choice[choice]
-            measured = {seed: last(run.column("accuracy/test")) for seed, run in of_seed.items()}
+            measured = {seed: last(run.column(accuracy)) for seed, run in of_seed.items()}
             changes = [
-                value - last(reference[seed].column("accuracy/test"))
+                value - last(reference[seed].column(accuracy))
                 for seed, value in measured.items()
                 if seed in reference
             ]

@@ -19,7 +19,7 @@ def project(tmp_path) -> Path:
     for choice, loss in (("none", 0.0), ("order", 0.02)):
         for seed in (0, 1):
             table = curves(seed=seed, epochs=3)
-            table["accuracy/test"] -= loss
+            table["accuracy/val"] = table["accuracy/test"] - loss
             folder = write_run(tmp_path / "docs/runs/ablation" / f"{choice},{seed}", seed=seed, epochs=3, table=table)
             (folder / ".hydra/overrides.yaml").write_text(f"[ablation={choice}, seed={seed}]")
     for study in ("reproduction", "up_down"):
@@ -54,6 +54,7 @@ def test_one_command_draws_all_figures_and_writes_all_tables(project):
     assert page.count("Before") == 4
     assert page.endswith("<!-- end of table -->\nEnd.\n")
     # the same losses for both seeds
+    assert "held-out accuracy" in page
     assert "| order | 81000 | 2 |" in page
     assert "| -2.00% |" in page
     assert "| MNIST | cnn | 7 | 2 | 2 | 98.50 ± 0.71% | 9 |" in page
