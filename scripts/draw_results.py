@@ -108,9 +108,7 @@ def choices(study: str) -> Iterator[Row]:
             of_seed = of_choice[choice]
             measured = {seed: last(run.column(accuracy)) for seed, run in of_seed.items()}
             changes = [
-                value - last(reference[seed].column(accuracy))
-                for seed, value in measured.items()
-                if seed in reference
+                value - last(reference[seed].column(accuracy)) for seed, value in measured.items() if seed in reference
             ]
             yield (
                 DATA_SETS.get(data, data),
