@@ -103,6 +103,15 @@ def test_empty_epochs_of_the_profile_are_no_complaint(tmp_path):
     assert collection.runs[0].profile_columns == [f"profile/level_{level}" for level in range(4)]
 
 
+def test_repeated_profiles_are_those_of_earlier_epochs(tmp_path):
+    (tmp_path / "metrics.csv").write_text(
+        "epoch,profile/level_0,profile/level_1\n-1,0.1,0.2\n0,0.1,0.2\n1,0.1,0.2\n2,0.1,0.3\n3,0.1,0.3\n"
+    )
+    table, _ = read_metrics(tmp_path / "metrics.csv")
+    assert list(table["profile/level_1"].dropna().index) == [-1, 2]
+    assert list(table["profile/level_0"].dropna().index) == [-1, 2]
+
+
 def test_a_repeated_epoch_counts_once(tmp_path):
     (tmp_path / "metrics.csv").write_text("epoch,ee/mean\n-1,0\n0,1\n0,2\n")
     table, why = read_metrics(tmp_path / "metrics.csv")

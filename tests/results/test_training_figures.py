@@ -1,6 +1,7 @@
 import matplotlib as mpl
 import numpy as np
 import pytest
+import yaml
 from synthetic import curves, write_run, write_sweep
 
 from qcnn_lightning.results.runs import read_collection
@@ -66,6 +67,43 @@ def test_the_heat_map_holds_every_class_and_epoch(sweep):
     mesh = figure.axes[0].collections[0]
     expected = np.mean([run.metrics[run.class_columns].to_numpy() for run in chosen[0].runs], axis=0).T
     np.testing.assert_allclose(mesh.get_array().reshape(expected.shape), expected)
+
+
+def test_runs_of_many_kinds_have_titles_and_legends_that_fit(tmp_path):
+    settings = {"sharing": "sibling", "start": "product_state", "basis": "legendre", "channels": "constant"}
+    write_run(tmp_path / "runs/a", epochs=12, profile_levels=4, model=settings)
+    write_run(tmp_path / "runs/b", d=2, epochs=40, profile_levels=4, flatten="z_left_right", seed=1)
+    write_run(tmp_path / "runs/c", d=2, epochs=40, profile_levels=4, model=settings | {"start": "default"})
+    collection = read_collection(tmp_path / "runs")
+    # What does not fit is a warning of matplotlib, and so an error here.
+    names, _ = draw_all(collection, tmp_path / "figures", Choices(), ["png"])
+    assert "entropy_profile_mnist" in names
+    with mpl.rc_context(STYLE):
+        figure = entropy_against_d(collection, Choices())
+        figure.canvas.draw()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+    assert box.x0 >= 0
+    assert box.x1 <= figure.bbox.width
+    # Only what is drawn is in the legend: twelve epochs are none of figure 3.
+    (legend,) = figure_3b(collection, Choices(first_epoch=30)).legends
+    assert len(legend.get_texts()) == 2
+
+
+def test_a_variant_is_not_named_twice_by_a_class_and_its_settings(tmp_path):
+    for name, scheduler in (
+        ("a", {"_target_": "torch.optim.lr_scheduler.StepLR", "step_size": 10}),
+        ("b", {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "max_lr": 0.1}),
+    ):
+        config = write_run(tmp_path / name, epochs=2) / ".hydra/config.yaml"
+        config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"scheduler": scheduler}))
+    assert {item.variant for item in read_collection(tmp_path).experiments} == {
+        "scheduler=StepLR",
+        "scheduler=OneCycleLR",
+    }
+    config.write_text(config.read_text().replace("OneCycleLR", "StepLR"))
+    variants = {item.variant for item in read_collection(tmp_path).experiments}
+    assert variants == {"max_lr=None, step_size=10", "max_lr=0.1, step_size=None"}
 
 
 def test_bars_are_standard_deviations_over_seeds(sweep):

@@ -29,6 +29,7 @@ MEASURED = ("accuracy/train", "accuracy/test", "cost/train", "cost/test", "ee/me
 # The train cost of results, where it was recorded: the mean over the epoch's batches, what was minimised and, in all
 # likelihood, what the paper shows. With fixed statistics, one image in 60000 can outweigh all others.
 BATCH_COST = "cost/batch"
+NOT_IN_EVERY_EPOCH = ("profile/level_", "spectrum/p_")
 # Two runs that differ in nothing else are the same experiment, repeated with another seed or in another place.
 NOT_A_SETTING = (
     "callbacks",
@@ -241,7 +242,18 @@ class Collection:
                 if len({run.settings.get(key) for run in runs}) > 1:
                     varying.add(key)
         first = ["model.d", "data.flatten"]
-        return [key for key in first if key in varying] + sorted(varying.difference(first))
+        others = varying.difference(first)
+        # A scheduler of another class has other settings: its name says it all, unless they vary by themselves.
+        classes = {key.split(".")[0]: key for key in sorted(others) if key.endswith("._target_")}
+        implied = {
+            key for key in others if (name := classes.get(key.split(".")[0], key)) != key and self.determines(name, key)
+        }
+        return [key for key in first if key in varying] + sorted(others - implied)
+
+    def determines(self, key: str, other: str) -> bool:
+        """Return whether runs with the same value of one setting have the same value of the other."""
+        pairs = {(run.settings.get(key), run.settings.get(other)) for run in self.runs}
+        return len(pairs) == len({value for value, _ in pairs})
 
     @cached_property
     def experiments(self) -> list[Experiment]:
@@ -264,6 +276,8 @@ class Collection:
                 orders = {str(other.flatten).startswith("z_") for other in self.runs}
                 if len(orders) > 1:
                     parts.append("z order" if run.flatten.startswith("z_") else "raster order")
+            elif key.endswith("._target_"):
+                parts.append(f"{setting_label(key)}={str(value).rpartition('.')[2]}")
             else:
                 parts.append(f"{setting_label(key)}={value}")
         return ", ".join(parts)
@@ -387,6 +401,10 @@ def read_metrics(path: Path) -> tuple[pd.DataFrame, list[str]]:
         reasons.append(f"metrics.csv repeats the epochs {repeated}: the last row of each is used")
         table = table.drop_duplicates("epoch", keep="last")
     table = table.astype({"epoch": int}).set_index("epoch").sort_index()
+    for prefix in NOT_IN_EVERY_EPOCH:
+        if columns := numbered_columns(table, prefix):
+            # The first runs repeat them until they were measured again.
+            table.loc[(table[columns] == table[columns].shift()).all(axis=1), columns] = np.nan
     if BATCH_COST in table:
         table["cost/train"] = table[BATCH_COST]
     reasons += list(describe_gaps(table))

@@ -6,6 +6,8 @@ printer. The same runs always give the same files, to the byte.
 """
 
 import math
+import textwrap
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,15 +21,30 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    FormatStrFormatter,
+    Formatter,
+    LogLocator,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+)
 
-from qcnn_lightning.results.runs import Collection, Experiment, LeftOut, Run, rank
+from qcnn_lightning.results.runs import Collection, Experiment, LeftOut, Run, as_number, rank
 from qcnn_lightning.results.tables import last, mean_and_deviation
 
 FORMATS = ("png", "svg", "pdf")
 MOST_VARIANTS = 6
 MOST_PANELS = 12
+MOST_TICKS = 12
+FEW_DECADES = 300
 PROFILE_EPOCHS = 5
+LONGEST_SUFFIX = 120
+# In inches; of the letters and lines of legends and titles.
+CHARACTER_WIDTH = 0.066
+LINE_HEIGHT = 0.16
+PANEL_WIDTH = 2.6
 PAPER_ACCURACY = {"mnist": 0.97, "fmnist": 0.89}
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DATA_COLOURS = {"mnist": OKABE_ITO[0], "fmnist": OKABE_ITO[1], "digits": OKABE_ITO[2]}
@@ -166,12 +183,13 @@ def figure_2(experiments: Sequence[Experiment], choices: Choices) -> Figure | st
             draw_band(axes, experiment.entropy_trends(choices.window), colour_of(experiment.data), "-")
         axes.set_ylabel(f"mean EE, {bipartition} (nats)")
         axes.set_ylim(bottom=0)
-        if not axes.lines:
-            say_empty(axes, f"no {bipartition} run")
     for axes, letter in zip(panels.flat, "abcd", strict=True):
         axes.set_title(f"({letter})", loc="left", fontweight="bold")
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for axes, bipartition in ((panels[1, 0], "left/right"), (panels[1, 1], "up/down")):
+        if not axes.lines:
+            say_empty(axes, f"no {bipartition} run")
     if not any(axes.lines for axes in panels.flat):
         return "no run has accuracies, costs or entropies"
     seeds = max(len(experiment.runs) for experiment in experiments)
@@ -180,7 +198,7 @@ def figure_2(experiments: Sequence[Experiment], choices: Choices) -> Figure | st
         training,
         [Line2D([], [], color="0.3", label="test"), Line2D([], [], color="0.3", linestyle="--", label="train")],
     )
-    figure.suptitle(caption(experiments[0].variant, f"mean ± sd of {seeds} seeds" if seeds > 1 else ""), fontsize=9)
+    title_above(figure, experiments[0].variant, f"mean ± sd of {seeds} seeds" if seeds > 1 else "")
     return figure
 
 
@@ -204,63 +222,75 @@ def figure_3a(experiments: Sequence[Experiment], choices: Choices) -> Figure | s
                 fading = np.linspace(0.25, 1, len(points))
                 axes.scatter(points["cost"], points["entropy"], color=colour, alpha=fading, s=10, linewidths=0)
         axes.set_xlabel(f"{cost} cost")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     panels[0].set_ylabel(MEAN_ENTROPY)
     if not any(len(line.get_xdata()) for axes in panels for line in axes.lines):
         return f"no run has entropies and costs from epoch {choices.first_epoch} (first_epoch) on"
     label_data_sets(figure, shown)
-    figure.suptitle(caption(experiments[0].variant, f"from epoch {choices.first_epoch}"), fontsize=9)
+    title_above(figure, experiments[0].variant, f"from epoch {choices.first_epoch}")
     return figure
 
 
 def figure_3b(collection: Collection, choices: Choices) -> Figure | str:
-    """Draw figure 3(b): the entropy trend against train and test cost of all runs, islands over d and seeds."""
-    values = sorted({run.d for run in collection.runs}, key=rank)
+    """Draw figure 3(b): the entropy trend against train and test cost of all runs, islands over d and seeds.
+
+    A colour per d and a marker per what else varies; where only one of them does, it has both.
+    """
+    islands = {
+        (run, cost): points
+        for run in collection.runs
+        for cost in ("train", "test")
+        if len(points := entropy_and_cost(run, cost, choices))
+    }
+    if not islands:
+        return f"no run has entropies and costs from epoch {choices.first_epoch} (first_epoch) on"
+    runs = unique(run for run, _ in islands)
+    kind_of = {run: kind for experiment, kind in kinds_of(collection).items() for run in experiment.runs}
+    kinds, values = unique(kind_of[run] for run in runs), sorted({run.d for run in runs}, key=rank)
+
+    def look(value: Any, kind: str) -> dict[str, Any]:
+        if len(values) == 1 and len(kinds) > 1:
+            colour = OKABE_ITO[kinds.index(kind) % len(OKABE_ITO)]
+        else:
+            colour = ordered_colour(values.index(value), len(values))
+        number = kinds.index(kind) if len(kinds) > 1 else values.index(value)
+        return {"color": colour, "marker": MARKERS[number % len(MARKERS)]}
+
     figure = Figure(figsize=(7.2, 0.6 + 2.6 * len(collection.data_sets)))
     grid = figure.subplots(len(collection.data_sets), 2, squeeze=False)
-    shown = set()
     for row, data in zip(grid, collection.data_sets, strict=True):
         for axes, cost in zip(row, ("train", "test"), strict=True):
-            for run in (run for run in collection.runs if run.data == data):
-                points = entropy_and_cost(run, cost, choices)
-                if points.empty:
-                    continue
-                shown.add(run.d)
-                colour = ordered_colour(values.index(run.d), len(values))
-                # Thousands of points: as a picture inside the vector formats.
-                axes.plot(points["cost"], points["entropy"], color=colour, linewidth=0.4, alpha=0.5, rasterized=True)
-                marker = MARKERS[values.index(run.d) % len(MARKERS)]
-                axes.scatter(
-                    points["cost"],
-                    points["entropy"],
-                    color=colour,
-                    marker=marker,
-                    s=7,
-                    alpha=0.75,
-                    linewidths=0,
-                    rasterized=True,
-                )
+            for (run, of), points in islands.items():
+                if run.data == data and of == cost:
+                    # Thousands of points: as a picture inside the vector formats.
+                    axes.plot(
+                        points["cost"],
+                        points["entropy"],
+                        **look(run.d, kind_of[run]),
+                        linewidth=0.4,
+                        markersize=2.6,
+                        markeredgewidth=0,
+                        alpha=0.6,
+                        rasterized=True,
+                    )
             axes.set_xlabel(f"{cost} cost")
             axes.set_title(data, loc="left")
             use_logarithm_if_wide(axes, "x")
             if not axes.lines:
                 say_empty(axes, f"no epochs from {choices.first_epoch} on")
         row[0].set_ylabel(MEAN_ENTROPY)
-    if not shown:
-        return f"no run has entropies and costs from epoch {choices.first_epoch} (first_epoch) on"
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=ordered_colour(index, len(values)),
-            marker=MARKERS[index % len(MARKERS)],
-            linestyle="",
-            label=f"d = {value}" if value is not None else "d unknown",
-        )
-        for index, value in enumerate(values)
-        if value in shown
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)))
-    figure.suptitle(f"{len(collection.runs)} runs, from epoch {choices.first_epoch}", fontsize=9)
+    handles = []
+    if len(values) > 1 or len(kinds) == 1:
+        named = {value: f"d = {value}" if value is not None else "d unknown" for value in values}
+        handles += [Line2D([], [], **look(value, kinds[0]), linestyle="", label=named[value]) for value in values]
+    if len(kinds) > 1:
+        several = {"color": "0.3"} if len(values) > 1 else {}
+        handles += [
+            Line2D([], [], **look(values[0], kind) | several, linestyle="", markersize=4.5, label=kind)
+            for kind in kinds
+        ]
+    legend_below(figure, handles)
+    title_above(figure, f"{len(runs)} runs", f"from epoch {choices.first_epoch}")
     return figure
 
 
@@ -269,27 +299,30 @@ def entropy_per_class(experiments: Sequence[Experiment]) -> Figure | str:
     maps = {}
     for experiment in experiments:
         classes = max((run.class_columns for run in experiment.runs), key=len)
-        if classes:
-            maps[experiment] = means_over_seeds(experiment, classes).T
+        table = means_over_seeds(experiment, classes).dropna(how="all")
+        if len(table):
+            maps[experiment] = table.T
     if not maps:
-        return "no run has the columns ee/class_0, ee/class_1, ..."
-    figure, panels = panel_grid(len(maps), height=2.2)
+        return "no run has numbers in the columns ee/class_0, ee/class_1, ..."
+    figure, panels = panel_grid(list(maps), height=2.2)
     largest = max(float(np.nanmax(table.to_numpy())) for table in maps.values())
+    # Networks before training may be far more entangled than any that have learned.
+    learned = [table.to_numpy()[:, table.columns.to_numpy(dtype=float) >= 0] for table in maps.values()]
+    scale = max((float(np.nanmax(values)) for values in learned if np.isfinite(values).any()), default=largest)
     for axes, (experiment, table) in zip(panels, maps.items(), strict=True):
         epochs = table.columns.to_numpy(dtype=float)
         edges = np.append(epochs - 0.5, epochs[-1] + 0.5)
         image = axes.pcolormesh(
-            edges, np.arange(len(table) + 1) - 0.5, table, cmap=ORDERED, vmin=0, vmax=largest, rasterized=True
+            edges, np.arange(len(table) + 1) - 0.5, table, cmap=ORDERED, vmin=0, vmax=scale, rasterized=True
         )
         names = max((run.class_names for run in experiment.runs), key=len)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.grid(visible=False)
-        axes.set_title(caption(experiment.variant or experiment.data, experiment.bipartition), loc="left")
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.colorbar(image, ax=list(panels), label=ENTROPY)
-    figure.suptitle(f"{experiments[0].data}: entropy of every class", fontsize=9)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    figure.colorbar(image, ax=list(panels), label=ENTROPY, extend="max" if largest > scale else "neither")
+    title_above(figure, f"{experiments[0].data}: entropy of every class")
     return figure
 
 
@@ -302,10 +335,10 @@ def entropy_profile(experiments: Sequence[Experiment]) -> Figure | str:
         if len(table):
             profiles[experiment] = table
     if not profiles:
-        return "no run has the columns profile/level_0, profile/level_1, ... (entropy of blocks of 2^level pixels)"
-    figure, panels = panel_grid(len(profiles), height=2.4, sharey=True)
+        return "no run has numbers in the columns profile/level_0, ... (entropy of blocks of 2^level pixels)"
+    figure, panels = panel_grid(list(profiles), height=2.4, sharey=True)
     labelled: list[int] = []
-    for axes, (experiment, table) in zip(panels, profiles.items(), strict=True):
+    for axes, table in zip(panels, profiles.values(), strict=True):
         epochs = spread(list(table.index), PROFILE_EPOCHS)
         for index, epoch in enumerate(epochs):
             label = "before training" if epoch < 0 else f"epoch {epoch}"
@@ -318,14 +351,16 @@ def entropy_profile(experiments: Sequence[Experiment]) -> Figure | str:
                 label=label,
             )
         axes.set_xscale("log", base=2)
+        blocks = [2**level for level in range(table.shape[1])][:: 1 + table.shape[1] // 9]
+        axes.set_xticks(blocks, [str(block) for block in blocks])
         axes.set_xlabel("pixels in the block")
-        axes.set_title(caption(experiment.variant or experiment.data, experiment.bipartition), loc="left")
-        axes.set_ylim(bottom=0)
         if epochs != labelled:
             axes.legend()
             labelled = epochs
+    # Of all panels at once: they share it.
+    panels[0].set_ylim(bottom=0)
     panels[0].set_ylabel(ENTROPY)
-    figure.suptitle(f"{experiments[0].data}: entropy of a block against the rest", fontsize=9)
+    title_above(figure, f"{experiments[0].data}: entropy of a block against the rest")
     return figure
 
 
@@ -342,11 +377,13 @@ def entropy_against_d(collection: Collection, choices: Choices) -> Figure | str:
     if not handles:
         return "no run has both d and the column ee/mean"
     axes.axhline(math.log(2), color="0.4", linewidth=0.8, linestyle=":", zorder=0)
-    axes.annotate("log 2", (0, math.log(2)), xycoords=("axes fraction", "data"), va="bottom", color="0.35")
+    axes.annotate("log 2", (0.01, math.log(2)), xycoords=("axes fraction", "data"), va="bottom", color="0.35")
     axes.set(xlabel="channel multiplier d", ylabel="mean EE at the last epoch (nats)")
     axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
+    values = sorted({experiment.d for experiment in collection.experiments if math.isfinite(as_number(experiment.d))})
+    if len(values) <= MOST_TICKS:
+        axes.set_xticks(values)
+    legend_below(figure, handles)
     return figure
 
 
@@ -367,16 +404,15 @@ def accuracy_against_parameters(collection: Collection) -> Figure | str:
             axes.axhline(accuracy, color=colour_of(data), linewidth=0.8, linestyle=":", zorder=0)
             axes.annotate(
                 "paper's best",
-                (1, accuracy),
+                (0.01, accuracy),
                 xycoords=("axes fraction", "data"),
-                ha="right",
                 va="bottom",
                 color=colour_of(data),
             )
-    axes.set_xscale("log")
+    use_logarithm(axes, "x", EngFormatter(sep=""))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes.set(xlabel="trained parameters", ylabel="test accuracy, last epoch")
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(3, len(handles)))
+    legend_below(figure, handles)
     return figure
 
 
@@ -385,18 +421,15 @@ def draw_with_error_bars(
 ) -> list[Line2D]:
     """Draw one point per experiment: a colour per data set, a marker per what else varies. Return the legend."""
     lines: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
-    for experiment in collection.experiments:
+    for experiment, kind in kinds_of(collection).items():
         x = across(experiment)
         mean, deviation = mean_and_deviation([up(run) for run in experiment.complete_runs])
         if isinstance(x, int | float) and math.isfinite(x) and math.isfinite(mean):
-            kind = caption(experiment.bipartition, without_d(experiment))
             lines.setdefault((experiment.data, kind), []).append((x, mean, deviation))
     kinds = unique(kind for _, kind in lines)
-    handles = []
     for (data, kind), points in lines.items():
         x, mean, deviation = np.array(sorted(points)).T
-        marker = MARKERS[kinds.index(kind) % len(MARKERS)]
-        style: Any = "-" if kind == kinds[0] else "--"
+        marker, style = appearance(kinds, kind)
         axes.errorbar(
             x,
             mean,
@@ -408,8 +441,59 @@ def draw_with_error_bars(
             linewidth=0.9,
             capsize=2.5,
         )
-        handles.append(Line2D([], [], color=colour_of(data), marker=marker, linestyle=style, label=caption(data, kind)))
+    colours = [
+        Line2D([], [], color=colour_of(data), linewidth=2.5, label=data) for data in unique(data for data, _ in lines)
+    ]
+    return [*colours, *kind_handles(kinds)]
+
+
+def kinds_of(collection: Collection) -> dict[Experiment, str]:
+    """Return what every experiment is besides its data set and its d, as far as there are others."""
+    several = len({experiment.bipartition for experiment in collection.experiments}) > 1
+    return {
+        experiment: caption(experiment.bipartition if several else "", without_d(experiment))
+        for experiment in collection.experiments
+    }
+
+
+def appearance(kinds: Sequence[str], kind: str) -> tuple[str, Any]:
+    """Return the marker and the line style of a kind of experiment."""
+    number = kinds.index(kind)
+    return MARKERS[number % len(MARKERS)], "--" if number else "-"
+
+
+def kind_handles(kinds: Sequence[str]) -> list[Line2D]:
+    """Return what tells the kinds of experiments apart, for a legend; nothing if there is but one."""
+    handles = []
+    for kind in kinds if len(kinds) > 1 else ():
+        marker, style = appearance(kinds, kind)
+        handles.append(
+            Line2D([], [], color="0.3", marker=marker, markersize=4.5, linestyle=style, linewidth=0.9, label=kind)
+        )
     return handles
+
+
+def title_above(figure: Figure, *parts: str) -> None:
+    """Put a title over a figure."""
+    figure.suptitle(wrapped(caption(*parts), figure.get_figwidth()), fontsize=9)
+
+
+def wrapped(text: str, width: float) -> str:
+    """Break a text into lines of at most this many inches, between words."""
+    return textwrap.fill(text, int(width / CHARACTER_WIDTH), break_long_words=False, break_on_hyphens=False)
+
+
+def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Put a legend under a figure, in as many columns as its width has room for."""
+    for handle in handles:
+        handle.set_label(wrapped(str(handle.get_label()), figure.get_figwidth() - 0.5))
+    longest = max(len(line) for handle in handles for line in str(handle.get_label()).splitlines())
+    columns = int(figure.get_figwidth() / (0.5 + CHARACTER_WIDTH * longest))
+    columns = max(1, min(columns, len(handles)))
+    # Of a figure that leaves room for one line.
+    lines = sum(str(handle.get_label()).count("\n") + 1 for handle in handles) / columns
+    figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * (math.ceil(lines) - 1))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def draw_band(axes: Axes, table: pd.DataFrame, colour: str, style: str) -> None:
@@ -439,21 +523,29 @@ def typical_run(experiment: Experiment) -> Run:
     return runs[(len(runs) - 1) // 2]
 
 
-def panel_grid(number: int, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
-    """Return a figure with this many panels, three in a row at most."""
+def panel_grid(experiments: Sequence[Experiment], height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a panel per experiment, three in a row at most, and over each what sets it apart."""
+    number = len(experiments)
     columns = min(3, number)
     rows = -(-number // columns)
-    figure = Figure(figsize=(max(4.2, 2.6 * columns), 0.5 + height * rows))
+    titles = [
+        wrapped(caption(experiment.variant or experiment.data, experiment.bipartition), PANEL_WIDTH - 0.4)
+        for experiment in experiments
+    ]
+    height += LINE_HEIGHT * max(title.count("\n") for title in titles)
+    figure = Figure(figsize=(max(4.2, PANEL_WIDTH * columns), 0.5 + height * rows))
     panels = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
     for axes in panels[number:]:
         axes.remove()
+    for axes, title in zip(panels[:number], titles, strict=True):
+        axes.set_title(title, loc="left")
     return figure, panels[:number]
 
 
 def label_data_sets(figure: Figure, experiments: Sequence[Experiment], more: Sequence[Line2D] = ()) -> None:
     """Put the data sets' colours, and what else there is to tell apart, under the figure."""
     handles = [Line2D([], [], color=colour_of(item.data), linewidth=2.5, label=item.data) for item in experiments]
-    figure.legend(handles=[*handles, *more], loc="outside lower center", ncols=len(handles) + len(more))
+    legend_below(figure, [*handles, *more])
 
 
 def cut_off_at_ignorance(axes: Axes) -> None:
@@ -471,7 +563,18 @@ def use_logarithm_if_wide(axes: Axes, axis: str = "y") -> None:
     positive = np.concatenate([*values, np.ones(0)])
     positive = positive[positive > 0]
     if len(positive) and positive.max() > 20 * positive.min():
-        getattr(axes, f"set_{axis}scale")("log")
+        use_logarithm(axes, axis, FormatStrFormatter("%g"))
+
+
+def use_logarithm(axes: Axes, axis: str, numbers: Formatter) -> None:
+    """Use a logarithmic axis, with numbers at 1, 2 and 5 of every decade unless there are many."""
+    getattr(axes, f"set_{axis}scale")("log")
+    low, high = getattr(axes, f"get_{axis}lim")()
+    if high < FEW_DECADES * low:
+        one = getattr(axes, f"{axis}axis")
+        one.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        one.set_major_formatter(numbers)
+        one.set_minor_locator(NullLocator())
 
 
 def say_empty(axes: Axes, reason: str) -> None:
@@ -504,7 +607,10 @@ def caption(*parts: str) -> str:
 def file_suffix(variant: str) -> str:
     """Return a variant as the end of a file name."""
     kept = "".join(character if character.isalnum() or character in "=.-" else "_" for character in variant)
-    return f"_{kept.replace('__', '_')}" if variant else ""
+    kept = kept.replace("__", "_")
+    if len(kept) > LONGEST_SUFFIX:
+        kept = f"{kept[:LONGEST_SUFFIX]}_{zlib.crc32(variant.encode()):08x}"
+    return f"_{kept}" if variant else ""
 
 
 def unique(items: Iterable[Any]) -> list[Any]:
