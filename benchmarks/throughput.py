@@ -115,8 +115,9 @@ class Alternation(pl.Callback):
         assert isinstance(pl_module, Classifier)
         network = pl_module.network
         images, labels = trainer.datamodule.splits["train"]
-        self.batch = len(next(iter(trainer.train_dataloader))[0])
-        self.steps = int(trainer.num_training_batches)
+        (images_of_batch, _), *_ = next(iter(trainer.train_dataloader))
+        self.batch = len(images_of_batch)
+        self.steps = pl_module.total_steps
         self.every = max(self.steps // self.pauses, 1)
         sharing = "sibling" if len(network.levels[0].weight) == 2 else "full"
         textbook = TextbookQCNN(network.num_sites, network.num_classes, network.channels[0], sharing)
@@ -142,15 +143,18 @@ class Alternation(pl.Callback):
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clocks."""
         self.began = self.resumed = time.perf_counter()
+        self.steps_done = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Interrupt."""
-        if (batch_idx + 1) % self.every:
+        steps = trainer.global_step - self.steps_done
+        if steps < self.every:
             return
         stopped = time.perf_counter()
-        self.own_steps.append((stopped - self.resumed) / self.every)
+        self.own_steps.append((stopped - self.resumed) / steps)
+        self.steps_done = trainer.global_step
         for name, others in self.slices.items():
             others.run(self.counts[name])
         self.resumed = time.perf_counter()
@@ -210,7 +214,8 @@ def measure(data: str, d: int, sharing: str, threads: int, arguments: argparse.N
             f"+callbacks.alternation.bare_share={arguments.bare_share}",
         ]
         if arguments.steps:
-            overrides += [f"+trainer.limit_train_batches={arguments.steps}", "+trainer.limit_val_batches=3"]
+            at_a_time = f"data.batches_at_a_time={min(arguments.steps, 20)}"
+            overrides += [at_a_time, f"+trainer.limit_train_batches={max(arguments.steps // 20, 1)}"]
         train(compose("train", overrides))
     return {"data": data, "d": d, "sharing": sharing, "threads": threads} | ROWS[-1]
 

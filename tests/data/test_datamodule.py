@@ -149,7 +149,7 @@ def test_loaders_give_every_image_once_with_its_label(digits):
         batches = list(loader)
         assert torch.equal(torch.cat([images for images, _ in batches]), expected[0])
         assert torch.equal(torch.cat([labels for _, labels in batches]), expected[1])
-    batches = list(digits.train_dataloader())
+    batches = [batch for together in digits.train_dataloader() for batch in together]
     assert [len(labels) for _, labels in batches] == 28 * [50] + [37]
     assert all(images.dtype == torch.uint8 and labels.dtype == torch.int64 for images, labels in batches)
     seen = torch.cat([torch.cat([images, labels[:, None].byte()], 1) for images, labels in batches])
@@ -168,9 +168,10 @@ class Recorder(pl.LightningModule):
     def remember(self, stage: str, images: Tensor) -> None:
         self.seen.setdefault((stage, self.current_epoch), []).append(images.numpy().tobytes())
 
-    def training_step(self, batch, _) -> Tensor:
-        self.remember("train", batch[0])
-        return self.weight * batch[0].float().mean()
+    def training_step(self, batches, _) -> Tensor:
+        for images, _ in batches:
+            self.remember("train", images)
+        return self.weight * batches[0][0].float().mean()
 
     def validation_step(self, batch, _, dataloader_idx: int = 0) -> None:
         self.remember(f"evaluate {dataloader_idx}", batch[0])

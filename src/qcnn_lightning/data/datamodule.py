@@ -1,6 +1,7 @@
 """Images as the network sees them: 8-bit grey levels laid on a chain of N = 2^L sites, in batches.
 
-All of a data set is held in memory as 8-bit tensors, already in tree order, and a batch is one indexing operation.
+All of a data set is held in memory as 8-bit tensors, already in tree order, and a batch is one indexing operation. So
+loaders need neither to make batches nor workers: a sampler yields the indices of a batch, or of several.
 """
 
 import hashlib
@@ -15,10 +16,10 @@ import torch
 from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from qcnn_lightning.data import sources
-from qcnn_lightning.data.batches import EvaluationBatches, TrainingBatches, stratified_choice
+from qcnn_lightning.data.batches import Batches, EvaluationBatches, TrainingBatches, stratified_choice
 from qcnn_lightning.data.flattening import lay_on_chain, padded_num_sites, pixel_order
 from qcnn_lightning.data.folder import ImageFolder
 from qcnn_lightning.data.images import LabelledImages, cache_path, prepare_cache, read_cache, resized
@@ -54,7 +55,8 @@ class ImageDataModule(pl.LightningDataModule):
         flatten: str,
         val_size: int,
         batch_size: int,
-        evaluation_batch_size: int = 1000,
+        batches_at_a_time: int = 1,
+        evaluation_batch_size: int = 5000,
         population_size: int = 2048,
         seed: int,
     ):
@@ -71,6 +73,8 @@ class ImageDataModule(pl.LightningDataModule):
             val_size: number of training images held out as the split "val", each class in proportion; the choice is
                 fixed.
             batch_size: training images a batch, over all devices.
+            batches_at_a_time: most batches in one element of the training loader. Every batch is an optimisation step
+                all the same; together they spare Lightning's work between steps.
             evaluation_batch_size: most images a batch in evaluation, over all devices.
             population_size: most images in `population_sample`.
             seed: with the epoch, all that the order of the training batches depends on.
@@ -84,6 +88,7 @@ class ImageDataModule(pl.LightningDataModule):
         for key, value, least in (
             ("size", size, 2),
             ("batch_size", batch_size, 1),
+            ("batches_at_a_time", batches_at_a_time, 1),
             ("evaluation_batch_size", evaluation_batch_size, 1),
             ("population_size", population_size, 1),
             ("val_size", val_size, 0),
@@ -106,7 +111,7 @@ class ImageDataModule(pl.LightningDataModule):
         self._cache = Path(cache or ".").expanduser()
         self._system_folders = [Path(folder) for folder in system_folders]
         self._test_fraction = test_fraction
-        self._val_size, self._batch_size = val_size, batch_size
+        self._val_size, self._batch_size, self._batches_at_a_time = val_size, batch_size, batches_at_a_time
         self._evaluation_batch_size, self._population_size = evaluation_batch_size, population_size
         self._splits: dict[str, tuple[Tensor, Tensor]] | None = None
         self._class_names: tuple[str, ...] = ()
@@ -200,7 +205,7 @@ class ImageDataModule(pl.LightningDataModule):
         }
 
     def train_dataloader(self) -> DataLoader:
-        """Shuffled batches (uint8 (batch, sites), int64 (batch,)) of this device.
+        """Lists of `batches_at_a_time` shuffled batches (uint8 (batch, sites), int64 (batch,)) of this device.
 
         Raises:
             InputError: a batch has fewer images than there are devices.
@@ -213,7 +218,13 @@ class ImageDataModule(pl.LightningDataModule):
                 f"data.batch_size={self._batch_size} cuts the {num_images} training images into batches of which one "
                 f"has {smallest}, fewer than the {world_size} devices; choose another."
             )
-        return self._loader("train", TrainingBatches(num_images, self._batch_size, self.seed, rank, world_size))
+        batches = TrainingBatches(num_images, self._batch_size, self.seed, self._batches_at_a_time, rank, world_size)
+        return DataLoader(Batches(*self._loaded_splits()["train"]), batch_size=None, sampler=batches)
+
+    def num_batches_in(self, num_elements: int) -> int:
+        """Number of batches in the first elements of the training loader."""
+        num_images = len(self._loaded_splits()["train"][1])
+        return min(num_elements * self._batches_at_a_time, -(-num_images // self._batch_size))
 
     def val_dataloader(self) -> list[DataLoader]:
         """One loader for each of `evaluation_splits`: big batches in fixed order."""
@@ -233,10 +244,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _evaluation_loader(self, split: str) -> DataLoader:
         num_images = len(self._loaded_splits()[split][1])
-        return self._loader(split, EvaluationBatches(num_images, self._evaluation_batch_size, *self._device()))
-
-    def _loader(self, split: str, batches: Sampler[Tensor]) -> DataLoader:
-        # no batching by the loader and no workers: the sampler yields the indices of a batch, and indexing makes it
+        batches = EvaluationBatches(num_images, self._evaluation_batch_size, *self._device())
         return DataLoader(TensorDataset(*self._loaded_splits()[split]), batch_size=None, sampler=batches)
 
     @cached_property

@@ -1,4 +1,4 @@
-// A whole q-CNN as two operators, forward and backward: the same mathematics as qcnn.py (eq. 2-10), in fewer operations.
+// A whole q-CNN as one operator with its gradient: the same mathematics as qcnn.py (eq. 2-10), in fewer operations.
 //
 // 1. Equal blocks of pixels have equal features wherever they stand, since weights do not depend on the position. So a
 //    level holds one *row* for each distinct block of the batch and how often it occurs; level 0 holds the 256 grey
@@ -17,6 +17,7 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
+#include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -34,7 +35,8 @@ using Tensors = std::vector<Tensor>;
 
 constexpr int64_t kVectorBytes = 32;  // AVX2; compilers split it where registers are narrower
 constexpr int64_t kBlockRows = 64;    // rows worked on at a time, so that they stay in the first-level cache
-constexpr int64_t kPartImages = 500;  // images evaluated at a time: more share more blocks, fewer stay in the cache
+constexpr int64_t kPartImages = 250;  // images evaluated at a time: more share more blocks, fewer stay in the cache
+constexpr int64_t kThreadWork = 1 << 14;  // numbers that are worth waking another thread for
 
 template <class T>
 using Vector __attribute__((vector_size(kVectorBytes), may_alias)) = T;
@@ -129,24 +131,24 @@ void tile(const T* a, int64_t a_row, int64_t a_column, const T* b, int64_t b_row
     for (int v = 0; v < V; ++v) reinterpret_cast<Lanes*>(c + i * c_row)[v] = sum[i][v];
 }
 
-template <class T, int V>
+template <class T, int R, int V>
 void panel(const T* a, int64_t a_row, int64_t a_column, const T* b, int64_t b_row, T* c, int64_t c_row, int64_t rows,
            int64_t depth, bool accumulate) {
   int64_t i = 0;
-  for (; i + 4 <= rows; i += 4)
-    tile<T, 4, V>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, depth, accumulate);
-  for (; i + 2 <= rows; i += 2)
-    tile<T, 2, V>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, depth, accumulate);
-  if (i < rows) tile<T, 1, V>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, depth, accumulate);
+  for (; i + R <= rows; i += R)
+    tile<T, R, V>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, depth, accumulate);
+  if constexpr (R > 1)
+    if (i < rows)
+      panel<T, R / 2, V>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, rows - i, depth, accumulate);
 }
 
-// c (+)= a b, with b and c padded to whole vectors: panels of three vectors (twelve sums fill the registers), or two.
+// c (+)= a b, with b and c padded to whole vectors: panels of up to three vectors, of which twelve sums fill the registers.
 template <class T>
 void product(const T* a, int64_t a_row, int64_t a_column, const T* b, int64_t b_row, T* c, int64_t c_row, int64_t rows,
              int64_t columns, int64_t depth, bool accumulate) {
   for (int64_t left = columns / kWidth<T>; left > 0;) {
     const int64_t vectors = left == 1 ? 1 : left == 2 || left == 4 ? 2 : 3;
-    const auto multiply = vectors == 1 ? panel<T, 1> : vectors == 2 ? panel<T, 2> : panel<T, 3>;
+    const auto multiply = vectors == 1 ? panel<T, 12, 1> : vectors == 2 ? panel<T, 6, 2> : panel<T, 4, 3>;
     multiply(a, a_row, a_column, b, b_row, c, c_row, rows, depth, accumulate);
     left -= vectors, b += vectors * kWidth<T>, c += vectors * kWidth<T>;
   }
@@ -203,41 +205,51 @@ Blocks find_blocks(Tensor& ids, int64_t images, int64_t sites, int64_t matrices,
 template <class T>
 Blocks find_grey_levels(Tensor& ids, const Tensor& x, int64_t matrices, const Tensor& like) {
   const uint8_t* pixels = data<uint8_t>(x);
-  Blocks blocks{256 * matrices, 256, x.numel(), {}, {}, at::zeros({256 * matrices}, like.options())};
-  T* count = data<T>(blocks.count);
+  Blocks blocks{256 * matrices, 256, x.numel(), {}, {}, at::empty({256 * matrices}, like.options())};
   ids = pooled({x.numel()}, at::kInt);
   int32_t* own = data<int32_t>(ids);
-  for (int64_t pixel = 0; pixel < x.numel(); ++pixel) {
-    own[pixel] = pixels[pixel] + (matrices == 2 && pixel % 2 ? 256 : 0);
-    count[own[pixel]] += 1;
+  int64_t counts[512] = {};
+  for (int64_t pair = 0; pair < x.numel(); pair += 2) {  // equal neighbours must not wait for each other's count
+    own[pair] = pixels[pair];
+    own[pair + 1] = pixels[pair + 1] + 256 * (matrices - 1);
+    ++counts[pixels[pair]], ++counts[256 + pixels[pair + 1]];
+  }
+  for (int64_t level = 0; level < 256; ++level) {
+    T* count = data<T>(blocks.count) + level;
+    count[0] = counts[level] + (matrices == 1 ? counts[256 + level] : 0);
+    if (matrices == 2) count[256] = counts[256 + level];
   }
   return blocks;
 }
 
-// The features entering a level: products of children's mapped features (eq. 8), or the basis functions of grey levels.
+// The features of some rows entering a level: products of children's mapped features (eq. 8), or the basis functions of
+// grey levels.
 template <class T>
-Tensor pool(const Blocks& blocks, const Tensor& mapped, const Tensor& table) {
-  const bool leaf = !blocks.left.defined();
-  const int64_t width = leaf ? padded<T>(table.size(1)) : mapped.size(1);
-  Tensor features = pooled({blocks.rows, width}, table.options());
-  T* output = data<T>(features);
-  if (leaf) {
-    const T* values = data<T>(table);
-    const int64_t channels = table.size(1);
-    for (int64_t row = 0; row < blocks.rows; ++row, output += width) {
+void pool_rows(const Blocks& blocks, const Tensor& mapped, const Tensor& table, int64_t first, int64_t rows, T* output) {
+  if (!blocks.left.defined()) {
+    const int64_t channels = table.size(1), width = padded<T>(channels);
+    for (int64_t row = first; row < first + rows; ++row, output += width) {
       std::fill_n(output, width, T(0));
       output[0] = 1;
-      std::copy_n(values + row % 256 * channels, channels, output + 1);
+      std::copy_n(data<T>(table) + row % 256 * channels, channels, output + 1);
     }
-    return features;
+    return;
   }
+  const int64_t width = mapped.size(1);
   const T* input = data<T>(mapped);
   const int32_t *left = data<int32_t>(blocks.left), *right = data<int32_t>(blocks.right);
+  for (int64_t row = first; row < first + rows; ++row, output += width) {
+    const T *a = input + left[row] * width, *b = input + right[row] * width;
+    for (int64_t k = 0; k < width; ++k) output[k] = a[k] * b[k];
+  }
+}
+
+template <class T>
+Tensor pool(const Blocks& blocks, const Tensor& mapped, const Tensor& table) {
+  const int64_t width = blocks.left.defined() ? mapped.size(1) : padded<T>(table.size(1));
+  const Tensor features = pooled({blocks.rows, width}, table.options());
   at::parallel_for(0, blocks.rows, kBlockRows, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const T *a = input + left[row] * width, *b = input + right[row] * width;
-      for (int64_t k = 0; k < width; ++k) output[row * width + k] = a[k] * b[k];
-    }
+    pool_rows(blocks, mapped, table, begin, end - begin, data<T>(features) + begin * width);
   });
   return features;
 }
@@ -296,34 +308,35 @@ struct Affine {
   }
 };
 
-// Apply the site tensor [[1, 0], [a shift, a diag(scale)]] (eq. 15) to every row.
-template <class T>
-Tensor map(const Blocks& blocks, const Tensor& features, const Tensor& weight, const Affine<T>& norm) {
+// Apply the site tensor [[1, 0], [a shift, a diag(scale)]] (eq. 15) to every row. features_of(row, rows, buffer) returns
+// the features of up to kBlockRows rows, in the buffer if it has to make them.
+template <class T, class Features>
+Tensor map(const Blocks& blocks, const Features& features_of, const Tensor& weight, const Affine<T>& norm) {
   const int64_t matrices = weight.size(0), outputs = weight.size(1), inputs = weight.size(2);
-  const int64_t width = features.size(1), mapped_width = padded<T>(outputs);
+  const int64_t width = padded<T>(inputs), mapped_width = padded<T>(outputs);
   Tensor transposed = at::zeros({matrices, 1 + inputs, mapped_width}, weight.options());
-  at::parallel_for(0, matrices * outputs, 16, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const T* a = data<T>(weight) + row * inputs;
-      T* column = data<T>(transposed) + row / outputs * (1 + inputs) * mapped_width + 1 + row % outputs;
-      T constant = 0;
-      for (int64_t k = 0; k < inputs; ++k) {
-        column[(1 + k) * mapped_width] = a[k] * norm.scale[k];
-        constant += a[k] * norm.shift[k];
-      }
-      column[0] = constant;
+  for (int64_t row = 0; row < matrices * outputs; ++row) {
+    const T* a = data<T>(weight) + row * inputs;
+    T* column = data<T>(transposed) + row / outputs * (1 + inputs) * mapped_width + 1 + row % outputs;
+    T constant = 0;
+    for (int64_t k = 0; k < inputs; ++k) {
+      column[(1 + k) * mapped_width] = a[k] * norm.scale[k];
+      constant += a[k] * norm.shift[k];
     }
-  });
+    column[0] = constant;
+  }
   for (int64_t side = 0; side < matrices; ++side) data<T>(transposed)[side * (1 + inputs) * mapped_width] = 1;
-  Tensor mapped = pooled({blocks.rows, mapped_width}, features.options());
+  Tensor mapped = pooled({blocks.rows, mapped_width}, weight.options());
   at::parallel_for(0, blocks.rows, kBlockRows, [&](int64_t begin, int64_t end) {
+    std::vector<T> buffer(kBlockRows * width);
     for (int64_t side = 0; side < matrices; ++side) {
       const T* site_tensor = data<T>(transposed) + side * (1 + inputs) * mapped_width;
       const int64_t last = std::min(end, matrices == 2 && side == 0 ? blocks.first_right : blocks.rows);
-      for (int64_t row = std::max(begin, side ? blocks.first_right : 0); row < last; row += kBlockRows)
-        product(data<T>(features) + row * width, width, 1, site_tensor, mapped_width,
-                data<T>(mapped) + row * mapped_width, mapped_width, std::min(kBlockRows, last - row), mapped_width,
-                1 + inputs, false);
+      for (int64_t row = std::max(begin, side ? blocks.first_right : 0); row < last; row += kBlockRows) {
+        const int64_t rows = std::min(kBlockRows, last - row);
+        product<T>(features_of(row, rows, buffer.data()), width, 1, site_tensor, mapped_width,
+                   data<T>(mapped) + row * mapped_width, mapped_width, rows, mapped_width, 1 + inputs, false);
+      }
     }
   });
   return mapped;
@@ -386,38 +399,45 @@ Tensor features_gradient(const Blocks& blocks, const Tensor& features, const Ten
 }
 
 // Back through pooling: a child's gradient is the sum, over the blocks it is part of, of theirs times its sibling.
+// Threads share out the channels: few children are part of most blocks.
 template <class T>
 Tensor mapped_gradient_below(const Blocks& blocks, const Tensor& gradient, const Tensor& mapped) {
-  const int64_t children = mapped.size(0), width = mapped.size(1), edges = 2 * blocks.rows;
+  using Lanes = Vector<T>;
+  const int64_t vectors = mapped.size(1) / kWidth<T>;
   const int32_t *left = data<int32_t>(blocks.left), *right = data<int32_t>(blocks.right);
-  std::vector<int32_t> first(children + 1);
-  const Tensor parents = pooled({edges}, at::kInt), siblings = pooled({edges}, at::kInt);
-  int32_t *parent = data<int32_t>(parents), *sibling = data<int32_t>(siblings);
-  for (int64_t row = 0; row < blocks.rows; ++row) ++first[left[row]], ++first[right[row]];
-  for (int64_t child = 0, sum = 0; child <= children; ++child) first[child] = sum += first[child];
-  for (int64_t row = blocks.rows - 1; row >= 0; --row) {
-    const int32_t a = --first[left[row]], b = --first[right[row]];
-    parent[a] = parent[b] = row, sibling[a] = right[row], sibling[b] = left[row];
-  }
-  Tensor mapped_gradient = pooled(mapped.sizes(), mapped.options());
-  const T *above = data<T>(gradient), *value = data<T>(mapped);
-  T* output = data<T>(mapped_gradient);
-  // Threads share the edges evenly: at level 0, black is part of more blocks than all other grey levels.
-  const auto child_at = [&](int64_t edge) {
-    return edge == edges ? children : std::lower_bound(first.begin(), first.end(), edge) - first.begin();
-  };
-  at::parallel_for(0, edges, kBlockRows, [&](int64_t begin, int64_t end) {
-    for (int64_t child = child_at(begin); child < child_at(end); ++child) {
-      T* sum = output + child * width;
-      std::fill_n(sum, width, T(0));
-      for (int32_t edge = first[child]; edge < first[child + 1]; ++edge) {
-        const T *a = above + parent[edge] * width, *b = value + sibling[edge] * width;
-        for (int64_t k = 0; k < width; ++k) sum[k] += a[k] * b[k];
+  Tensor mapped_gradient = pooled_zeros(mapped.sizes(), mapped.options());
+  const Lanes *above = reinterpret_cast<Lanes*>(data<T>(gradient)), *value = reinterpret_cast<Lanes*>(data<T>(mapped));
+  Lanes* output = reinterpret_cast<Lanes*>(data<T>(mapped_gradient));
+  const int64_t grain = std::max<int64_t>(kThreadWork / (blocks.rows * kWidth<T>), 1);
+  at::parallel_for(0, vectors, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = 0; row < blocks.rows; ++row) {
+      const int64_t a = left[row] * vectors, b = right[row] * vectors;
+      for (int64_t v = begin; v < end; ++v) {
+        const Lanes g = above[row * vectors + v];
+        output[a + v] += g * value[b + v];
+        output[b + v] += g * value[a + v];
       }
     }
   });
   return mapped_gradient;
 }
+
+// What the scores depend on besides gamma, beta and weight of every level, one after the other as `Parameters`.
+struct Setting {
+  Tensor x, table;
+  Tensors mean, var;  // to normalise by; empty for those of the batch
+  Tensors running_mean, running_var;
+  double momentum;
+  std::vector<double> epsilon;
+};
+
+struct Parameters {
+  at::TensorList all;
+  int64_t levels = all.size() / 3;
+  const Tensor& gamma(int64_t level) const { return all[level]; }
+  const Tensor& beta(int64_t level) const { return all[levels + level]; }
+  const Tensor& weight(int64_t level) const { return all[2 * levels + level]; }
+};
 
 struct Forward {
   Tensor alpha;
@@ -426,70 +446,90 @@ struct Forward {
 };
 
 template <class T>
-Forward forward(const Tensor& x, const Tensor& table, const Tensors& gamma, const Tensors& beta, const Tensors& weight,
-                const Tensors& mean, const Tensors& var, const Tensors& running_mean, const Tensors& running_var,
-                double momentum, const std::vector<double>& epsilon, bool keep) {
-  Forward result{{}, mean, var, {}, {}};
-  const bool training = mean.empty();
+Tensor scores(const Tensor& mapped, const Tensor& ids, int64_t images, int64_t classes) {
+  Tensor alpha = at::empty({images, classes}, mapped.options());
+  for (int64_t image = 0; image < images; ++image)
+    std::copy_n(data<T>(mapped) + data<int32_t>(ids)[image] * mapped.size(1) + 1, classes,
+                data<T>(alpha) + image * classes);
+  return alpha;
+}
+
+template <class T>
+Blocks next_blocks(Tensor& ids, const Tensor& x, int64_t level, int64_t matrices, const Tensor& like) {
+  return level == 0 ? find_grey_levels<T>(ids, x, matrices, like)
+                    : find_blocks<T>(ids, x.size(0), x.size(1) >> level, matrices, like);
+}
+
+template <class T>
+Forward forward(const Setting& setting, const Parameters& parameters, bool keep) {
+  const Tensor &x = setting.x, &table = setting.table;
+  Forward result{{}, setting.mean, setting.var, {}, {}};
+  const bool of_batch = setting.mean.empty();
   Tensor ids, mapped;
-  for (size_t level = 0; level < weight.size(); ++level) {
-    const int64_t matrices = weight[level].size(0);
-    const Blocks blocks = level == 0
-                              ? find_grey_levels<T>(ids, x, matrices, table)
-                              : find_blocks<T>(ids, x.size(0), x.size(1) >> level, matrices, table);
+  for (int64_t level = 0; level < parameters.levels; ++level) {
+    const Tensor &gamma = parameters.gamma(level), &weight = parameters.weight(level);
+    const Blocks blocks = next_blocks<T>(ids, x, level, weight.size(0), table);
     const Tensor features = pool<T>(blocks, mapped, table);
-    if (training) {
-      result.mean.push_back(at::empty_like(gamma[level]));
-      result.var.push_back(at::empty_like(gamma[level]));
+    if (of_batch) {
+      result.mean.push_back(at::empty_like(gamma));
+      result.var.push_back(at::empty_like(gamma));
       measure<T>(blocks, features, result.mean[level], result.var[level]);
     }
-    if (!running_mean.empty()) {
+    if (!setting.running_mean.empty()) {
       const T unbiased = T(blocks.occurrences) / std::max<int64_t>(blocks.occurrences - 1, 1);
-      move_towards<T>(running_mean[level], result.mean[level], 1, momentum);
-      move_towards<T>(running_var[level], result.var[level], unbiased, momentum);
+      move_towards<T>(setting.running_mean[level], result.mean[level], 1, setting.momentum);
+      move_towards<T>(setting.running_var[level], result.var[level], unbiased, setting.momentum);
     }
-    mapped = map(blocks, features, weight[level],
-                 Affine<T>(gamma[level], beta[level], result.mean[level], result.var[level], epsilon[level]));
+    mapped = map<T>(
+        blocks, [&](int64_t row, int64_t, T*) { return data<T>(features) + row * features.size(1); }, weight,
+        Affine<T>(gamma, parameters.beta(level), result.mean[level], result.var[level], setting.epsilon[level]));
     if (keep) {
       for (const Tensor& tensor : {blocks.left, blocks.right, blocks.count, features, mapped})
         result.saved.push_back(tensor.defined() ? tensor : at::empty({0}, at::kInt));
       result.first_right.push_back(blocks.first_right);
     }
   }
-  const int64_t classes = weight.back().size(1);
-  result.alpha = at::empty({x.size(0), classes}, table.options());
-  for (int64_t image = 0; image < x.size(0); ++image)
-    std::copy_n(data<T>(mapped) + data<int32_t>(ids)[image] * mapped.size(1) + 1, classes,
-                data<T>(result.alpha) + image * classes);
+  result.alpha = scores<T>(mapped, ids, x.size(0), parameters.weight(parameters.levels - 1).size(1));
   if (keep) result.saved.push_back(ids);
   return result;
 }
 
 // The scores by fixed statistics. They do not depend on what else is in the batch, so threads share out the images.
 template <class T>
-Tensor evaluate(const Tensor& x, const Tensor& table, const Tensors& gamma, const Tensors& beta, const Tensors& weight,
-                const Tensors& mean, const Tensors& var, const std::vector<double>& epsilon) {
-  const int64_t images = x.size(0), sites = x.size(1), classes = weight.back().size(1);
+Tensor evaluate(const Setting& setting, const Parameters& parameters) {
+  const Tensor& table = setting.table;
+  const int64_t images = setting.x.size(0), sites = setting.x.size(1);
+  const int64_t classes = parameters.weight(parameters.levels - 1).size(1);
   Tensor alpha = at::empty({images, classes}, table.options());
   at::parallel_for(0, (images + kPartImages - 1) / kPartImages, 1, [&](int64_t begin, int64_t end) {
     for (int64_t first = begin * kPartImages; first < std::min(end * kPartImages, images); first += kPartImages) {
-      const Tensor part =
-          at::from_blob(data<uint8_t>(x) + first * sites, {std::min(kPartImages, images - first), sites}, at::kByte);
-      const Forward result = forward<T>(part, table, gamma, beta, weight, mean, var, {}, {}, 0, epsilon, false);
-      std::copy_n(data<T>(result.alpha), result.alpha.numel(), data<T>(alpha) + first * classes);
+      const Tensor part = at::from_blob(data<uint8_t>(setting.x) + first * sites,
+                                        {std::min(kPartImages, images - first), sites}, at::kByte);
+      Tensor ids, mapped;
+      for (int64_t level = 0; level < parameters.levels; ++level) {
+        const Tensor& weight = parameters.weight(level);
+        const Blocks blocks = next_blocks<T>(ids, part, level, weight.size(0), table);
+        const auto pool_into = [&](int64_t row, int64_t rows, T* buffer) {
+          pool_rows(blocks, mapped, table, row, rows, buffer);
+          return buffer;
+        };
+        mapped = map<T>(blocks, pool_into, weight,
+                        Affine<T>(parameters.gamma(level), parameters.beta(level), setting.mean[level],
+                                  setting.var[level], setting.epsilon[level]));
+      }
+      std::copy_n(data<T>(scores<T>(mapped, ids, part.size(0), classes)), part.size(0) * classes,
+                  data<T>(alpha) + first * classes);
     }
   });
   return alpha;
 }
 
 template <class T>
-std::tuple<Tensors, Tensors, Tensors> backward(const Tensor& alpha_gradient, const Tensors& saved,
-                                               const std::vector<int64_t>& first_right, const Tensors& gamma,
-                                               const Tensors& beta, const Tensors& weight, const Tensors& mean,
-                                               const Tensors& var, const std::vector<double>& epsilon,
-                                               bool of_batch) {
-  const int64_t levels = weight.size(), images = alpha_gradient.size(0), classes = alpha_gradient.size(1);
-  Tensors gamma_gradient(levels), beta_gradient(levels), weight_gradient(levels);
+Tensors backward(const Tensor& alpha_gradient, const Parameters& parameters, at::TensorList mean, at::TensorList var,
+                 at::TensorList saved, const std::vector<int64_t>& first_right, const std::vector<double>& epsilon,
+                 bool of_batch) {
+  const int64_t levels = parameters.levels, images = alpha_gradient.size(0), classes = alpha_gradient.size(1);
+  Tensors gradients(3 * levels);
   Tensor mapped_gradient = at::zeros_like(saved[5 * levels - 1]);
   const int32_t* ids = data<int32_t>(saved.back());
   for (int64_t image = 0; image < images; ++image)
@@ -499,30 +539,33 @@ std::tuple<Tensors, Tensors, Tensors> backward(const Tensor& alpha_gradient, con
 
   for (int64_t level = levels - 1; level >= 0; --level) {
     const Tensor* kept = &saved[5 * level];
+    const Tensor &weight = parameters.weight(level), &gamma = parameters.gamma(level);
+    Tensor &gamma_gradient = gradients[level], &beta_gradient = gradients[levels + level];
+    Tensor& weight_gradient = gradients[2 * levels + level];
     const Tensor& features = kept[3];
-    const int64_t width = features.size(1), matrices = weight[level].size(0);
-    const int64_t outputs = weight[level].size(1), inputs = weight[level].size(2);
+    const int64_t width = features.size(1), matrices = weight.size(0);
+    const int64_t outputs = weight.size(1), inputs = weight.size(2);
     const Blocks blocks{features.size(0), first_right[level], images << (levels - 1 - level), kept[0], kept[1], kept[2]};
-    const Affine<T> norm(gamma[level], beta[level], mean[level], var[level], epsilon[level]);
+    const Affine<T> norm(gamma, parameters.beta(level), mean[level], var[level], epsilon[level]);
 
-    const Tensor site_gradient = site_tensor_gradient<T>(blocks, features, mapped_gradient, weight[level]);
-    weight_gradient[level] = at::empty_like(weight[level]);
+    const Tensor site_gradient = site_tensor_gradient<T>(blocks, features, mapped_gradient, weight);
+    weight_gradient = at::empty_like(weight);
     std::vector<T> scale_gradient(inputs), shift_gradient(inputs), offset(width), slope(width);
     for (int64_t row = 0; row < matrices * outputs; ++row) {
-      const T* a = data<T>(weight[level]) + row * inputs;
+      const T* a = data<T>(weight) + row * inputs;
       const T* site = data<T>(site_gradient) + row * width;
-      T* a_gradient = data<T>(weight_gradient[level]) + row * inputs;
+      T* a_gradient = data<T>(weight_gradient) + row * inputs;
       for (int64_t k = 0; k < inputs; ++k) a_gradient[k] = site[1 + k] * norm.scale[k] + site[0] * norm.shift[k];
       for (int64_t k = 0; k < inputs; ++k) scale_gradient[k] += site[1 + k] * a[k];
       for (int64_t k = 0; k < inputs; ++k) shift_gradient[k] += site[0] * a[k];
     }
-    gamma_gradient[level] = at::empty_like(gamma[level]);
-    beta_gradient[level] = at::empty_like(beta[level]);
+    gamma_gradient = at::empty_like(gamma);
+    beta_gradient = at::empty_like(gamma);
     for (int64_t k = 0; k < inputs; ++k) {
       const T average = data<T>(mean[level])[k];
       const T total = scale_gradient[k] - average * shift_gradient[k];  // shift = beta - mean * scale
-      data<T>(beta_gradient[level])[k] = shift_gradient[k];
-      data<T>(gamma_gradient[level])[k] = total * norm.deviation[k];
+      data<T>(beta_gradient)[k] = shift_gradient[k];
+      data<T>(gamma_gradient)[k] = total * norm.deviation[k];
       if (!of_batch) continue;
       const T var_gradient = -total * norm.scale[k] * norm.deviation[k] * norm.deviation[k] / 2;
       slope[1 + k] = 2 * var_gradient / blocks.occurrences;
@@ -530,46 +573,79 @@ std::tuple<Tensors, Tensors, Tensors> backward(const Tensor& alpha_gradient, con
     }
     if (level > 0) {
       const Tensor gradient =
-          features_gradient(blocks, features, mapped_gradient, weight[level], norm, offset, slope);
+          features_gradient(blocks, features, mapped_gradient, weight, norm, offset, slope);
       mapped_gradient = mapped_gradient_below<T>(blocks, gradient, saved[5 * level - 1]);
     }
   }
-  return {gamma_gradient, beta_gradient, weight_gradient};
+  return gradients;
 }
 
-std::tuple<Tensor, Tensors, Tensors, Tensors, std::vector<int64_t>> forward_any(
-    const Tensor& x, const Tensor& table, const Tensors& gamma, const Tensors& beta, const Tensors& weight,
-    const Tensors& mean, const Tensors& var, const Tensors& running_mean, const Tensors& running_var, double momentum,
-    const std::vector<double>& epsilon, bool keep) {
-  if (!mean.empty() && !keep) {
-    const auto run = table.scalar_type() == at::kDouble ? evaluate<double> : evaluate<float>;
-    return {run(x, table, gamma, beta, weight, mean, var, epsilon), mean, var, {}, {}};
+class Alpha : public torch::autograd::Function<Alpha> {
+ public:
+  // Returns the scores, and mean and variance of every level, which have no gradients of their own.
+  static Tensors forward(torch::autograd::AutogradContext* context, at::TensorList all, const Setting& setting,
+                         bool keep) {
+    const Parameters parameters{all};
+    const bool is_double = setting.table.scalar_type() == at::kDouble;
+    if (!setting.mean.empty() && !keep) {
+      Tensors outputs{is_double ? evaluate<double>(setting, parameters) : evaluate<float>(setting, parameters)};
+      for (const Tensors* given : {&setting.mean, &setting.var})
+        outputs.insert(outputs.end(), given->begin(), given->end());
+      return outputs;
+    }
+    const auto run = is_double ? &::forward<double> : &::forward<float>;
+    Forward result = run(setting, parameters, keep);
+    Tensors outputs = result.mean;
+    outputs.insert(outputs.end(), result.var.begin(), result.var.end());
+    if (keep) {
+      context->mark_non_differentiable(outputs);
+      Tensors saved = all.vec();
+      for (const Tensors* kept : {&outputs, &result.saved}) saved.insert(saved.end(), kept->begin(), kept->end());
+      context->save_for_backward(std::move(saved));
+      context->saved_data["first_right"] = result.first_right;
+      context->saved_data["epsilon"] = setting.epsilon;
+      context->saved_data["of_batch"] = setting.mean.empty();
+    }
+    outputs.insert(outputs.begin(), result.alpha);
+    return outputs;
   }
-  const auto run = table.scalar_type() == at::kDouble ? forward<double> : forward<float>;
-  Forward result =
-      run(x, table, gamma, beta, weight, mean, var, running_mean, running_var, momentum, epsilon, keep);
-  return {result.alpha, result.mean, result.var, result.saved, result.first_right};
-}
 
-std::tuple<Tensors, Tensors, Tensors> backward_any(const Tensor& alpha_gradient, const Tensors& saved,
-                                                   const std::vector<int64_t>& first_right, const Tensors& gamma,
-                                                   const Tensors& beta, const Tensors& weight, const Tensors& mean,
-                                                   const Tensors& var, const std::vector<double>& epsilon,
-                                                   bool of_batch) {
-  const auto run = alpha_gradient.scalar_type() == at::kDouble ? backward<double> : backward<float>;
-  return run(alpha_gradient, saved, first_right, gamma, beta, weight, mean, var, epsilon, of_batch);
+  static Tensors backward(torch::autograd::AutogradContext* context, const Tensors& output_gradients) {
+    TORCH_CHECK(!at::GradMode::is_enabled(), "the fused kernel has first derivatives only; choose model.kernel=plain");
+    const Tensors kept = context->get_saved_variables();
+    const at::TensorList saved = kept;
+    const auto first_right = context->saved_data["first_right"].toIntVector();
+    const size_t levels = first_right.size();
+    const auto run = kept[0].scalar_type() == at::kDouble ? &::backward<double> : &::backward<float>;
+    Tensors gradients =
+        run(output_gradients[0].contiguous(), {saved.slice(0, 3 * levels)}, saved.slice(3 * levels, levels),
+            saved.slice(4 * levels, levels), saved.slice(5 * levels), first_right,
+            context->saved_data["epsilon"].toDoubleVector(), context->saved_data["of_batch"].toBool());
+    gradients.resize(gradients.size() + 2);  // of setting and keep, none
+    return gradients;
+  }
+};
+
+std::tuple<Tensor, Tensors, Tensors> alpha(const Tensor& x, const Tensor& table, const Tensors& parameters,
+                                           const Tensors& mean, const Tensors& var, const Tensors& running_mean,
+                                           const Tensors& running_var, double momentum,
+                                           const std::vector<double>& epsilon) {
+  const bool keep = at::GradMode::is_enabled() && std::any_of(parameters.begin(), parameters.end(), [](const Tensor& p) {
+                      return p.requires_grad();
+                    });
+  const Tensors outputs =
+      Alpha::apply(at::TensorList(parameters),
+                   Setting{x, table, mean, var, running_mean, running_var, momentum, epsilon}, keep);
+  const auto first_var = outputs.begin() + 1 + epsilon.size();
+  return {outputs[0], Tensors(outputs.begin() + 1, first_var), Tensors(first_var, outputs.end())};
 }
 }  // namespace
 
 TORCH_LIBRARY(qcnn_lightning, library) {
-  // Without mean and var: those of the batch, which are returned, and which the running averages, where given, move
-  // towards. keep: save what backward needs. of_batch: whether mean and var were the batch's, and so have gradients.
+  // The scores, and mean and variance of every level. parameters: gamma of every level, then beta, then weight. Without
+  // mean and var, those of the batch, through which gradients flow, and which the running averages, if given, move towards.
   library.def(
-      "forward(Tensor x, Tensor table, Tensor[] gamma, Tensor[] beta, Tensor[] weight, Tensor[] mean, Tensor[] var, "
-      "Tensor(a!)[] running_mean, Tensor(b!)[] running_var, float momentum, float[] epsilon, bool keep) -> (Tensor alpha, Tensor[] mean, Tensor[] var, Tensor[] saved, int[] first_right)",
-      &forward_any);
-  library.def(
-      "backward(Tensor alpha_gradient, Tensor[] saved, int[] first_right, Tensor[] gamma, Tensor[] beta, "
-      "Tensor[] weight, Tensor[] mean, Tensor[] var, float[] epsilon, bool of_batch) -> (Tensor[], Tensor[], Tensor[])",
-      &backward_any);
+      "alpha(Tensor x, Tensor table, Tensor[] parameters, Tensor[] mean, Tensor[] var, Tensor(a!)[] running_mean, "
+      "Tensor(b!)[] running_var, float momentum, float[] epsilon) -> (Tensor alpha, Tensor[] mean, Tensor[] var)",
+      &alpha);
 }

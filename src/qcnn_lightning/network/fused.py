@@ -6,7 +6,6 @@ the CPU, since it rests on there being 256 grey levels, and measures no statisti
 
 import functools
 import hashlib
-import itertools
 import logging
 import os
 import platform
@@ -14,7 +13,6 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,6 @@ import torch.distributed
 from filelock import FileLock
 from jaxtyping import Float, UInt8
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from qcnn_lightning.network.statistics import ChannelStatistics, FixedStatistics
 
@@ -140,63 +137,6 @@ def obstacle(x: Tensor, dtype: torch.dtype) -> str | None:
     return None
 
 
-class _Alpha(torch.autograd.Function):
-    """The scores, and mean and variance of every level, as a function of gamma, beta and weight of every level."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        table: Tensor,
-        epsilon: list[float],
-        fixed: Sequence[Tensor],
-        running: Sequence[FixedStatistics],
-        *parameters: Tensor,
-    ) -> tuple[Tensor, ...]:
-        levels = len(epsilon)
-        alpha, mean, var, saved, ctx.first_right = load_operator().forward(
-            x,
-            table,
-            *_thirds(parameters),
-            fixed[:levels],
-            fixed[levels:],
-            [level.running_mean for level in running],
-            [level.running_var for level in running],
-            running[0].momentum if running else 0.0,
-            epsilon,
-            any(ctx.needs_input_grad),
-        )
-        ctx.epsilon, ctx.of_batch = epsilon, not fixed
-        ctx.save_for_backward(*parameters, *mean, *var, *saved)
-        ctx.mark_non_differentiable(*mean, *var)
-        return alpha, *mean, *var
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, alpha_gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        levels = len(ctx.epsilon)
-        parameters, mean, var, saved = (
-            ctx.saved_tensors[begin:end]
-            for begin, end in pairwise((0, 3 * levels, 4 * levels, 5 * levels, len(ctx.saved_tensors)))
-        )
-        gradients = load_operator().backward(
-            alpha_gradient.contiguous(),
-            saved,
-            ctx.first_right,
-            *_thirds(parameters),
-            mean,
-            var,
-            ctx.epsilon,
-            ctx.of_batch,
-        )
-        return None, None, None, None, None, *itertools.chain(*gradients)
-
-
-def _thirds(tensors: Sequence[Tensor]) -> tuple[Sequence[Tensor], ...]:
-    third = len(tensors) // 3
-    return tensors[:third], tensors[third : 2 * third], tensors[2 * third :]
-
-
 def forward(
     x: UInt8[Tensor, "batch sites"],
     table: Float[Tensor, "256 d_0"],
@@ -220,12 +160,18 @@ def forward(
             through which gradients then flow.
         running: of every level, whose running averages shall move towards the batch's statistics.
     """
-    levels = len(weight)
-    means_and_vars = [mean for mean, _ in fixed] + [var for _, var in fixed]
-    alpha, *measured = _Alpha.apply(
-        x.contiguous(), table, list(epsilon), means_and_vars, running, *gamma, *beta, *weight
+    alpha, means, variances = load_operator().alpha(
+        x.contiguous(),
+        table,
+        [*gamma, *beta, *weight],
+        [mean for mean, _ in fixed],
+        [var for _, var in fixed],
+        [level.running_mean for level in running],
+        [level.running_var for level in running],
+        running[0].momentum if running else 0.0,
+        epsilon,
     )
     return alpha, [
         ChannelStatistics(mean, var, x.numel() >> level)
-        for level, (mean, var) in enumerate(zip(measured[:levels], measured[levels:], strict=True))
+        for level, (mean, var) in enumerate(zip(means, variances, strict=True))
     ]

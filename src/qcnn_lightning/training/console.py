@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.record import RunRecord
 
 COLUMNS = {
@@ -50,8 +51,8 @@ class EpochTable(pl.Callback):
             refresh_per_second=2,
             transient=True,
         )
-        steps = int(trainer.estimated_stepping_batches)
-        self.task = self.progress.add_task("", total=steps, completed=trainer.global_step)
+        assert isinstance(pl_module, Classifier)
+        self.task = self.progress.add_task("", total=pl_module.total_steps, completed=trainer.global_step)
         self.progress.start()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -62,8 +63,8 @@ class EpochTable(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar, but not with every step: a step takes milliseconds."""
-        if self.progress and batch_idx % 20 == 0:
+        """Move the bar."""
+        if self.progress:
             self.progress.update(self.task, completed=trainer.global_step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from jaxtyping import Float, Int64, UInt8
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,11 +19,10 @@ from torchmetrics import MetricCollection
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from qcnn_lightning.data.batches import Batch
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 from qcnn_lightning.network import QCNN
 
-# Images, uint8 (batch, sites), and labels, int64 (batch,).
-Batch = Sequence[UInt8[Tensor, "batch sites"] | Int64[Tensor, " batch"]]
 EVALUATION_STATISTICS = ("population", "running")
 
 
@@ -30,11 +30,14 @@ def squared_distance_cost(
     alpha: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]
 ) -> Float[Tensor, " batch"]:
     """Return sum_y (alpha_y(x) - delta_{y, l(x)})^2 for every image: eq. 48 before its mean over the batch."""
-    return (alpha - functional.one_hot(labels, alpha.shape[-1])).square().sum(-1)
+    delta = functional.one_hot(labels, alpha.shape[-1]).to(alpha.dtype)
+    return functional.mse_loss(alpha, delta, reduction="none").sum(-1)
 
 
 class Classifier(pl.LightningModule):
     """A q-CNN in training.
+
+    Takes an optimisation step for each of the batches that the training loader gives at a time.
 
     Evaluates the training set, the test set and, where there is one, the validation set after every epoch, all with the
     one network that fixed statistics define: the network whose entanglement is measured.
@@ -60,6 +63,8 @@ class Classifier(pl.LightningModule):
         evaluation_statistics: str = "population",
     ):
         super().__init__()
+        # Lightning's own optimisation knows one batch at a time only.
+        self.automatic_optimization = False
         if evaluation_statistics not in EVALUATION_STATISTICS:
             raise InputError(
                 f"evaluation_statistics={evaluation_statistics}: choose one of {', '.join(EVALUATION_STATISTICS)}"
@@ -100,13 +105,26 @@ class Classifier(pl.LightningModule):
         pl.seed_everything(int(mixed[0]), workers=True, verbose=False)
         self._sum_of_costs, self._images_seen = 0.0, 0
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
-        """Return the cost of one batch, by the batch's own statistics.
+    def training_step(self, batches: Sequence[Batch], batch_idx: int) -> None:
+        """Take an optimisation step with every batch.
 
         Raises:
             NonFiniteCostError: the cost is infinite or NaN. The weights are still those before the step.
         """
-        images, labels = batch
+        optimizer: LightningOptimizer = self.optimizers()  # type: ignore[assignment]
+        for images, labels in batches:
+            cost = self.cost_of_batch(images, labels)
+            optimizer.zero_grad()
+            self.manual_backward(cost)
+            optimizer.step()
+            self.move_schedule("step")
+
+    def cost_of_batch(self, images: UInt8[Tensor, "batch sites"], labels: Int64[Tensor, " batch"]) -> Float[Tensor, ""]:
+        """Return the cost of one batch, by the batch's own statistics.
+
+        Raises:
+            NonFiniteCostError: it is infinite or NaN.
+        """
         cost = squared_distance_cost(self.network(images), labels).mean()
         value = cost.item()
         self._sum_of_costs += value * len(labels)
@@ -118,10 +136,25 @@ class Classifier(pl.LightningModule):
         if not finite:
             where = self.network.first_non_finite(images)
             raise NonFiniteCostError(
-                f"the cost became {value} in epoch {self.current_epoch}, step {batch_idx} of "
-                f"{self.trainer.num_training_batches}, beginning at {where}; try a smaller optimizer.lr"
+                f"the cost became {value} in epoch {self.current_epoch}, after {self.global_step} steps in all, "
+                f"beginning at {where}; try a smaller optimizer.lr"
             )
         return cost
+
+    def on_train_epoch_end(self) -> None:
+        """Move a schedule of epochs on."""
+        self.move_schedule("epoch")
+
+    def move_schedule(self, interval: str) -> None:
+        """Move the learning rate on, if its schedule counts such intervals."""
+        if self.make_scheduler is not None and self.scheduler_interval == interval:
+            self.lr_schedulers().step()  # type: ignore[union-attr]
+
+    @property
+    def total_steps(self) -> int:
+        """Optimisation steps of the whole training."""
+        epochs: int = self.trainer.max_epochs  # type: ignore[assignment]
+        return epochs * self.datamodule.num_batches_in(int(self.trainer.estimated_stepping_batches) // epochs)
 
     def share_of_batch(self, num_images: int) -> Float[Tensor, ""]:
         """Return the weight of a device's mean cost in the mean over devices that is the mean over the whole batch.
@@ -165,8 +198,6 @@ class Classifier(pl.LightningModule):
         optimizer = self.make_optimizer(self.network.parameters())
         if self.make_scheduler is None:
             return optimizer
-        steps = (
-            {"total_steps": int(self.trainer.estimated_stepping_batches)} if self.scheduler_interval == "step" else {}
-        )
+        steps = {"total_steps": self.total_steps} if self.scheduler_interval == "step" else {}
         scheduler = self.make_scheduler(optimizer, **steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.scheduler_interval}}

@@ -14,6 +14,7 @@ from qcnn_lightning.run_folder import LAST, LOCK, flattened, read_last_checkpoin
 # Settings, and whole groups of them, that do not change what is learned; all others must stay as they were.
 FREE_TO_CHANGE = (
     "callbacks",
+    "data.batches_at_a_time",
     "data.cache",
     "data.evaluation_batch_size",
     "data.root",

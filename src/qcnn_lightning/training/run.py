@@ -224,8 +224,14 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], logger: Logg
         logger: the logger, or False.
 
     Raises:
-        InputError: an accelerator that is not there, or another setting of `trainer` that Lightning refuses.
+        InputError: an accelerator that is not there, or another setting of `trainer` that cannot be.
     """
+    for key, allowed in (("gradient_clip_val", (None, 0)), ("accumulate_grad_batches", (None, 1))):
+        if config.trainer.get(key) not in allowed:
+            raise InputError(
+                f"trainer.{key}={config.trainer[key]}: every batch is one optimisation step with its whole gradient "
+                f"(eq. 48); leave it out, and choose data.batch_size and optimizer.lr"
+            )
     try:
         with warnings.catch_warnings():
             ignore_hints()
