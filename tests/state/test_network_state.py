@@ -13,6 +13,7 @@ from torch import Tensor
 
 from qcnn_lightning import QCNN, NetworkState
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.state import gram
 
 
 @pytest.fixture
@@ -60,6 +61,23 @@ def test_exchanging_children_exchanges_their_blocks(state: NetworkState) -> None
     exchanged = NetworkState([first, second.flip(0), third], state.top)
     expected = state.block_entropies(0).reshape(3, 2, 2, 2).flip(2).reshape(3, 8)
     torch.testing.assert_close(exchanged.block_entropies(0), expected, rtol=0, atol=1e-13)
+
+
+def test_blocks_followed_one_by_one_are_those_followed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    site_tensors, top = random_tensors([2, 3, 4, 3, 5], 3, matrices=2)
+    site_tensors[2] = site_tensors[2][:1]
+    leaves = [tensor.requires_grad_() for tensor in (*site_tensors, top)]
+
+    def profile_and_gradients() -> list[Tensor]:
+        profile = NetworkState(site_tensors, top).entropy_profile()
+        return [profile.detach(), *torch.autograd.grad(profile.sum(), leaves)]
+
+    together = profile_and_gradients()
+    pixels = NetworkState(site_tensors, top).block_spectra(0)
+    monkeypatch.setattr(gram, "NUMBERS_AT_A_TIME", 1)
+    for ours, theirs in zip(profile_and_gradients(), together, strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-11, atol=1e-12)
+    assert torch.allclose(NetworkState(site_tensors, top).block_spectra(0), pixels, rtol=0, atol=1e-13)
 
 
 def test_both_halves_have_one_entropy(state: NetworkState) -> None:
@@ -185,6 +203,12 @@ def test_a_state_survives_its_file(tmp_path: Path) -> None:
     for ours, theirs in zip((*loaded.site_tensors, loaded.top), (*state.site_tensors, state.top), strict=True):
         assert torch.equal(ours, theirs)
         assert not ours.requires_grad
+
+
+def test_a_file_that_cannot_be_written_is_told(state: NetworkState, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"cannot write .*state\.safetensors"):
+        state.save(tmp_path / "file" / "state.safetensors")
 
 
 def test_the_file_can_be_read_without_this_code(state: NetworkState, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ differentiated, its eigenvectors and B never are, so gradients stay finite at eq
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.state.gram import BlockStates, Environment
+from qcnn_lightning.state.gram import BlockStates, Environment, Level
 
 RESOLUTION = 8 * torch.finfo(torch.float64).eps
 """A Schmidt probability this much smaller than the largest cannot be told from round-off."""
@@ -23,47 +24,52 @@ RESOLUTION = 8 * torch.finfo(torch.float64).eps
 class _CutSpectrum(torch.autograd.Function):
     """Eigenvalues of B^T W B, and their gradients with respect to W and to the covariance C.
 
-    B = diag(1, R) with C = R R^T, and W = [[average, cross^T], [cross, gram]]. With eigenvalues lambda_k and
-    eigenvectors u_k, d lambda_k / dW = (B u_k)(B u_k)^T and d lambda_k / d(B B^T) = (W B u_k)(W B u_k)^T / lambda_k. A
-    lambda_k below the resolution is zero, and so are its gradients: Schmidt probabilities are squares of numbers that
-    depend smoothly on the site tensors.
+    B = diag(1, R) with C = R R^T. With eigenvalues lambda_k and eigenvectors u_k, d lambda_k / dW = (B u_k)(B u_k)^T
+    and d lambda_k / d(B B^T) = (W B u_k)(W B u_k)^T / lambda_k. A lambda_k below the resolution is zero, and so are its
+    gradients: Schmidt probabilities are squares of numbers that depend smoothly on the site tensors.
     """
 
     @staticmethod
-    def forward(ctx: Any, average: Tensor, cross: Tensor, gram: Tensor, covariance: Tensor, factor: Tensor) -> Tensor:
-        border = (cross @ factor).unsqueeze(-2)
-        corner = average[:, None, None]
-        inside = (gram @ factor).mT @ factor
-        reduced = torch.cat((torch.cat((corner, border), dim=-1), torch.cat((border.mT, inside), dim=-1)), dim=-2)
-        if any(ctx.needs_input_grad):
-            eigenvalues, eigenvectors = torch.linalg.eigh(reduced)
-        else:
-            eigenvalues = torch.linalg.eigvalsh(reduced)
+    def forward(ctx: Any, overlaps: Tensor, covariance: Tensor, factor: Tensor) -> Tensor:
+        reduced = _upper_triangles(overlaps, factor)
+        if not any(ctx.needs_input_grad):
+            eigenvalues = torch.linalg.eigvalsh(reduced, UPLO="U")
+            return torch.where(eigenvalues > RESOLUTION * eigenvalues[:, -1:], eigenvalues, 0)
+        eigenvalues, eigenvectors = torch.linalg.eigh(reduced, UPLO="U")
         eigenvalues = torch.where(eigenvalues > RESOLUTION * eigenvalues[:, -1:], eigenvalues, 0)
-        if any(ctx.needs_input_grad):
-            ctx.save_for_backward(cross, gram, eigenvalues, eigenvectors[:, :1], factor @ eigenvectors[:, 1:])
+        ctx.save_for_backward(overlaps, eigenvalues, factor @ eigenvectors)
         return eigenvalues
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, None]:
-        cross, gram, eigenvalues, constant, fluctuation = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        overlaps, eigenvalues, inside = ctx.saved_tensors
         resolved = eigenvalues > 0
         gradient = torch.where(resolved, gradient, 0).unsqueeze(-2)
-        outside = cross.unsqueeze(-1) * constant + gram @ fluctuation
+        outside = (overlaps.movedim(1, 0) @ inside)[:, 1:]
         weights = gradient / torch.where(resolved, eigenvalues, 1).unsqueeze(-2)
         return (
-            (gradient * constant.square()).sum((-2, -1)),
-            2 * (gradient * constant * fluctuation).sum(-1),
-            (fluctuation * gradient) @ fluctuation.mT,
-            ((outside * weights) @ outside.mT).sum(0),
+            ((inside * gradient) @ inside.mT).movedim(0, 1),
+            torch.tensordot(outside * weights, outside, dims=([0, 2], [0, 2])),
             None,
         )
 
 
-def cut_spectrum(
-    block: BlockStates, factor: Float[Tensor, "states states"], outside: Environment
-) -> Float[Tensor, "blocks states"]:
+def _upper_triangles(
+    overlaps: Float[Tensor, "states blocks states"], factor: Float[Tensor, "states states"]
+) -> Float[Tensor, "blocks states states"]:
+    """Return the upper triangles of B^T W B, B being lower triangular; what stands below them is meaningless."""
+    reduced = torch.empty_like(overlaps)
+    # By three panels, which spares half the multiplications; more of them would be too narrow to be fast.
+    width = -(-len(factor) // 3)
+    for start in range(0, len(factor), width):
+        below, panel = slice(start, None), slice(start, start + width)
+        product = overlaps[below, :, below] @ factor[below, panel]
+        reduced[below, :, panel] = torch.tensordot(factor[below, below], product, dims=([0], [0]))
+    return reduced.permute(1, 2, 0)
+
+
+def cut_spectrum(block: BlockStates, outside: Environment) -> Float[Tensor, "blocks states"]:
     """Return the Schmidt probabilities of several blocks with the same states against the rest, descending.
 
     Probabilities below `RESOLUTION` times the largest are returned as zero. If the state vanishes, its probabilities
@@ -71,13 +77,39 @@ def cut_spectrum(
 
     Args:
         block: the states of every block.
-        factor: R with block.covariance = R R^T.
         outside: the environments of the blocks.
     """
-    weights = _CutSpectrum.apply(outside.average, outside.cross, outside.gram, block.covariance, factor)
+    weights = _CutSpectrum.apply(outside.overlaps, block.covariance, block.factor)
     # One component is superfluous: the Schmidt rank is at most the number of states.
     weights = weights[:, 1:].flip(-1)
     return weights / weights.sum(-1, keepdim=True)
+
+
+def descend(levels: Sequence[Level], outside: Environment, num_cuts: int) -> list[Float[Tensor, "_ _"]]:
+    """Cut out the halves of some blocks, their quarters, and so on: O(d^3) for each.
+
+    Memory stays bounded: where the environments of all blocks of a level would be many numbers, those of some blocks
+    are followed to the lowest level before the next are. Only gradients need them all.
+
+    Args:
+        levels: of the halves, last, and of all that are below, first.
+        outside: the environments of the blocks.
+        num_cuts: at how many of the levels to cut, the lowest first.
+
+    Returns:
+        For each of the lowest levels the Schmidt probabilities, as `cut_spectrum` gives them, of those parts of every
+        block whose environments differ, left to right.
+    """
+    if not levels:
+        return []
+    parts = outside.parts()
+    if len(parts) > 1:
+        by_part = [descend(levels, part, num_cuts) for part in parts]
+        return [torch.cat(spectra) for spectra in zip(*by_part, strict=True)]
+    *lower, level = levels
+    halves = outside.of_children(level)
+    spectra = descend(lower, halves, num_cuts)
+    return [*spectra, cut_spectrum(level.below, halves)] if len(lower) < num_cuts else spectra
 
 
 def von_neumann_entropy(probabilities: Float[Tensor, "*shape components"]) -> Float[Tensor, "*shape"]:

@@ -14,12 +14,17 @@ Two things keep the digits:
   the numbers. Powers of two are exact, and which ones are chosen changes no overlap, so they are constants to autograd.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
+
+NUMBERS_AT_A_TIME = 2**19
+"""How many overlaps of environments are worked on at a time: they fit into the processor's cache (4 MB)."""
 
 
 def times_power_of_two(x: Float[Tensor, "*shape"], exponent: Int[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
@@ -51,6 +56,11 @@ def balance(
     return times_power_of_two(matrix, exponent - row_exponent.unsqueeze(-1)), row_exponent
 
 
+def beside_constant(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "1+rows 1+columns"]:
+    """Return diag(1, matrix), which leaves a state in front of the others as it is."""
+    return torch.block_diag(matrix.new_ones(1, 1), matrix)
+
+
 @dataclass(frozen=True)
 class BlockStates:
     """The states |phi_I> of one block of pixels, known by their overlaps only.
@@ -73,14 +83,22 @@ class BlockStates:
         """Return the Gram matrix of the states without their powers of two."""
         return torch.outer(self.mean, self.mean) + self.covariance
 
+    @cached_property
+    def gram_beside_constant(self) -> Float[Tensor, "bordered bordered"]:
+        """The Gram matrix of |f_0 .. f_0> and the states."""
+        mean = functional.pad(self.mean, (1, 0), value=1)
+        return torch.outer(mean, mean) + functional.pad(self.covariance, (1, 0, 1, 0))
+
+    @cached_property
     @torch.no_grad()
-    def factor(self) -> Float[Tensor, "states components"]:
-        """Return R with covariance = R R^T."""
+    def factor(self) -> Float[Tensor, "bordered bordered"]:
+        """B = diag(1, R), lower triangular, with covariance = R R^T."""
         deviation = self.covariance.diagonal().sqrt()
         deviation = torch.where(deviation > 0, deviation, 1)
         # Of the correlations, so that states that fluctuate little are factored as precisely as the others.
         eigenvalues, eigenvectors = torch.linalg.eigh(self.covariance / torch.outer(deviation, deviation))
-        return deviation.unsqueeze(-1) * eigenvectors * eigenvalues.clamp(min=0).sqrt()
+        root = deviation.unsqueeze(-1) * eigenvectors * eigenvalues.clamp(min=0).sqrt()
+        return beside_constant(torch.linalg.qr(root.mT).R.mT)
 
     def mapped(self, balanced: Float[Tensor, "mapped states"], exponent: Int[Tensor, " mapped"]) -> "BlockStates":
         """Return the combinations 2^{exponent_i} sum_I balanced_iI 2^{-exponent_I} |phi_I>."""
@@ -110,12 +128,13 @@ class Level:
     """One level of the tree, with powers of two taken out.
 
     Attributes:
-        site_tensor: (s, d_{l+1} + 1, d_l + 1), mapping `below`, without its powers of two, to `mapped`, without theirs.
+        bordered: diag(1, matrix) for each of the s = 1 or 2 matrices that map `below`, without its powers of two, to
+            `mapped`, without theirs.
         below: states of a block of 2^l pixels.
         mapped: what the convolution makes of them, for the left and the right child, or once if the children share it.
     """
 
-    site_tensor: Float[Tensor, "children mapped states"]
+    bordered: tuple[Float[Tensor, "bordered_mapped bordered_below"], ...]
     below: BlockStates
     mapped: tuple[BlockStates, ...]
 
@@ -144,11 +163,11 @@ def climb(site_tensors: Sequence[Float[Tensor, "_ _ _"]], top: Float[Tensor, "cl
     for site_tensor in site_tensors:
         balanced, exponents = balance(site_tensor, states.exponent)
         mapped = tuple(states.mapped(matrix, exponent) for matrix, exponent in zip(balanced, exponents, strict=True))
-        rescaled = [
-            times_power_of_two(matrix, (exponent - child.exponent).unsqueeze(-1))
+        bordered = tuple(
+            beside_constant(times_power_of_two(matrix, (exponent - child.exponent).unsqueeze(-1)))
             for matrix, exponent, child in zip(balanced, exponents, mapped, strict=True)
-        ]
-        levels.append(Level(torch.stack(rescaled), states, mapped))
+        )
+        levels.append(Level(bordered, states, mapped))
         states = mapped[0].pooled(mapped[-1])
     balanced, exponent = balance(top, states.exponent)
     return Tree(tuple(levels), states, balanced, states.mapped(balanced, exponent))
@@ -163,59 +182,42 @@ class Environment:
     like the covariances, they are small differences of the others. All overlaps are up to one factor per block.
 
     Attributes:
-        average: <chi_*|chi_*>.
-        cross: <chi_*|chi_I>.
-        gram: <chi_I|chi_J>.
+        overlaps: of |chi_*>, |chi_0>, |chi_1>, .. with each other. The blocks stand between the states, so that a
+            matrix acts on the states of all blocks in one large product.
     """
 
-    average: Float[Tensor, " blocks"]
-    cross: Float[Tensor, "blocks states"]
-    gram: Float[Tensor, "blocks states states"]
+    overlaps: Float[Tensor, "outside blocks outside"]
 
     @classmethod
-    def of_everything(cls, states: BlockStates, coefficients: Float[Tensor, " states"]) -> "Environment":
-        """Return the environment of the whole image: nothing is outside, only the class's coefficients (eq. 40)."""
-        average = (coefficients @ states.mean).unsqueeze(0)
-        cross = average * coefficients
-        return cls(average.square(), cross.unsqueeze(0), torch.outer(coefficients, coefficients).unsqueeze(0))
+    def of_everything(cls, states: BlockStates, coefficients: Float[Tensor, "classes states"]) -> "Environment":
+        """Return the environment of the whole image in every class: nothing is outside, only coefficients (eq. 40)."""
+        average = coefficients @ states.mean
+        bordered = torch.cat((average.unsqueeze(1), coefficients), dim=1)
+        return cls(bordered.mT.contiguous().unsqueeze(-1) * bordered)
 
-    def of_child(self, child: BlockStates, sibling: BlockStates) -> "Environment":
-        """Return the environment of one of two pooled blocks: the other one joins what is outside."""
-        fluctuations = self.gram * sibling.covariance
+    def parts(self) -> list["Environment"]:
+        """Return the environments of as many blocks at a time as make `NUMBERS_AT_A_TIME`, of one at least."""
+        blocks_at_a_time = max(1, NUMBERS_AT_A_TIME // len(self.overlaps) ** 2)
+        return [Environment(part) for part in self.overlaps.split(blocks_at_a_time, dim=1)]
+
+    def of_child(self, level: Level, side: int) -> "Environment":
+        """Return the environments of the left (0) or right (-1) halves of the blocks.
+
+        What the convolution at `level` makes of the other half joins what is outside; the half itself is described by
+        its states below the convolution.
+        """
+        child, sibling = level.mapped[side], level.mapped[-1 - side]
+        fluctuations = self.overlaps[1:, :, 1:] * sibling.covariance.unsqueeze(1)
         cross = fluctuations @ child.mean
-        return Environment(
-            self.average + cross @ child.mean,
-            self.cross * sibling.mean + cross,
-            torch.addcmul(fluctuations, self.gram, torch.outer(sibling.mean, sibling.mean)),
-        )
-
-    def below(self, matrix: Float[Tensor, "states below"]) -> "Environment":
-        """Return the environment of the same blocks, in terms of the states that `matrix` maps to these."""
-        return Environment(self.average, self.cross @ matrix, (self.gram @ matrix).mT @ matrix)
-
-
-def descend(tree: Tree, coefficients: Float[Tensor, " states"]) -> Iterator[Environment]:
-    """Build the environment of every block from that of the block twice its size, from the top level down.
-
-    Args:
-        tree: the states of all blocks.
-        coefficients: one class's row of `tree.top`.
-
-    Yields:
-        For each level, the last first: the environments of the blocks of 2^l pixels in terms of their states, for those
-        blocks whose environments differ, left to right. With s_l tensors at level l, these are the product of s over
-        this level and those above.
-    """
-    environment = Environment.of_everything(tree.states, coefficients)
-    for level in reversed(tree.levels):
-        children = [
-            environment.of_child(child, sibling).below(matrix)
-            for child, sibling, matrix in zip(level.mapped, reversed(level.mapped), level.site_tensor, strict=True)
-        ]
+        overlaps = self.overlaps * sibling.gram_beside_constant.unsqueeze(1)
+        overlaps[0, :, 0] += child.mean @ cross
+        overlaps[0, :, 1:] += cross.mT
+        overlaps[1:, :, 0] += cross
+        matrix = level.bordered[side]
         # No powers of two to take out: sum_IJ <chi_I|chi_J> <phi_I|phi_J> is the state's squared norm at every level.
-        environment = Environment(
-            torch.stack([child.average for child in children], dim=1).flatten(0, 1),
-            torch.stack([child.cross for child in children], dim=1).flatten(0, 1),
-            torch.stack([child.gram for child in children], dim=1).flatten(0, 1),
-        )
-        yield environment
+        return Environment(torch.tensordot(matrix, overlaps @ matrix, dims=([0], [0])))
+
+    def of_children(self, level: Level) -> "Environment":
+        """Return the environments of both halves of every block, left before right; of one, if they share a matrix."""
+        children = [self.of_child(level, side).overlaps for side in range(len(level.mapped))]
+        return Environment(torch.stack(children, dim=2).flatten(1, 2))

@@ -13,15 +13,16 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.network import QCNN, make_basis
 from qcnn_lightning.network.statistics import ChannelStatistics
-from qcnn_lightning.state.entropy import cut_spectrum, renyi_entropy, von_neumann_entropy
-from qcnn_lightning.state.gram import balance, binary_exponent, climb, descend, times_power_of_two
+from qcnn_lightning.state.entropy import cut_spectrum, descend, renyi_entropy, von_neumann_entropy
+from qcnn_lightning.state.gram import Environment, balance, binary_exponent, climb, times_power_of_two
 
 LARGEST_DENSE_SIZE = 2**24
 IMAGES_AT_A_TIME = 500
@@ -123,7 +124,7 @@ class NetworkState:
                 f"level={level}: a state of {self.num_sites} pixels can be cut at levels 0 (one pixel) "
                 f"to {self.num_levels - 1} (half the image)"
             )
-        return self._spectra(lowest=level)[0]
+        return self._spectra(level, num_levels=1)[0]
 
     def schmidt_spectrum(self) -> Float[Tensor, "classes rank"]:
         """Return the Schmidt probabilities p of half the image against the other half, descending (eq. 40, 45)."""
@@ -162,25 +163,26 @@ class NetworkState:
 
     def entropy_profile(self) -> Float[Tensor, "classes levels"]:
         """Return the mean entropy of the blocks of 2^l pixels, nats, for l = 0 .. L-1."""
-        return torch.stack([von_neumann_entropy(spectra).mean(-1) for spectra in self._spectra(lowest=0)], dim=-1)
+        return torch.stack(
+            [von_neumann_entropy(spectra).mean(-1) for spectra in self._spectra(0, self.num_levels)], dim=-1
+        )
 
-    def _spectra(self, lowest: int) -> list[Float[Tensor, "classes _ _"]]:
-        """Return the block spectra of levels lowest .. L-1."""
+    def _spectra(self, lowest: int, num_levels: int) -> list[Float[Tensor, "classes _ _"]]:
+        """Return the block spectra of `num_levels` levels, from `lowest` up."""
         tree = climb(self.site_tensors, self.top)
-        blocks = [level.below for level in tree.levels[lowest:]]
-        factors = [block.factor() for block in blocks]
-        # One class at a time: all environments of all classes would be the largest thing in memory.
-        by_class = [
-            [cut_spectrum(*cut) for cut in zip(reversed(blocks), reversed(factors), descend(tree, row), strict=False)]
-            for row in tree.top
-        ]
-        distinct = [torch.stack(spectra) for spectra in reversed(list(zip(*by_class, strict=True)))]
+        image = Environment.of_everything(tree.states, tree.top)
+        *lower, top = tree.levels[lowest:]
+        distinct = descend(lower, image.of_children(top), num_levels) if lower else []
+        if len(lower) < num_levels:
+            # Both halves of a pure state have one spectrum.
+            half = cut_spectrum(top.below, image.of_child(top, side=0))
+            distinct.append(half.repeat_interleave(len(top.mapped), dim=0))
         return [self._of_all_blocks(spectra, level) for level, spectra in enumerate(distinct, start=lowest)]
 
-    def _of_all_blocks(self, distinct: Float[Tensor, "classes _ _"], level: int) -> Float[Tensor, "classes _ _"]:
+    def _of_all_blocks(self, distinct: Float[Tensor, "_ _"], level: int) -> Float[Tensor, "classes _ _"]:
         """Repeat the spectra of blocks that share their tensors all the way up."""
         matrices = [len(tensor) for tensor in reversed(self.site_tensors[level:])]
-        by_path = distinct.unflatten(1, matrices)
+        by_path = distinct.unflatten(0, (self.num_classes, *matrices))
         return by_path.expand(-1, *(2 for _ in matrices), -1).flatten(1, -2)
 
     def amplitude(self, x: Tensor) -> Float[Tensor, "batch classes"]:
@@ -297,13 +299,17 @@ class NetworkState:
         return self.top @ states
 
     def save(self, path: str | Path) -> None:
-        """Write the state to a safetensors file: site_tensor_0 .. site_tensor_{L-1}, top, and the basis as metadata."""
+        """Write the state to a safetensors file: site_tensor_0 .. site_tensor_{L-1}, top, and the basis as metadata.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
         tensors = {f"site_tensor_{level}": tensor for level, tensor in enumerate(self.site_tensors)} | {"top": self.top}
-        save_file(
+        content = save(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            path,
             metadata={"format": FILE_FORMAT, "basis": self.basis.name, "num_levels": str(self.num_levels)},
         )
+        replace_atomically(Path(path), content)
 
     @classmethod
     def load(cls, path: str | Path) -> "NetworkState":
