@@ -21,7 +21,7 @@ from qcnn_lightning import QCNN, NetworkState, command_line
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import PADDING
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.results.evaluate import NUMBERS, evaluate, rebuild_data
+from qcnn_lightning.results.evaluate import NUMBERS, STATE, evaluate, rebuild_data
 from qcnn_lightning.results.evaluation import Classification, choose_examples, measure, measure_entanglement
 from qcnn_lightning.results.evaluation_tables import show_evaluation
 from qcnn_lightning.results.state_figures import FIGURES, draw_all
@@ -86,6 +86,17 @@ def test_numbers_are_those_that_training_logged(run, tmp_path):
     profile = np.array(numbers["entropy_profile"]).mean(0)
     assert profile == pytest.approx([row[f"profile/level_{level}"] for level in range(len(profile))], rel=1e-6)
     assert numbers["block_sizes"] == [1, 2, 4, 8, 16, 32]
+
+
+def test_the_state_is_left_beside_the_numbers(run, digits, tmp_path):
+    evaluation, folder = evaluation_of(f"run={run}", f"out={tmp_path}")
+    state = NetworkState.load(folder / "state.safetensors")
+    classes = json.loads((folder / NUMBERS).read_text())["classes"]
+    entropies = [own["entanglement_entropy"] for own in classes]
+    assert state.entanglement_entropy().tolist() == pytest.approx(entropies, rel=1e-12)
+    images, _ = digits.splits["test"]
+    ours, theirs = state.conditional_probability(images), evaluation.classification.probabilities
+    assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
 def test_classification_is_what_counting_gives(digits):
@@ -329,7 +340,7 @@ def test_command_prints_clean_tables_into_a_pipe(run, tmp_path):
     for heading in ("EE (nats)", "Rényi-2 (nats)", "effective rank", "log norm", "overlap", "images taken for"):
         assert heading in done.stdout
     written = {path.name for path in (tmp_path / "a=b,c").iterdir()}
-    assert written == {NUMBERS} | {f"{name}.pdf" for name in FIGURES}
+    assert written == {NUMBERS, STATE} | {f"{name}.pdf" for name in FIGURES}
     # Nothing else is left behind.
     assert [path.name for path in tmp_path.iterdir()] == ["a=b,c"]
 

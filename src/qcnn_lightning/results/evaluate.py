@@ -21,10 +21,11 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("test", "val", "train")
 NUMBERS = "evaluation.json"
+STATE = "state.safetensors"
 
 
 def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
-    """Measure the network of a run or a checkpoint; write the numbers as JSON and draw the figures.
+    """Measure the network of a run or a checkpoint; write the numbers as JSON and the state, and draw the figures.
 
     Args:
         config: composed from `conf/evaluate.yaml`.
@@ -52,6 +53,7 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
 
     make_folder(folder)
     replace_atomically(folder / NUMBERS, as_json(evaluation.as_plain_data()))
+    evaluation.state.save(folder / STATE)
     if config.figures:
         draw_all(evaluation, folder, config.figures)
     return evaluation, folder

@@ -153,7 +153,8 @@ class Evaluation:
         num_parameters: number of trained parameters.
         class_names: in the order of the labels.
         classification: cost, accuracy and probabilities.
-        entanglement: the states.
+        state: the states of the classes.
+        entanglement: the same by numbers.
         pixel_entropies: the entropy of every pixel with all others, nats.
         mean_images: mean of the images of every class, grey levels from 0 to 255.
         most_probable: every class's own images with the highest p(y|x).
@@ -168,6 +169,7 @@ class Evaluation:
     num_parameters: int
     class_names: tuple[str, ...]
     classification: Classification
+    state: NetworkState
     entanglement: Entanglement
     pixel_entropies: Float[Tensor, "classes height width"]
     mean_images: Float[Tensor, "classes height width"]
@@ -263,6 +265,7 @@ def measure(
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         class_names=datamodule.class_names,
         classification=classification,
+        state=state,
         entanglement=entanglement,
         pixel_entropies=lay_on_image(entanglement.block_entropies[0], order),
         mean_images=torch.stack([own.mean(0) if len(own) else own.new_zeros(own.shape[1:]) for own in by_class]),
