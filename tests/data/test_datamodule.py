@@ -14,9 +14,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.datasets import MNIST, FashionMNIST
 
+from qcnn_lightning.data.augmentation import Augmentation
 from qcnn_lightning.data.datamodule import DATA_NAMES, ImageDataModule
 from qcnn_lightning.data.flattening import PADDING
 from qcnn_lightning.errors import InputError
+
+ALTERED = ("data.augment.shift=1", "data.augment.shift_fraction=0.7", "data.augment.flip=true")
 
 
 def data_module(name: str, *overrides: str, seed: int = 0) -> ImageDataModule:
@@ -180,7 +183,7 @@ class Recorder(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(epochs: int, folder: Path, checkpoint: Path | None = None) -> Recorder:
+def fit(epochs: int, folder: Path, *overrides: str, checkpoint: Path | None = None) -> Recorder:
     recorder = Recorder()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -196,20 +199,43 @@ def fit(epochs: int, folder: Path, checkpoint: Path | None = None) -> Recorder:
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
-        trainer.fit(recorder, datamodule=data_module("digits"), ckpt_path=checkpoint)
+        trainer.fit(recorder, datamodule=data_module("digits", *overrides), ckpt_path=checkpoint)
         trainer.save_checkpoint(folder / "last.ckpt")
     return recorder
 
 
-def test_resumed_run_sees_the_batches_the_whole_run_saw(tmp_path):
-    whole = fit(3, tmp_path)
-    fit(2, tmp_path)
-    resumed = fit(3, tmp_path, tmp_path / "last.ckpt")
+@pytest.mark.parametrize("overrides", [(), ALTERED])
+def test_resumed_run_sees_the_batches_the_whole_run_saw(overrides, tmp_path):
+    whole = fit(3, tmp_path, *overrides)
+    fit(2, tmp_path, *overrides)
+    resumed = fit(3, tmp_path, *overrides, checkpoint=tmp_path / "last.ckpt")
     assert resumed.seen["train", 2] == whole.seen["train", 2]
     orders = [whole.seen["train", epoch] for epoch in range(3)]
     assert all(one != other for one, other in pairwise(orders))
     assert whole.seen["evaluate 0", 0] == whole.seen["evaluate 0", 1]
     assert {stage for stage, _ in whole.seen} == {"train", "evaluate 0", "evaluate 1"}
+
+
+def test_training_images_alone_are_altered_each_by_its_own_transform_in_every_epoch():
+    plain, altered = (ready(data_module("digits", *overrides)) for overrides in ((), ALTERED))
+    assert torch.equal(plain.population_sample(), altered.population_sample())
+    for loaders in zip(plain.val_dataloader(), altered.val_dataloader(), strict=True):
+        for (images, labels), (same, same_labels) in zip(*loaders, strict=True):
+            assert torch.equal(images, same)
+            assert torch.equal(labels, same_labels)
+    augmentation = Augmentation(altered.pixel_order, altered.image_shape, shift=1, shift_fraction=0.7, flip=True)
+    images, labels = altered.splits["train"]
+    before = images.clone()
+    loader = altered.train_dataloader()
+    for epoch in (0, 1, 5):
+        loader.sampler.set_epoch(epoch)
+        expected = augmentation(images, augmentation.draw(len(images), altered.seed, epoch))
+        order = torch.cat([indices for together in loader.sampler for indices in together])
+        batches = [batch for together in loader for batch in together]
+        assert torch.equal(torch.cat([images for images, _ in batches]), expected[order])
+        assert torch.equal(torch.cat([labels for _, labels in batches]), labels[order])
+        assert not torch.equal(expected, images)
+    assert torch.equal(images, before)
 
 
 def test_idx_set_is_prepared_once_and_the_cache_outlives_the_files(tiny, tiny_set, tiny_module, tmp_path):

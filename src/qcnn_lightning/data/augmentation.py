@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
+from qcnn_lightning.data.batches import Batches, TrainingBatches
 from qcnn_lightning.data.flattening import PADDING
 from qcnn_lightning.errors import InputError, checked_settings
 
@@ -107,6 +108,29 @@ class Augmentation:
     ) -> UInt8[Tensor, "batch sites"]:
         """Return each image, altered by its transform."""
         return images.gather(1, self.sources[transforms]).mul_(self.filled[transforms])
+
+
+class AlteredBatches(Batches):
+    """Batches of training images that are altered anew in every epoch.
+
+    Args:
+        images: uint8 (images, sites).
+        labels: int64 (images,).
+        augmentation: how they are altered.
+        order: the sampler, which knows the seed and is told the epoch.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, augmentation: Augmentation, order: TrainingBatches):
+        super().__init__(images, labels)
+        self.augmentation, self.order = augmentation, order
+        self._epoch: int | None = None
+
+    def chosen(self, indices: Int64[Tensor, " chosen"]) -> UInt8[Tensor, "chosen sites"]:
+        """Return these images as this epoch has them."""
+        if self._epoch != self.order.epoch:
+            self._epoch = self.order.epoch
+            self._transforms = self.augmentation.draw(len(self.labels), self.order.seed, self._epoch)
+        return self.augmentation(super().chosen(indices), self._transforms[indices])
 
 
 def _on_chain(

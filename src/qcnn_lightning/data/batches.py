@@ -20,7 +20,11 @@ class Batches(Dataset[list[Batch]]):
 
     def __getitem__(self, indices: Sequence[Int64[Tensor, " _"]]) -> list[Batch]:
         sizes, chosen = [len(batch) for batch in indices], torch.cat(tuple(indices))
-        return list(zip(self.images[chosen].split(sizes), self.labels[chosen].split(sizes), strict=True))
+        return list(zip(self.chosen(chosen).split(sizes), self.labels[chosen].split(sizes), strict=True))
+
+    def chosen(self, indices: Int64[Tensor, " chosen"]) -> UInt8[Tensor, "chosen sites"]:
+        """Return the images with these indices."""
+        return self.images[indices]
 
 
 class TrainingBatches(Sampler[list[Tensor]]):

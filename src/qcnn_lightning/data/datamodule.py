@@ -6,9 +6,10 @@ loaders need neither to make batches nor workers: a sampler yields the indices o
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from qcnn_lightning.data import sources
+from qcnn_lightning.data.augmentation import AlteredBatches, Augmentation
 from qcnn_lightning.data.batches import Batches, EvaluationBatches, TrainingBatches, stratified_choice
 from qcnn_lightning.data.flattening import lay_on_chain, padded_num_sites, pixel_order
 from qcnn_lightning.data.folder import ImageFolder
@@ -58,6 +60,7 @@ class ImageDataModule(pl.LightningDataModule):
         batches_at_a_time: int = 1,
         evaluation_batch_size: int = 5000,
         population_size: int = 2048,
+        augment: Mapping[str, Any] | None = None,
         seed: int,
     ):
         """Check the settings; nothing is read yet. Each argument is a key of `conf/data/`.
@@ -77,7 +80,8 @@ class ImageDataModule(pl.LightningDataModule):
                 all the same; together they spare Lightning's work between steps.
             evaluation_batch_size: most images a batch in evaluation, over all devices.
             population_size: most images in `population_sample`.
-            seed: with the epoch, all that the order of the training batches depends on.
+            augment: settings of the `Augmentation` of what the training loader gives; all else is never altered.
+            seed: with the epoch, all that the order of the training batches and their augmentation depend on.
 
         Raises:
             InputError: a setting is out of range.
@@ -105,6 +109,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.pixel_order: Int64[Tensor, " sites"] = pixel_order(flatten, size)
         self.num_sites = padded_num_sites(size)
         self.image_shape = (size, size)
+        self._augmentation = Augmentation(self.pixel_order, self.image_shape, **(augment or {}))
         self.seed = seed
         self._name, self._size = name, size
         self._root = Path(root or ".").expanduser()
@@ -219,7 +224,10 @@ class ImageDataModule(pl.LightningDataModule):
                 f"has {smallest}, fewer than the {world_size} devices; choose another."
             )
         batches = TrainingBatches(num_images, self._batch_size, self.seed, self._batches_at_a_time, rank, world_size)
-        return DataLoader(Batches(*self._loaded_splits()["train"]), batch_size=None, sampler=batches)
+        split = self._loaded_splits()["train"]
+        altered = not self._augmentation.changes_nothing
+        images = AlteredBatches(*split, self._augmentation, batches) if altered else Batches(*split)
+        return DataLoader(images, batch_size=None, sampler=batches)
 
     def num_batches_in(self, num_elements: int) -> int:
         """Number of batches in the first elements of the training loader."""
