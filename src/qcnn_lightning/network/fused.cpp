@@ -36,6 +36,7 @@ using Tensors = std::vector<Tensor>;
 constexpr int64_t kVectorBytes = 32;  // AVX2; compilers split it where registers are narrower
 constexpr int64_t kBlockRows = 64;    // rows worked on at a time, so that they stay in the first-level cache
 constexpr int64_t kPartImages = 250;  // images evaluated at a time: more share more blocks, fewer stay in the cache
+constexpr int64_t kTransposed = 16;       // rows of a matrix that are transposed together
 constexpr int64_t kThreadWork = 1 << 14;  // numbers that are worth waking another thread for
 
 template <class T>
@@ -274,16 +275,15 @@ void measure(const Blocks& blocks, const Tensor& features, const Tensor& mean, c
       }
     }
   });
+  std::vector<double> total(2 * width);
   const T* sums = data<T>(partial);
+  for (int64_t part = 0; part < parts; ++part)
+    for (int64_t k = 0; k < 2 * width; ++k) total[k] += sums[part * 2 * width + k];
+  T *means = data<T>(mean), *variances = data<T>(var);
   for (int64_t k = 0; k < mean.numel(); ++k) {
-    double sum = 0, squares = 0;
-    for (int64_t part = 0; part < parts; ++part) {
-      sum += sums[part * 2 * width + 1 + k];
-      squares += sums[(part * 2 + 1) * width + 1 + k];
-    }
-    const double shift = sum / blocks.occurrences;
-    data<T>(mean)[k] = values[1 + k] + shift;
-    data<T>(var)[k] = std::max(squares / blocks.occurrences - shift * shift, 0.0);
+    const double shift = total[1 + k] / blocks.occurrences;
+    means[k] = values[1 + k] + shift;
+    variances[k] = std::max(total[width + 1 + k] / blocks.occurrences - shift * shift, 0.0);
   }
 }
 
@@ -291,7 +291,8 @@ void measure(const Blocks& blocks, const Tensor& features, const Tensor& mean, c
 template <class T>
 void move_towards(const Tensor& running, const Tensor& value, T factor, T momentum) {
   T* average = data<T>(running);
-  for (int64_t k = 0; k < running.numel(); ++k) average[k] += momentum * (factor * data<T>(value)[k] - average[k]);
+  const T* target = data<T>(value);
+  for (int64_t k = 0; k < running.numel(); ++k) average[k] += momentum * (factor * target[k] - average[k]);
 }
 
 // What batch norm with given statistics is: x -> scale x + shift (eq. 4).
@@ -300,10 +301,11 @@ struct Affine {
   std::vector<T> deviation, scale, shift;  // deviation: 1 / sqrt(var + epsilon)
   Affine(const Tensor& gamma, const Tensor& beta, const Tensor& mean, const Tensor& var, double epsilon)
       : deviation(gamma.numel()), scale(gamma.numel()), shift(gamma.numel()) {
+    const T *gammas = data<T>(gamma), *betas = data<T>(beta), *means = data<T>(mean), *variances = data<T>(var);
     for (int64_t k = 0; k < gamma.numel(); ++k) {
-      deviation[k] = 1 / std::sqrt(data<T>(var)[k] + T(epsilon));
-      scale[k] = data<T>(gamma)[k] * deviation[k];
-      shift[k] = data<T>(beta)[k] - data<T>(mean)[k] * scale[k];
+      deviation[k] = 1 / std::sqrt(variances[k] + T(epsilon));
+      scale[k] = gammas[k] * deviation[k];
+      shift[k] = betas[k] - means[k] * scale[k];
     }
   }
 };
@@ -315,27 +317,32 @@ Tensor map(const Blocks& blocks, const Features& features_of, const Tensor& weig
   const int64_t matrices = weight.size(0), outputs = weight.size(1), inputs = weight.size(2);
   const int64_t width = padded<T>(inputs), mapped_width = padded<T>(outputs);
   Tensor transposed = at::zeros({matrices, 1 + inputs, mapped_width}, weight.options());
-  for (int64_t row = 0; row < matrices * outputs; ++row) {
-    const T* a = data<T>(weight) + row * inputs;
-    T* column = data<T>(transposed) + row / outputs * (1 + inputs) * mapped_width + 1 + row % outputs;
-    T constant = 0;
-    for (int64_t k = 0; k < inputs; ++k) {
-      column[(1 + k) * mapped_width] = a[k] * norm.scale[k];
-      constant += a[k] * norm.shift[k];
+  const T* weights = data<T>(weight);
+  T* site_tensors = data<T>(transposed);
+  for (int64_t side = 0; side < matrices; ++side) site_tensors[side * (1 + inputs) * mapped_width] = 1;
+  const int64_t tiles = (outputs + kTransposed - 1) / kTransposed;
+  at::parallel_for(0, matrices * tiles, kThreadWork / (kTransposed * inputs) + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t place = begin; place < end; ++place) {
+      const int64_t output = place % tiles * kTransposed, rows = std::min(kTransposed, outputs - output);
+      const T* a = weights + (place / tiles * outputs + output) * inputs;
+      T* columns = site_tensors + place / tiles * (1 + inputs) * mapped_width + 1 + output;
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t k = 0; k < inputs; ++k) columns[i] += a[i * inputs + k] * norm.shift[k];
+      for (int64_t k = 0; k < inputs; ++k)
+        for (int64_t i = 0; i < rows; ++i) columns[(1 + k) * mapped_width + i] = a[i * inputs + k] * norm.scale[k];
     }
-    column[0] = constant;
-  }
-  for (int64_t side = 0; side < matrices; ++side) data<T>(transposed)[side * (1 + inputs) * mapped_width] = 1;
+  });
   Tensor mapped = pooled({blocks.rows, mapped_width}, weight.options());
+  T* output = data<T>(mapped);
   at::parallel_for(0, blocks.rows, kBlockRows, [&](int64_t begin, int64_t end) {
     std::vector<T> buffer(kBlockRows * width);
     for (int64_t side = 0; side < matrices; ++side) {
-      const T* site_tensor = data<T>(transposed) + side * (1 + inputs) * mapped_width;
+      const T* site_tensor = site_tensors + side * (1 + inputs) * mapped_width;
       const int64_t last = std::min(end, matrices == 2 && side == 0 ? blocks.first_right : blocks.rows);
       for (int64_t row = std::max(begin, side ? blocks.first_right : 0); row < last; row += kBlockRows) {
         const int64_t rows = std::min(kBlockRows, last - row);
         product<T>(features_of(row, rows, buffer.data()), width, 1, site_tensor, mapped_width,
-                   data<T>(mapped) + row * mapped_width, mapped_width, rows, mapped_width, 1 + inputs, false);
+                   output + row * mapped_width, mapped_width, rows, mapped_width, 1 + inputs, false);
       }
     }
   });
@@ -349,15 +356,17 @@ Tensor site_tensor_gradient(const Blocks& blocks, const Tensor& features, const 
   const int64_t matrices = weight.size(0), outputs = weight.size(1), width = features.size(1);
   const int64_t mapped_width = mapped_gradient.size(1), tiles = (outputs + 3) / 4;
   Tensor gradient = at::zeros({matrices, outputs, width}, weight.options());
+  const T *above = data<T>(mapped_gradient), *feature = data<T>(features);
+  T* site_gradient = data<T>(gradient);
   at::parallel_for(0, matrices * tiles, 1, [&](int64_t begin, int64_t end) {
     for (int64_t side = begin / tiles; side * tiles < end; ++side) {
       const int64_t output = 4 * std::max(begin - side * tiles, int64_t{0});
       const int64_t last_output = std::min(4 * (end - side * tiles), outputs);
       const int64_t last = matrices == 2 && side == 0 ? blocks.first_right : blocks.rows;
       for (int64_t row = side ? blocks.first_right : 0; row < last; row += kBlockRows)
-        product(data<T>(mapped_gradient) + row * mapped_width + 1 + output, 1, mapped_width,
-                data<T>(features) + row * width, width, data<T>(gradient) + (side * outputs + output) * width, width,
-                last_output - output, width, std::min(kBlockRows, last - row), true);
+        product(above + row * mapped_width + 1 + output, 1, mapped_width, feature + row * width, width,
+                site_gradient + (side * outputs + output) * width, width, last_output - output, width,
+                std::min(kBlockRows, last - row), true);
     }
   });
   return gradient;
@@ -371,15 +380,12 @@ Tensor features_gradient(const Blocks& blocks, const Tensor& features, const Ten
   const int64_t matrices = weight.size(0), outputs = weight.size(1), inputs = weight.size(2);
   const int64_t width = features.size(1), mapped_width = mapped_gradient.size(1);
   Tensor scaled = at::zeros({matrices, outputs, width}, weight.options());
-  at::parallel_for(0, matrices * outputs, kBlockRows, [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const T* a = data<T>(weight) + row * inputs;
-      T* output = data<T>(scaled) + row * width + 1;
-      for (int64_t k = 0; k < inputs; ++k) output[k] = a[k] * norm.scale[k];
-    }
-  });
+  const T* weights = data<T>(weight);
+  T* scaled_weights = data<T>(scaled);
+  for (int64_t row = 0; row < matrices * outputs; ++row)
+    for (int64_t k = 0; k < inputs; ++k) scaled_weights[row * width + 1 + k] = weights[row * inputs + k] * norm.scale[k];
   Tensor gradient = pooled(features.sizes(), features.options());
-  const T *feature = data<T>(features), *count = data<T>(blocks.count);
+  const T *feature = data<T>(features), *count = data<T>(blocks.count), *above = data<T>(mapped_gradient);
   T* output = data<T>(gradient);
   at::parallel_for(0, blocks.rows, kBlockRows, [&](int64_t begin, int64_t end) {
     for (int64_t side = 0; side < matrices; ++side) {
@@ -389,9 +395,8 @@ Tensor features_gradient(const Blocks& blocks, const Tensor& features, const Ten
         for (int64_t i = row; i < row + rows; ++i)
           for (int64_t k = 0; k < width; ++k)
             output[i * width + k] = count[i] * (offset[k] + slope[k] * feature[i * width + k]);
-        product(data<T>(mapped_gradient) + row * mapped_width + 1, mapped_width, 1,
-                data<T>(scaled) + side * outputs * width, width, output + row * width, width, rows, width, outputs,
-                true);
+        product(above + row * mapped_width + 1, mapped_width, 1, scaled_weights + side * outputs * width, width,
+                output + row * width, width, rows, width, outputs, true);
       }
     }
   });
@@ -448,9 +453,10 @@ struct Forward {
 template <class T>
 Tensor scores(const Tensor& mapped, const Tensor& ids, int64_t images, int64_t classes) {
   Tensor alpha = at::empty({images, classes}, mapped.options());
+  const T* last = data<T>(mapped);
+  const int32_t* row = data<int32_t>(ids);
   for (int64_t image = 0; image < images; ++image)
-    std::copy_n(data<T>(mapped) + data<int32_t>(ids)[image] * mapped.size(1) + 1, classes,
-                data<T>(alpha) + image * classes);
+    std::copy_n(last + row[image] * mapped.size(1) + 1, classes, data<T>(alpha) + image * classes);
   return alpha;
 }
 
@@ -532,10 +538,11 @@ Tensors backward(const Tensor& alpha_gradient, const Parameters& parameters, at:
   Tensors gradients(3 * levels);
   Tensor mapped_gradient = at::zeros_like(saved[5 * levels - 1]);
   const int32_t* ids = data<int32_t>(saved.back());
+  T* last = data<T>(mapped_gradient);
+  const T* given = data<T>(alpha_gradient);
   for (int64_t image = 0; image < images; ++image)
     for (int64_t k = 0; k < classes; ++k)
-      data<T>(mapped_gradient)[ids[image] * mapped_gradient.size(1) + 1 + k] +=
-          data<T>(alpha_gradient)[image * classes + k];
+      last[ids[image] * mapped_gradient.size(1) + 1 + k] += given[image * classes + k];
 
   for (int64_t level = levels - 1; level >= 0; --level) {
     const Tensor* kept = &saved[5 * level];
@@ -551,21 +558,22 @@ Tensors backward(const Tensor& alpha_gradient, const Parameters& parameters, at:
     const Tensor site_gradient = site_tensor_gradient<T>(blocks, features, mapped_gradient, weight);
     weight_gradient = at::empty_like(weight);
     std::vector<T> scale_gradient(inputs), shift_gradient(inputs), offset(width), slope(width);
-    for (int64_t row = 0; row < matrices * outputs; ++row) {
-      const T* a = data<T>(weight) + row * inputs;
-      const T* site = data<T>(site_gradient) + row * width;
-      T* a_gradient = data<T>(weight_gradient) + row * inputs;
+    const T *a = data<T>(weight), *site = data<T>(site_gradient);
+    T* a_gradient = data<T>(weight_gradient);
+    for (int64_t row = 0; row < matrices * outputs; ++row, a += inputs, site += width, a_gradient += inputs) {
       for (int64_t k = 0; k < inputs; ++k) a_gradient[k] = site[1 + k] * norm.scale[k] + site[0] * norm.shift[k];
       for (int64_t k = 0; k < inputs; ++k) scale_gradient[k] += site[1 + k] * a[k];
       for (int64_t k = 0; k < inputs; ++k) shift_gradient[k] += site[0] * a[k];
     }
     gamma_gradient = at::empty_like(gamma);
     beta_gradient = at::empty_like(gamma);
+    const T* average_of = data<T>(mean[level]);
+    T *gammas = data<T>(gamma_gradient), *betas = data<T>(beta_gradient);
     for (int64_t k = 0; k < inputs; ++k) {
-      const T average = data<T>(mean[level])[k];
+      const T average = average_of[k];
       const T total = scale_gradient[k] - average * shift_gradient[k];  // shift = beta - mean * scale
-      data<T>(beta_gradient)[k] = shift_gradient[k];
-      data<T>(gamma_gradient)[k] = total * norm.deviation[k];
+      betas[k] = shift_gradient[k];
+      gammas[k] = total * norm.deviation[k];
       if (!of_batch) continue;
       const T var_gradient = -total * norm.scale[k] * norm.deviation[k] * norm.deviation[k] / 2;
       slope[1 + k] = 2 * var_gradient / blocks.occurrences;
