@@ -60,7 +60,7 @@ def test_a_sweep_with_a_failing_and_a_killed_job_is_completed_by_the_same_comman
 
 
 def test_jobs_in_parallel_are_told_a_line_each(tmp_path):
-    done = command("-m", *QUICK, "seed=0,1,-1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", folder=tmp_path)
+    done = command("-m", *QUICK, "seed=0,1,-1", "hydra/launcher=joblib", folder=tmp_path)
     assert done.returncode == 1
     ended = [line for line in done.stdout.splitlines() if ": finished, test accuracy" in line or ": failed:" in line]
     assert len(ended) == 3
