@@ -113,6 +113,33 @@ def test_validation_images_select_a_best_checkpoint(composed):
     assert best["epoch"] == table.loc[table["epoch"] >= 0, "accuracy/val"].idxmax() - 1
 
 
+@pytest.mark.parametrize("weight", [0.05, -0.05])
+def test_the_entropy_is_a_term_of_the_cost(composed, weight):
+    one_step = ("data.batch_size=1437", "trainer.max_epochs=1", "model.sharing=sibling", "model.kernel=plain")
+    descent = ("optimizer._target_=torch.optim.SGD", "optimizer.weight_decay=0", "optimizer.fused=false")
+    config = composed(*one_step, *descent, f"entropy_weight={weight}")
+    train(config)
+    data = ImageDataModule(**config.data)
+    data.setup()
+    images, labels = data.splits["train"]
+    torch.manual_seed(config.seed)
+    network = QCNN(64, 10, d=config.model.d, sharing="sibling", kernel="plain").double()
+    state = NetworkState.from_network(network, network.statistics_of(images))
+    cost = squared_distance_cost(network(images), labels).mean() + weight * state.entanglement_entropy().mean()
+    cost.backward()
+    for parameter, trained in zip(network.parameters(), trained_network(config).parameters(), strict=True):
+        expected = parameter - config.optimizer.lr * parameter.grad
+        torch.testing.assert_close(trained.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_weight_of_the_entropy_says_how_entangled_the_network_gets(composed):
+    entropies = []
+    for weight in (-0.3, 0, 0.3):
+        config = composed(f"entropy_weight={weight}", folder=f"run {weight}")
+        entropies.append(train(config).rows[-1]["ee/mean"])
+    assert entropies[0] > 1.2 * entropies[1] > 1.44 * entropies[2]
+
+
 def test_running_statistics_can_be_chosen(composed):
     config = composed("evaluation_statistics=running")
     train(config)
@@ -154,6 +181,7 @@ def test_a_step_schedule_spans_the_whole_training(composed):
         ("data.name=cifar", "mnist, fmnist, digits, folder"),
         ("trainer.accelerator=cuda", "trainer.accelerator=cuda"),
         ("evaluation_statistics=guessed", "population, running"),
+        ("entropy_weight=much", "entropy_weight=much"),
         ("+trainer.gradient_clip_val=1.0", "trainer.gradient_clip_val=1.0"),
         ("+trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches=2"),
     ],

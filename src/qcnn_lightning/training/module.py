@@ -22,6 +22,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from qcnn_lightning.data.batches import Batch
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 from qcnn_lightning.network import QCNN
+from qcnn_lightning.state import NetworkState
 
 EVALUATION_STATISTICS = ("population", "running")
 
@@ -49,6 +50,9 @@ class Classifier(pl.LightningModule):
         scheduler_interval: when the schedule moves on: "epoch", or "step", where it is also given `total_steps`, the
             steps of the whole training.
         evaluation_statistics: "population" or "running": what evaluation normalises by.
+        entropy_weight: weight in the cost, of either sign, of the entanglement entropy's mean over the classes, in
+            nats. Its gradient takes as long as that of some ten batches, so it is measured once for all batches that
+            the loader gives at a time, by the statistics of their first.
 
     Raises:
         InputError: unknown `evaluation_statistics`.
@@ -61,6 +65,7 @@ class Classifier(pl.LightningModule):
         scheduler: Callable[..., LRScheduler] | None = None,
         scheduler_interval: str = "epoch",
         evaluation_statistics: str = "population",
+        entropy_weight: int | float = 0.0,
     ):
         super().__init__()
         # Lightning's own optimisation knows one batch at a time only.
@@ -73,6 +78,7 @@ class Classifier(pl.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.scheduler_interval = scheduler_interval
         self.evaluation_statistics = evaluation_statistics
+        self.entropy_weight = entropy_weight
         self.evaluations: Sequence[MetricCollection] = nn.ModuleList()  # type: ignore[assignment]
 
     def setup(self, stage: str) -> None:
@@ -112,10 +118,13 @@ class Classifier(pl.LightningModule):
             NonFiniteCostError: the cost is infinite or NaN. The weights are still those before the step.
         """
         optimizer: LightningOptimizer = self.optimizers()  # type: ignore[assignment]
+        of_entropy = self.gradients_of_entropy(batches[0][0]) if self.entropy_weight else []
         for images, labels in batches:
             cost = self.cost_of_batch(images, labels)
             optimizer.zero_grad()
             self.manual_backward(cost)
+            for parameter, gradient in zip(self.network.parameters(), of_entropy, strict=bool(of_entropy)):
+                parameter.grad.add_(gradient)  # type: ignore[union-attr]
             optimizer.step()
             self.move_schedule("step")
 
@@ -140,6 +149,14 @@ class Classifier(pl.LightningModule):
                 f"beginning at {where}; try a smaller optimizer.lr"
             )
         return cost
+
+    def gradients_of_entropy(self, images: UInt8[Tensor, "batch sites"]) -> list[Tensor]:
+        """Return the gradient, with its weight, of the mean entropy by the statistics of these images."""
+        with torch.enable_grad():
+            state = NetworkState.from_network(self.network, self.network.statistics_of(images))
+            entropy = self.entropy_weight * state.entanglement_entropy().mean()
+            gradients = torch.autograd.grad(entropy, list(self.network.parameters()))
+        return [self.trainer.strategy.reduce(gradient, reduce_op="mean") for gradient in gradients]
 
     def on_train_epoch_end(self) -> None:
         """Move a schedule of epochs on."""

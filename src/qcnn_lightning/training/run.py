@@ -129,6 +129,8 @@ def fit(
 ) -> None:
     """Build everything and train to the last epoch; the arguments are those of `train_from`, and its callbacks."""
     check_positive(config, "trainer.max_epochs", "optimizer.lr")
+    if not isinstance(config.entropy_weight, int | float):
+        raise InputError(f"entropy_weight={config.entropy_weight}: must be a number, 0 for no such term")
     folder = Path(config.run_dir)
     datamodule = ImageDataModule(**config.data)
     seed_everything(config.seed, workers=True, verbose=False)
@@ -150,6 +152,7 @@ def fit(
         scheduler=instantiate(config.scheduler.scheduler),
         scheduler_interval=config.scheduler.interval,
         evaluation_statistics=config.evaluation_statistics,
+        entropy_weight=config.entropy_weight,
     )
     classifier.save_hyperparameters(settings)
     record.facts = {
