@@ -33,6 +33,14 @@ PREVIOUS = Path("checkpoints", "previous.ckpt")
 TRACEBACK = "traceback.txt"
 """Why the last attempt failed: the message, an empty line, the traceback."""
 PATHS_IN_A_CONFIG = {"": ("run_dir",), "data": ("root", "cache", "system_folders")}
+ADDED_SINCE = {
+    "average_decay": 0.0,
+    "data.augment.flip": False,
+    "data.augment.shift": 0,
+    "data.augment.shift_fraction": 0.5,
+    "entropy_weight": 0.0,
+}
+"""Settings that runs from before they were there do not name, and the values by which those runs went."""
 # Classes of these modules alone, not what they import from elsewhere by a longer path, and not their functions.
 TRUSTED_TARGETS = re.compile(
     r"(qcnn_lightning\.network|qcnn_lightning\.training\.(entanglement|tracking)|torch\.optim(\.lr_scheduler)?|"
@@ -236,6 +244,11 @@ def targets(config: Any) -> Iterator[str]:
     if isinstance(config, list):
         for item in config:
             yield from targets(item)
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run as {"model.d": 18, ...}, those included that came after it."""
+    return ADDED_SINCE | dict(flattened(config))
 
 
 def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import SMALL, file_size_limit, wandb_records
 from filelock import FileLock
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.training.checkpoints import Checkpoints
@@ -138,6 +138,22 @@ def test_where_a_folder_of_images_is_matters():
     assert differences(old, new) == {"data.root": ("a", "b")}
     old["data"]["name"] = new["data"]["name"] = "mnist"
     assert differences(old, new) == {}
+
+
+def test_a_run_from_before_a_setting_was_there_went_by_what_is_now_its_default(composed):
+    new = OmegaConf.to_container(composed(), resolve=True)
+    old = {key: value for key, value in new.items() if key not in ("average_decay", "entropy_weight")}
+    old["data"] = {key: value for key, value in new["data"].items() if key != "augment"}
+    assert differences(old, new) == {}
+    new["entropy_weight"] = 0.1
+    assert differences(old, new) == {"entropy_weight": (0.0, 0.1)}
+
+
+@pytest.mark.parametrize("setting", ["average_decay", "entropy_weight"])
+def test_how_many_batches_come_at_a_time_matters_where_something_is_done_once_for_them(setting):
+    for value, differ in ((0.0, {}), (0.5, {"data.batches_at_a_time": (1, 2)})):
+        old, new = ({setting: value, "data": {"batches_at_a_time": number}} for number in (1, 2))
+        assert differences(old, new) == differ
 
 
 def test_two_processes_do_not_train_in_one_folder(composed):

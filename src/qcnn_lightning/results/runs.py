@@ -22,7 +22,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.run_folder import LOCK, flattened, inside, read_summary, read_yaml, refuse_foreign_targets
+from qcnn_lightning.run_folder import LOCK, inside, read_summary, read_yaml, refuse_foreign_targets, settings_of
 
 MARKS_OF_A_RUN = ("metrics.csv", "metrics.csv.gz", "summary.json", ".hydra/config.yaml")
 MEASURED = ("accuracy/train", "accuracy/test", "cost/train", "cost/test", "ee/mean")
@@ -33,6 +33,7 @@ NOT_IN_EVERY_EPOCH = ("profile/level_", "spectrum/p_")
 # Two runs that differ in nothing else are the same experiment, repeated with another seed or in another place.
 NOT_A_SETTING = (
     "callbacks",
+    "data.batches_at_a_time",
     "data.cache",
     "data.evaluation_batch_size",
     "data.root",
@@ -354,7 +355,7 @@ def read_run(folder: Path, name: str | None = None) -> tuple[Run, list[LeftOut]]
         notes.append(LeftOut(name, "no summary.json that can be read: parameter count and status are unknown"))
     metrics, reasons = read_metrics(inside(folder, "metrics.csv"))
     notes += [LeftOut(name, reason) for reason in reasons]
-    settings = {key: as_text_if_list(value) for key, value in flattened(config)}
+    settings = {key: as_text_if_list(value) for key, value in settings_of(config).items()}
     return Run(name, folder, metrics, settings, overrides, summary, is_running(folder)), notes
 
 

@@ -51,8 +51,8 @@ class Classifier(pl.LightningModule):
             steps of the whole training.
         evaluation_statistics: "population" or "running": what evaluation normalises by.
         entropy_weight: weight in the cost, of either sign, of the entanglement entropy's mean over the classes, in
-            nats. Its gradient takes as long as that of some ten batches, so it is measured once for all batches that
-            the loader gives at a time, by the statistics of their first.
+            nats. Its gradient takes as long as that of ten batches and more, so of the batches that the loader gives at
+            a time only the first has the term, for all of them: the more at a time, the coarser.
 
     Raises:
         InputError: unknown `evaluation_statistics`.
@@ -118,13 +118,12 @@ class Classifier(pl.LightningModule):
             NonFiniteCostError: the cost is infinite or NaN. The weights are still those before the step.
         """
         optimizer: LightningOptimizer = self.optimizers()  # type: ignore[assignment]
-        of_entropy = self.gradients_of_entropy(batches[0][0]) if self.entropy_weight else []
-        for images, labels in batches:
+        for place, (images, labels) in enumerate(batches):
             cost = self.cost_of_batch(images, labels)
+            if self.entropy_weight and place == 0:
+                cost = cost + self.entropy_weight * len(batches) * self.mean_entropy(images)
             optimizer.zero_grad()
             self.manual_backward(cost)
-            for parameter, gradient in zip(self.network.parameters(), of_entropy, strict=bool(of_entropy)):
-                parameter.grad.add_(gradient)  # type: ignore[union-attr]
             optimizer.step()
             self.move_schedule("step")
 
@@ -150,13 +149,10 @@ class Classifier(pl.LightningModule):
             )
         return cost
 
-    def gradients_of_entropy(self, images: UInt8[Tensor, "batch sites"]) -> list[Tensor]:
-        """Return the gradient, with its weight, of the mean entropy by the statistics of these images."""
-        with torch.enable_grad():
-            state = NetworkState.from_network(self.network, self.network.statistics_of(images))
-            entropy = self.entropy_weight * state.entanglement_entropy().mean()
-            gradients = torch.autograd.grad(entropy, list(self.network.parameters()))
-        return [self.trainer.strategy.reduce(gradient, reduce_op="mean") for gradient in gradients]
+    def mean_entropy(self, images: UInt8[Tensor, "batch sites"]) -> Float[Tensor, ""]:
+        """Return the mean entanglement entropy of the classes' states, nats, by the statistics of these images."""
+        state = NetworkState.from_network(self.network, self.network.statistics_of(images))
+        return state.entanglement_entropy().mean().to(self.device)
 
     def on_train_epoch_end(self) -> None:
         """Move a schedule of epochs on."""

@@ -9,7 +9,7 @@ from filelock import FileLock, Timeout
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.run_folder import LAST, LOCK, flattened, read_last_checkpoint, read_summary, targets
+from qcnn_lightning.run_folder import LAST, LOCK, read_last_checkpoint, read_summary, settings_of, targets
 
 # Settings, and whole groups of them, that do not change what is learned; all others must stay as they were.
 FREE_TO_CHANGE = (
@@ -113,7 +113,7 @@ def read_state(folder: Path, config: Mapping[str, Any]) -> State | None:
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the settings that matter and differ: key -> (old, new); "none" where there is no such setting."""
-    olds, news = dict(flattened(old)), dict(flattened(new))
+    olds, news = settings_of(old), settings_of(new)
     free = set(FREE_TO_CHANGE)
     if news.get("data.name") == "folder":
         # Where the images are is what they are.
