@@ -327,7 +327,7 @@ def evaluate_in_a_shell(*arguments, folder):
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
     )
 
 

@@ -18,7 +18,8 @@ from qcnn_lightning.results.report import ReportSettings, default_folder, write_
 
 QUICK = ReportSettings(first_epoch=5, window=2, confidence=0.95, resamples=20, formats=())
 WATCH = [sys.executable, "-m", "qcnn_lightning.report", "figures=[]", "watch=true"]
-TIMEOUT_S = 120
+# Of what hangs; a busy machine may take a while.
+TIMEOUT_S = 600
 
 
 def contents(page):

@@ -10,13 +10,17 @@ fi
 folder=$(realpath "$1")
 host=$(hostname -s)
 mkdir -p "$folder/state" "$folder/spool"
+# Free ones, so that another Slurm may run on this machine.
+ports=($(python3 -c 'import socket
+sockets = [socket.socket() for _ in range(2)]
+for s in sockets: s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'))
 
 if ! munge -n >/dev/null 2>&1; then
 	[ -s /etc/munge/munge.key ] || { umask 077; dd if=/dev/urandom of=/etc/munge/munge.key bs=1 count=1024 status=none; }
 	chown munge: /etc/munge/munge.key
 	install -d -o munge -m 0755 /run/munge
 	install -d -o munge -m 0700 /var/log/munge /var/lib/munge
-	setpriv --reuid munge --regid munge --clear-groups munged
+	setpriv --reuid munge --regid munge --clear-groups munged || munge -n >/dev/null
 fi
 
 cat >"$folder/slurm.conf" <<EOF
@@ -34,8 +38,8 @@ JobRequeue=1
 KillWait=20
 MpiDefault=none
 ReturnToService=2
-SlurmctldPort=16817
-SlurmdPort=16818
+SlurmctldPort=${ports[0]}
+SlurmdPort=${ports[1]}
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
 SlurmctldPidFile=$folder/slurmctld.pid
@@ -48,7 +52,7 @@ EOF
 export SLURM_CONF="$folder/slurm.conf"
 slurmctld
 slurmd
-for _ in $(seq 60); do
+for _ in $(seq 240); do
 	[ "$(sinfo --noheader --format=%t 2>/dev/null)" = idle ] && exit 0
 	sleep 0.5
 done

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 START = Path(__file__).with_name("start.sh")
-JOBS = ("data=digits", "model.d=4", "model.kernel=plain", "logger=none", "trainer.max_epochs=40", "seed=0,1")
+JOBS = ("data=digits", "model.d=4", "model.kernel=plain", "logger=none", "trainer.max_epochs=80", "seed=0,1")
 
 LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.mem_gb=1")
 
@@ -27,7 +27,7 @@ def slurm(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="the extra slurm is not installed")
     folder = tmp_path / "slurm"
     folder.mkdir()
-    started = subprocess.run([START, folder], capture_output=True, text=True, timeout=120)
+    started = subprocess.run([START, folder], capture_output=True, text=True, timeout=300)
     try:
         if started.returncode != 0:
             pytest.skip(f"Slurm cannot be started here: {started.stderr}")
@@ -38,7 +38,7 @@ def slurm(tmp_path):
                 subprocess.run(["kill", (folder / name).read_text().strip()], check=False)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_requeued_job_resumes_from_its_checkpoint(slurm, tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "qcnn_lightning.train", "-m", *JOBS, "sweep.name=s", *LAUNCHER],
@@ -57,12 +57,12 @@ def test_a_requeued_job_resumes_from_its_checkpoint(slurm, tmp_path):
     job = subprocess.run(["squeue", "--noheader", "--format=%i"], env=slurm, capture_output=True, text=True, check=True)
     first = sorted(job.stdout.split())[0]
     subprocess.run(["scontrol", "requeue", first], env=slurm, check=True)
-    output, _ = process.communicate(timeout=500)
+    output, _ = process.communicate(timeout=800)
     assert process.returncode == 0, output
     runs = {seed: next(sweep.glob(f"*seed={seed}*")) for seed in (0, 1)}
     for run in runs.values():
         assert json.loads((run / "summary.json").read_text())["status"] == "finished"
-        assert list(pd.read_csv(run / "metrics.csv")["epoch"]) == list(range(-1, 40))
+        assert list(pd.read_csv(run / "metrics.csv")["epoch"]) == list(range(-1, 80))
     # It was stopped, and went on from an epoch that it had completed.
     log = (runs[0] / "train.log").read_text()
     assert "interrupted in epoch" in log

@@ -14,6 +14,8 @@ from omegaconf import DictConfig
 from qcnn_lightning import command_line  # noqa: F401  the configs use its resolvers
 
 SMALL = ("data=digits", "model.d=4", "trainer.max_epochs=2", "sweep.name=test")
+# Of what hangs; a busy machine may take a while.
+TIMEOUT_S = 600
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def command(*arguments: str, folder: Path, warnings: str = "error") -> subproces
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=TIMEOUT_S,
     )
 
 

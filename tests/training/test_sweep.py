@@ -22,7 +22,8 @@ def summaries(sweep: Path) -> dict[int, dict]:
 
 
 def test_a_sweep_with_a_failing_and_a_killed_job_is_completed_by_the_same_command(tmp_path):
-    arguments = ("-m", *QUICK, "seed=0,1,-1,2,3,4,5,6")
+    # Epochs enough that the job that is seen to begin is killed before its end.
+    arguments = ("-m", *QUICK, "trainer.max_epochs=8", "seed=0,1,-1,2,3,4,5,6")
     sweep = tmp_path / "multirun" / "test"
     process = subprocess.Popen(
         [sys.executable, "-m", "qcnn_lightning.train", *arguments],
