@@ -36,6 +36,7 @@ ENTROPY_PREFIX = "ee/"
 CORRELATIONS: tuple[Literal["spearman", "pearson"], ...] = ("spearman", "pearson")
 FEWEST_EPOCHS = 5
 """A correlation of fewer says nothing."""
+SECONDS_TO_START = 300
 MOST_CURVES = 6
 """Epochs in one chart; of more than so many, some are left out, evenly."""
 
@@ -138,17 +139,18 @@ class EntanglementTracker(WandbLogger):
         return self._experiment
 
     def _begin(self) -> Any:
-        settings = wandb.Settings(init_timeout=self._online_timeout_s, silent=True, console="off")
         mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
         arguments = {key: value for key, value in self._wandb_init.items() if value is not None and key != "resume"}
+        quiet: dict[str, Any] = {"silent": True, "console": "off"}
         if mode == "online":
+            settings = wandb.Settings(init_timeout=self._online_timeout_s, **quiet)
             try:
-                return wandb.init(**arguments, mode="online", resume="allow", settings=settings)
+                return begin_run(**arguments, mode="online", resume="allow", settings=settings)
             except (CommError, UsageError) as error:
                 log.warning("W&B cannot be reached (%s); the run is kept offline", str(error).splitlines()[0])
                 wandb.teardown()
                 mode = "offline"
-        run = wandb.init(**arguments, mode=mode, settings=settings)
+        run = begin_run(**arguments, mode=mode, settings=wandb.Settings(**quiet))
         if mode == "offline":
             log.info("W&B is offline; to upload the run later: wandb sync %s", Path(run.dir).parent)
         return run
@@ -219,6 +221,12 @@ class EntanglementTracker(WandbLogger):
         if self._experiment is not None:
             self._experiment.finish(exit_code=exit_code)
             self._experiment = None
+
+
+def begin_run(**arguments: Any) -> Any:
+    """Begin a W&B run; W&B's own process has a while to start in, on nodes where many jobs begin at once."""
+    wandb.setup(wandb.Settings(x_service_wait=SECONDS_TO_START))
+    return wandb.init(**arguments)
 
 
 def define_metrics(run: Any) -> None:
