@@ -175,25 +175,18 @@ const legend = (runs) =>
 const withLegend = (runs, traces) => (traces.length ? [...traces, ...legend(runs)] : []);
 const axis = (title, more = {}) => ({ ...AXIS, title: { text: title, standoff: 6 }, automargin: true, ...more });
 
-function isWide(runs, columns) {
-  let low = Infinity;
-  let high = 0;
-  for (const run of runs)
-    for (const column of columns)
-      for (const value of run.columns[column] ?? [])
-        if (value > 0) {
-          low = Math.min(low, value);
-          high = Math.max(high, value);
-        }
-  return high > 20 * low;
-}
+const hasAbove = (limit, runs, columns) =>
+  runs.some((run) => columns.some((column) => run.columns[column]?.some((value) => value > limit)));
 
 function drawTraining(runs, quantity) {
   const value = quantity === "accuracy" ? "%{y:.2%}" : "%{y:.4f}";
   const names = [`${quantity}/train`, `${quantity}/test`];
   const traces = [...curves(runs, names[0], { dash: "dot", value }), ...curves(runs, names[1], { value })];
-  const scale = quantity === "cost" ? { type: isWide(runs, names) ? "log" : "linear" } : { tickformat: ".0%" };
-  draw(quantity, withLegend(runs, traces), { xaxis: axis("epoch"), yaxis: axis(quantity, scale) });
+  // Answering 0 for every class costs 1; before learning, some costs are astronomical.
+  const cut = quantity === "cost" && hasAbove(1, runs, names);
+  const title = cut ? "cost (double-click: also above 1)" : quantity;
+  const scale = { ...(quantity === "accuracy" && { tickformat: ".0%" }), ...(cut && { range: [0, 1] }) };
+  draw(quantity, withLegend(runs, traces), { xaxis: axis("epoch"), yaxis: axis(title, scale) });
 }
 
 function drawTrend(runs, id, bipartition) {
