@@ -82,9 +82,9 @@ class Baseline(pl.LightningModule):
         """Return the scores."""
         return self.network(lay_on_image(x, self.pixel_order).unsqueeze(1).float() / 255)
 
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """Return the cross entropy of a batch."""
-        images, labels = batch
+    def training_step(self, batches: list[list[Tensor]], batch_idx: int) -> Tensor:
+        """Return the cross entropy of a batch; they come one at a time."""
+        ((images, labels),) = batches
         return functional.cross_entropy(self(images), labels)
 
     def validation_step(self, batch: list[Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -109,8 +109,10 @@ class Baseline(pl.LightningModule):
 
 def measure(data: str, name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train one baseline; return its row."""
+    settings = [f"experiment=best_{data}", *arguments.set]
     with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
-        config = compose("train", [f"data={data}", f"data.root={arguments.data_root}", f"seed={seed}", *arguments.set])
+        given = [*settings, f"data.root={arguments.data_root}", f"seed={seed}", "data.batches_at_a_time=1"]
+        config = compose("train", given)
     datamodule = ImageDataModule(**config.data)
     datamodule.prepare_data()
     datamodule.setup()
@@ -136,7 +138,7 @@ def measure(data: str, name: str, seed: int, arguments: argparse.Namespace) -> d
         "seed": seed,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "epochs": arguments.epochs,
-        "settings": arguments.set,
+        "settings": settings,
         "seconds": time.perf_counter() - began,
         **{f"accuracy/{split}": accuracy for split, accuracy in module.history[-1].items()},
     }
@@ -166,7 +168,7 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
 def main() -> None:
     """Train all, print a table, write the numbers."""
     parser = argparse.ArgumentParser(description="Train ordinary networks on the same images.")
-    parser.add_argument("--data", nargs="+", default=["mnist", "fmnist"])
+    parser.add_argument("--data", nargs="+", choices=("mnist", "fmnist"), default=["mnist", "fmnist"])
     parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, default=30)
