@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision.datasets import MNIST, FashionMNIST
 
+from qcnn_lightning.data import sources
 from qcnn_lightning.data.augmentation import Augmentation
 from qcnn_lightning.data.datamodule import DATA_NAMES, ImageDataModule
 from qcnn_lightning.data.flattening import PADDING
@@ -56,6 +57,8 @@ def real_module(project_data):
     def build(name: str, *overrides: str) -> ImageDataModule:
         module = data_module(name, f"data.root={project_data}", *overrides)
         try:
+            # A system's package of the files would do for us, but torchvision looks for them below the root.
+            sources.idx_files(sources.DATA_SETS[name], project_data)
             return ready(module)
         except InputError as error:
             if "could not be found or fetched" in str(error) and "CI" not in os.environ:
