@@ -43,7 +43,11 @@ def test_every_number_of_the_last_row_belongs_to_the_network_in_the_checkpoint(c
         with torch.no_grad():
             alpha = network(images)
         assert row[f"cost/{split}"] == pytest.approx(squared_distance_cost(alpha, labels).mean().item(), rel=1e-5)
-        assert row[f"accuracy/{split}"] == pytest.approx((alpha.abs().argmax(1) == labels).float().mean().item())
+        right = (alpha.abs().argmax(1) == labels).float()
+        assert row[f"accuracy/{split}"] == pytest.approx(right.mean().item())
+        if split == "test":
+            recall = [right[labels == label].mean().item() for label in range(10)]
+            assert row[[f"recall/class_{label}" for label in range(10)]].to_numpy(float) == pytest.approx(recall)
     entropies = NetworkState.from_network(network).entanglement_entropy()
     assert row[[f"ee/class_{label}" for label in range(10)]].to_numpy(float) == pytest.approx(
         entropies.detach().numpy(), rel=1e-6

@@ -194,7 +194,10 @@ class Classifier(pl.LightningModule):
         evaluation["confusion"].update(alpha.abs().argmax(-1), labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Log cost and accuracy of every part of the data, and the mean cost that the batches had in training."""
+        """Log cost and accuracy of every part of the data, and the mean cost that the batches had in training.
+
+        Of the test images also `recall/class_0` ...: the part of each class that is recognised.
+        """
         if self.trainer.state.fn == TrainerFn.FITTING:
             seen = torch.tensor([self._sum_of_costs, self._images_seen], dtype=self.dtype, device=self.device)  # type: ignore[arg-type]
             cost, images = self.trainer.strategy.reduce(seen, reduce_op="sum")
@@ -204,6 +207,10 @@ class Classifier(pl.LightningModule):
             self.log(f"cost/{split}", measured["cost"], logger=False, sync_dist=True)
             accuracy = measured["confusion"].trace() / measured["confusion"].sum()
             self.log(f"accuracy/{split}", accuracy, logger=False, sync_dist=True)
+            if split == "test":
+                recall = measured["confusion"].diag() / measured["confusion"].sum(1)
+                of_classes = {f"recall/class_{label}": value for label, value in enumerate(recall)}
+                self.log_dict(of_classes, logger=False, sync_dist=True)
             evaluation.reset()
 
     def configure_optimizers(self) -> Any:
