@@ -5,8 +5,10 @@
 //    levels. A block is known by the rows of its two children.
 // 2. Channel 0 is the constant channel (eq. 12): batch norm and convolution are one matrix, the site tensor (eq. 15, 16).
 //    Rows are padded with zeros to whole vectors.
-// 3. The gradient through the batch's statistics is, for every feature, count * (offset + slope * feature), with offset
-//    and slope from small matrices.
+// 3. The gradient through the batch's statistics is, for every feature, count * (offset + slope * (feature - mean)), with
+//    offset and slope from small matrices.
+//
+// 4. On processors with matrix units, float32 products are taken by these: see products.h.
 //
 // Every number is summed in an order that neither threads nor earlier calls change, so results repeat bit by bit.
 
@@ -28,26 +30,22 @@
 #include <new>
 #include <vector>
 
+#include "products.h"
+
 namespace {
 
 using at::Tensor;
+using products::kBlockRows;
+using products::kChunkRows;
 using Tensors = std::vector<Tensor>;
 
-constexpr int64_t kVectorBytes = 32;  // AVX2; compilers split it where registers are narrower
-constexpr int64_t kBlockRows = 64;    // rows worked on at a time, so that they stay in the first-level cache
 constexpr int64_t kPartImages = 250;  // images evaluated at a time: more share more blocks, fewer stay in the cache
 constexpr int64_t kTransposed = 16;       // rows of a matrix that are transposed together
 constexpr int64_t kThreadWork = 1 << 14;  // numbers that are worth waking another thread for
 
 template <class T>
-using Vector __attribute__((vector_size(kVectorBytes), may_alias)) = T;
-
-template <class T>
-constexpr int64_t kWidth = kVectorBytes / sizeof(T);
-
-template <class T>
 int64_t padded(int64_t channels) {  // the constant channel, then the others, then zeros
-  return (1 + channels + kWidth<T> - 1) / kWidth<T> * kWidth<T>;
+  return products::padded_to_lanes<T>(1 + channels);
 }
 
 template <class T>
@@ -100,59 +98,6 @@ Tensor pooled_zeros(at::IntArrayRef sizes, at::TensorOptions options) {
   const Tensor tensor = pooled(sizes, options);
   std::memset(tensor.mutable_data_ptr(), 0, tensor.nbytes());
   return tensor;
-}
-
-// Let these lanes stay in a register. Left to itself, GCC reads a row of b from memory again for every row of a, and the
-// loads, not the products, set the pace: two thirds of the speed.
-template <class Lanes>
-void keep_in_register([[maybe_unused]] Lanes& lanes) {
-#ifdef __AVX__
-  asm("" : "+x"(lanes));
-#endif
-}
-
-// c (+)= a b for R rows and V vectors of columns; element (i, k) of a is a[i * a_row + k * a_column].
-template <class T, int R, int V>
-void tile(const T* a, int64_t a_row, int64_t a_column, const T* b, int64_t b_row, T* c, int64_t c_row, int64_t depth,
-          bool accumulate) {
-  using Lanes = Vector<T>;
-  Lanes sum[R][V];
-  for (int i = 0; i < R; ++i)
-    for (int v = 0; v < V; ++v) sum[i][v] = accumulate ? reinterpret_cast<Lanes*>(c + i * c_row)[v] : Lanes{};
-  for (int64_t k = 0; k < depth; ++k) {
-    Lanes row[V];
-    for (int v = 0; v < V; ++v) {
-      row[v] = reinterpret_cast<const Lanes*>(b + k * b_row)[v];
-      keep_in_register(row[v]);
-    }
-    for (int i = 0; i < R; ++i)
-      for (int v = 0; v < V; ++v) sum[i][v] += a[i * a_row + k * a_column] * row[v];
-  }
-  for (int i = 0; i < R; ++i)
-    for (int v = 0; v < V; ++v) reinterpret_cast<Lanes*>(c + i * c_row)[v] = sum[i][v];
-}
-
-template <class T, int R, int V>
-void panel(const T* a, int64_t a_row, int64_t a_column, const T* b, int64_t b_row, T* c, int64_t c_row, int64_t rows,
-           int64_t depth, bool accumulate) {
-  int64_t i = 0;
-  for (; i + R <= rows; i += R)
-    tile<T, R, V>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, depth, accumulate);
-  if constexpr (R > 1)
-    if (i < rows)
-      panel<T, R / 2, V>(a + i * a_row, a_row, a_column, b, b_row, c + i * c_row, c_row, rows - i, depth, accumulate);
-}
-
-// c (+)= a b, with b and c padded to whole vectors: panels of up to three vectors, of which twelve sums fill the registers.
-template <class T>
-void product(const T* a, int64_t a_row, int64_t a_column, const T* b, int64_t b_row, T* c, int64_t c_row, int64_t rows,
-             int64_t columns, int64_t depth, bool accumulate) {
-  for (int64_t left = columns / kWidth<T>; left > 0;) {
-    const int64_t vectors = left == 1 ? 1 : left == 2 || left == 4 ? 2 : 3;
-    const auto multiply = vectors == 1 ? panel<T, 12, 1> : vectors == 2 ? panel<T, 6, 2> : panel<T, 4, 3>;
-    multiply(a, a_row, a_column, b, b_row, c, c_row, rows, depth, accumulate);
-    left -= vectors, b += vectors * kWidth<T>, c += vectors * kWidth<T>;
-  }
 }
 
 // The distinct blocks entering one level. Rows from first_right on are right children, where those have their own matrix.
@@ -245,30 +190,52 @@ void pool_rows(const Blocks& blocks, const Tensor& mapped, const Tensor& table, 
   }
 }
 
-template <class T>
-Tensor pool(const Blocks& blocks, const Tensor& mapped, const Tensor& table) {
-  const int64_t width = blocks.left.defined() ? mapped.size(1) : padded<T>(table.size(1));
-  const Tensor features = pooled({blocks.rows, width}, table.options());
-  at::parallel_for(0, blocks.rows, kBlockRows, [&](int64_t begin, int64_t end) {
-    pool_rows(blocks, mapped, table, begin, end - begin, data<T>(features) + begin * width);
-  });
-  return features;
+// Calls `work(begin, end, side)` for parts of the rows that have one matrix, of up to kChunkRows rows, in parallel. Which
+// parts there are depends on the blocks alone; `work` is also told the part's number.
+int64_t num_chunks(const Blocks& blocks) {
+  const auto over = [](int64_t rows) { return (rows + kChunkRows - 1) / kChunkRows; };
+  return over(blocks.first_right) + over(blocks.rows - blocks.first_right);
 }
 
-// Mean and biased variance of every channel over all occurrences (eq. 4), about the first row, lest squares cancel.
+template <class Work>
+void for_each_chunk(const Blocks& blocks, const Work& work) {
+  const int64_t left_chunks = (blocks.first_right + kChunkRows - 1) / kChunkRows;
+  at::parallel_for(0, num_chunks(blocks), 1, [&](int64_t first, int64_t last) {
+    for (int64_t chunk = first; chunk < last; ++chunk) {
+      const bool right = chunk >= left_chunks;
+      const int64_t begin = right ? blocks.first_right + (chunk - left_chunks) * kChunkRows : chunk * kChunkRows;
+      work(chunk, begin, std::min(begin + kChunkRows, right ? blocks.rows : blocks.first_right), int64_t{right});
+    }
+  });
+}
+
+// The features entering a level, and their mean and biased variance over all occurrences (eq. 4) if these are asked for:
+// about the first row, lest squares cancel.
 template <class T>
-void measure(const Blocks& blocks, const Tensor& features, const Tensor& mean, const Tensor& var) {
-  const int64_t width = features.size(1), parts = (blocks.rows + kBlockRows - 1) / kBlockRows;
-  Tensor partial = at::zeros({parts, 2, width}, features.options());
-  const T *values = data<T>(features), *count = data<T>(blocks.count);
-  at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part) {
-      T* sum = data<T>(partial) + part * 2 * width;
-      T* squares = sum + width;
-      for (int64_t row = part * kBlockRows; row < std::min((part + 1) * kBlockRows, blocks.rows); ++row) {
+Tensor pool(const Blocks& blocks, const Tensor& mapped, const Tensor& table, const Tensor& mean, const Tensor& var) {
+  const int64_t width = blocks.left.defined() ? mapped.size(1) : padded<T>(table.size(1));
+  const Tensor features = pooled({blocks.rows, width}, table.options());
+  T *values = data<T>(features), *count = data<T>(blocks.count);
+  if (!mean.defined()) {
+    for_each_chunk(blocks, [&](int64_t, int64_t begin, int64_t end, int64_t) {
+      pool_rows(blocks, mapped, table, begin, end - begin, values + begin * width);
+    });
+    return features;
+  }
+  std::vector<T> first(width);
+  pool_rows(blocks, mapped, table, 0, 1, first.data());
+  const int64_t chunks = num_chunks(blocks);
+  Tensor partial = at::zeros({chunks, 2, width}, features.options());
+  for_each_chunk(blocks, [&](int64_t chunk, int64_t begin, int64_t end, int64_t) {
+    T* sum = data<T>(partial) + chunk * 2 * width;
+    T* squares = sum + width;
+    for (int64_t block = begin; block < end; block += kBlockRows) {
+      const int64_t last = std::min(block + kBlockRows, end);
+      pool_rows(blocks, mapped, table, block, last - block, values + block * width);
+      for (int64_t row = block; row < last; ++row) {
         const T* feature = values + row * width;
         for (int64_t k = 0; k < width; ++k) {
-          const T difference = feature[k] - values[k], weighted = count[row] * difference;
+          const T difference = feature[k] - first[k], weighted = count[row] * difference;
           sum[k] += weighted;
           squares[k] += weighted * difference;
         }
@@ -277,14 +244,15 @@ void measure(const Blocks& blocks, const Tensor& features, const Tensor& mean, c
   });
   std::vector<double> total(2 * width);
   const T* sums = data<T>(partial);
-  for (int64_t part = 0; part < parts; ++part)
-    for (int64_t k = 0; k < 2 * width; ++k) total[k] += sums[part * 2 * width + k];
+  for (int64_t chunk = 0; chunk < chunks; ++chunk)
+    for (int64_t k = 0; k < 2 * width; ++k) total[k] += sums[chunk * 2 * width + k];
   T *means = data<T>(mean), *variances = data<T>(var);
   for (int64_t k = 0; k < mean.numel(); ++k) {
     const double shift = total[1 + k] / blocks.occurrences;
-    means[k] = values[1 + k] + shift;
+    means[k] = first[1 + k] + shift;
     variances[k] = std::max(total[width + 1 + k] / blocks.occurrences - shift * shift, 0.0);
   }
+  return features;
 }
 
 // running += momentum (factor value - running), as PyTorch's batch norm keeps its averages.
@@ -295,135 +263,159 @@ void move_towards(const Tensor& running, const Tensor& value, T factor, T moment
   for (int64_t k = 0; k < running.numel(); ++k) average[k] += momentum * (factor * target[k] - average[k]);
 }
 
-// What batch norm with given statistics is: x -> scale x + shift (eq. 4).
+// What batch norm with given statistics is: x -> scale (x - center) + beta (eq. 4). The center is taken off before
+// anything is multiplied, so that what is rounded is the variation alone.
 template <class T>
 struct Affine {
-  std::vector<T> deviation, scale, shift;  // deviation: 1 / sqrt(var + epsilon)
-  Affine(const Tensor& gamma, const Tensor& beta, const Tensor& mean, const Tensor& var, double epsilon)
-      : deviation(gamma.numel()), scale(gamma.numel()), shift(gamma.numel()) {
-    const T *gammas = data<T>(gamma), *betas = data<T>(beta), *means = data<T>(mean), *variances = data<T>(var);
+  std::vector<T> deviation, scale, beta, center;  // deviation: 1 / sqrt(var + epsilon); center: 0 for the constant channel
+  Affine(const Tensor& gamma, const Tensor& betas, const Tensor& mean, const Tensor& var, double epsilon)
+      : deviation(gamma.numel()), scale(gamma.numel()), beta(gamma.numel()), center(padded<T>(gamma.numel())) {
+    const T *gammas = data<T>(gamma), *means = data<T>(mean), *variances = data<T>(var);
     for (int64_t k = 0; k < gamma.numel(); ++k) {
       deviation[k] = 1 / std::sqrt(variances[k] + T(epsilon));
       scale[k] = gammas[k] * deviation[k];
-      shift[k] = betas[k] - means[k] * scale[k];
+      beta[k] = data<T>(betas)[k];
+      center[1 + k] = means[k];
     }
   }
 };
 
-// Apply the site tensor [[1, 0], [a shift, a diag(scale)]] (eq. 15) to every row. features_of(row, rows, buffer) returns
-// the features of up to kBlockRows rows, in the buffer if it has to make them.
-template <class T, class Features>
-Tensor map(const Blocks& blocks, const Features& features_of, const Tensor& weight, const Affine<T>& norm) {
-  const int64_t matrices = weight.size(0), outputs = weight.size(1), inputs = weight.size(2);
-  const int64_t width = padded<T>(inputs), mapped_width = padded<T>(outputs);
-  Tensor transposed = at::zeros({matrices, 1 + inputs, mapped_width}, weight.options());
-  const T* weights = data<T>(weight);
-  T* site_tensors = data<T>(transposed);
-  for (int64_t side = 0; side < matrices; ++side) site_tensors[side * (1 + inputs) * mapped_width] = 1;
-  const int64_t tiles = (outputs + kTransposed - 1) / kTransposed;
-  at::parallel_for(0, matrices * tiles, kThreadWork / (kTransposed * inputs) + 1, [&](int64_t begin, int64_t end) {
-    for (int64_t place = begin; place < end; ++place) {
-      const int64_t output = place % tiles * kTransposed, rows = std::min(kTransposed, outputs - output);
-      const T* a = weights + (place / tiles * outputs + output) * inputs;
-      T* columns = site_tensors + place / tiles * (1 + inputs) * mapped_width + 1 + output;
-      for (int64_t i = 0; i < rows; ++i)
-        for (int64_t k = 0; k < inputs; ++k) columns[i] += a[i * inputs + k] * norm.shift[k];
-      for (int64_t k = 0; k < inputs; ++k)
-        for (int64_t i = 0; i < rows; ++i) columns[(1 + k) * mapped_width + i] = a[i * inputs + k] * norm.scale[k];
-    }
-  });
-  Tensor mapped = pooled({blocks.rows, mapped_width}, weight.options());
-  T* output = data<T>(mapped);
-  at::parallel_for(0, blocks.rows, kBlockRows, [&](int64_t begin, int64_t end) {
-    std::vector<T> buffer(kBlockRows * width);
-    for (int64_t side = 0; side < matrices; ++side) {
-      const T* site_tensor = site_tensors + side * (1 + inputs) * mapped_width;
-      const int64_t last = std::min(end, matrices == 2 && side == 0 ? blocks.first_right : blocks.rows);
-      for (int64_t row = std::max(begin, side ? blocks.first_right : 0); row < last; row += kBlockRows) {
-        const int64_t rows = std::min(kBlockRows, last - row);
-        product<T>(features_of(row, rows, buffer.data()), width, 1, site_tensor, mapped_width,
-                   output + row * mapped_width, mapped_width, rows, mapped_width, 1 + inputs, false);
+// The site tensors of one level (eq. 15), to be applied to rows: [[1, 0], [a beta, a diag(scale)]] for centered features.
+template <class T>
+class SiteTensors {
+ public:
+  SiteTensors(const Tensor& weight, const Affine<T>& norm, bool may_split)
+      : matrices_(weight.size(0)), mapped_width_(padded<T>(weight.size(1))), center_(norm.center) {
+    const int64_t outputs = weight.size(1), inputs = weight.size(2);
+    transposed_ = at::zeros({matrices_, 1 + inputs, mapped_width_}, weight.options());
+    const T* weights = data<T>(weight);
+    T* site_tensors = data<T>(transposed_);
+    for (int64_t side = 0; side < matrices_; ++side) site_tensors[side * (1 + inputs) * mapped_width_] = 1;
+    const int64_t strips = (outputs + kTransposed - 1) / kTransposed;
+    at::parallel_for(0, matrices_ * strips, kThreadWork / (kTransposed * inputs) + 1, [&](int64_t begin, int64_t end) {
+      for (int64_t place = begin; place < end; ++place) {
+        const int64_t output = place % strips * kTransposed, rows = std::min(kTransposed, outputs - output);
+        const T* a = weights + (place / strips * outputs + output) * inputs;
+        T* columns = site_tensors + place / strips * (1 + inputs) * mapped_width_ + 1 + output;
+        for (int64_t i = 0; i < rows; ++i)
+          for (int64_t k = 0; k < inputs; ++k) columns[i] += a[i * inputs + k] * norm.beta[k];
+        for (int64_t k = 0; k < inputs; ++k)
+          for (int64_t i = 0; i < rows; ++i) columns[(1 + k) * mapped_width_ + i] = a[i * inputs + k] * norm.scale[k];
       }
-    }
-  });
-  return mapped;
-}
+    });
+    for (int64_t side = 0; side < matrices_; ++side)
+      factors_.emplace_back(site_tensors + side * (1 + inputs) * mapped_width_, 1 + inputs, mapped_width_, may_split);
+  }
 
-// The gradient of a level's matrices, (matrices, outputs, padded(inputs)), channel 0 being that of a shift.
-template <class T>
-Tensor site_tensor_gradient(const Blocks& blocks, const Tensor& features, const Tensor& mapped_gradient,
-                            const Tensor& weight) {
-  const int64_t matrices = weight.size(0), outputs = weight.size(1), width = features.size(1);
-  const int64_t mapped_width = mapped_gradient.size(1), tiles = (outputs + 3) / 4;
-  Tensor gradient = at::zeros({matrices, outputs, width}, weight.options());
-  const T *above = data<T>(mapped_gradient), *feature = data<T>(features);
-  T* site_gradient = data<T>(gradient);
-  at::parallel_for(0, matrices * tiles, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t side = begin / tiles; side * tiles < end; ++side) {
-      const int64_t output = 4 * std::max(begin - side * tiles, int64_t{0});
-      const int64_t last_output = std::min(4 * (end - side * tiles), outputs);
-      const int64_t last = matrices == 2 && side == 0 ? blocks.first_right : blocks.rows;
-      for (int64_t row = side ? blocks.first_right : 0; row < last; row += kBlockRows)
-        product(above + row * mapped_width + 1 + output, 1, mapped_width, feature + row * width, width,
-                site_gradient + (side * outputs + output) * width, width, last_output - output, width,
-                std::min(kBlockRows, last - row), true);
-    }
-  });
-  return gradient;
-}
-
-// The gradient of the features: through the site tensor, and through the statistics, count * (offset + slope * feature).
-template <class T>
-Tensor features_gradient(const Blocks& blocks, const Tensor& features, const Tensor& mapped_gradient,
-                         const Tensor& weight, const Affine<T>& norm, const std::vector<T>& offset,
-                         const std::vector<T>& slope) {
-  const int64_t matrices = weight.size(0), outputs = weight.size(1), inputs = weight.size(2);
-  const int64_t width = features.size(1), mapped_width = mapped_gradient.size(1);
-  Tensor scaled = at::zeros({matrices, outputs, width}, weight.options());
-  const T* weights = data<T>(weight);
-  T* scaled_weights = data<T>(scaled);
-  for (int64_t row = 0; row < matrices * outputs; ++row)
-    for (int64_t k = 0; k < inputs; ++k) scaled_weights[row * width + 1 + k] = weights[row * inputs + k] * norm.scale[k];
-  Tensor gradient = pooled(features.sizes(), features.options());
-  const T *feature = data<T>(features), *count = data<T>(blocks.count), *above = data<T>(mapped_gradient);
-  T* output = data<T>(gradient);
-  at::parallel_for(0, blocks.rows, kBlockRows, [&](int64_t begin, int64_t end) {
-    for (int64_t side = 0; side < matrices; ++side) {
-      const int64_t last = std::min(end, matrices == 2 && side == 0 ? blocks.first_right : blocks.rows);
-      for (int64_t row = std::max(begin, side ? blocks.first_right : 0); row < last; row += kBlockRows) {
-        const int64_t rows = std::min(kBlockRows, last - row);
-        for (int64_t i = row; i < row + rows; ++i)
-          for (int64_t k = 0; k < width; ++k)
-            output[i * width + k] = count[i] * (offset[k] + slope[k] * feature[i * width + k]);
-        product(above + row * mapped_width + 1, mapped_width, 1, scaled_weights + side * outputs * width, width,
-                output + row * width, width, rows, width, outputs, true);
+  // features_of(row, rows, buffer) returns the features of up to kBlockRows rows, in the buffer if it has to make them. It
+  // gets them back centered.
+  template <class Features>
+  Tensor map(const Blocks& blocks, const Features& features_of) const {
+    Tensor mapped = pooled({blocks.rows, mapped_width_}, transposed_.options());
+    T* output = data<T>(mapped);
+    const int64_t width = center_.size();
+    for_each_chunk(blocks, [&](int64_t, int64_t begin, int64_t end, int64_t side) {
+      static thread_local products::Scratch<T> buffer;
+      for (int64_t row = begin; row < end; row += kBlockRows) {
+        const int64_t rows = std::min(kBlockRows, end - row);
+        T* const features = features_of(row, rows, buffer.of(kBlockRows * width));
+        for (int64_t i = 0; i < rows; ++i)
+          for (int64_t k = 0; k < width; ++k) features[i * width + k] -= center_[k];
+        factors_[matrices_ == 2 ? side : 0].multiply(features, width, output + row * mapped_width_, mapped_width_, rows);
       }
+    });
+    return mapped;
+  }
+
+ private:
+  int64_t matrices_, mapped_width_;
+  std::vector<T> center_;
+  Tensor transposed_;
+  std::vector<products::RightFactor<T>> factors_;
+};
+
+// The gradient of a level's site tensors, (matrices, padded(outputs), padded(inputs)), channel 0 of the outputs left out;
+// and, if it is asked for, that of the features through the site tensors
+// alone, not through the statistics.
+template <class T>
+std::pair<Tensor, Tensor> level_gradients(const Blocks& blocks, const Tensor& features, const Tensor& mapped_gradient,
+                                          const Tensor& weight, const Affine<T>& norm, bool of_features,
+                                          bool may_split) {
+  const int64_t matrices = weight.size(0), outputs = weight.size(1), inputs = weight.size(2);
+  const int64_t width = features.size(1), mapped_width = mapped_gradient.size(1), size = mapped_width * width;
+  std::vector<products::RightFactor<T>> scaled_weights;
+  Tensor scaled, gradient;
+  if (of_features) {
+    scaled = at::zeros({matrices, 1 + outputs, width}, weight.options());
+    gradient = pooled(features.sizes(), features.options());
+    for (int64_t side = 0; side < matrices; ++side) {
+      T* matrix = data<T>(scaled) + side * (1 + outputs) * width;
+      const T* weights = data<T>(weight) + side * outputs * inputs;
+      for (int64_t i = 0; i < outputs; ++i)
+        for (int64_t k = 0; k < inputs; ++k) matrix[(1 + i) * width + 1 + k] = weights[i * inputs + k] * norm.scale[k];
+      scaled_weights.emplace_back(matrix, 1 + outputs, width, may_split);
     }
+  }
+  const Tensor partial = pooled_zeros({num_chunks(blocks), size}, weight.options());
+  const T *feature = data<T>(features), *above = data<T>(mapped_gradient);
+  for_each_chunk(blocks, [&](int64_t chunk, int64_t begin, int64_t end, int64_t side) {
+    products::add_outer_products(above + begin * mapped_width, mapped_width, 1 + outputs, feature + begin * width, width,
+                                 data<T>(partial) + chunk * size, end - begin, may_split);
+    if (of_features)
+      scaled_weights[matrices == 2 ? side : 0].multiply(above + begin * mapped_width, mapped_width,
+                                                        data<T>(gradient) + begin * width, width, end - begin);
   });
-  return gradient;
+  Tensor site_gradient = at::zeros({matrices, mapped_width, width}, weight.options());
+  const int64_t left_chunks = (blocks.first_right + kChunkRows - 1) / kChunkRows;
+  for (int64_t chunk = 0; chunk < partial.size(0); ++chunk) {
+    const T* part = data<T>(partial) + chunk * size;
+    T* sum = data<T>(site_gradient) + (matrices == 2 && chunk >= left_chunks) * size;
+    for (int64_t k = 0; k < size; ++k) sum[k] += part[k];
+  }
+  return {site_gradient, gradient};
 }
 
-// Back through pooling: a child's gradient is the sum, over the blocks it is part of, of theirs times its sibling.
-// Threads share out the channels: few children are part of most blocks.
-template <class T>
-Tensor mapped_gradient_below(const Blocks& blocks, const Tensor& gradient, const Tensor& mapped) {
-  using Lanes = Vector<T>;
-  const int64_t vectors = mapped.size(1) / kWidth<T>;
+// Back through pooling: a child's gradient is the sum, over the blocks it is part of, of theirs times its sibling. That of
+// a block gets its part through the statistics here: count * (offset + slope * (feature - mean)). Threads share out the channels:
+// few children are part of most blocks.
+template <class T, int64_t Bytes>
+void add_to_children(const Blocks& blocks, const Tensor& gradient, const Tensor& mapped, const std::vector<T>& offset,
+                     const std::vector<T>& slope, const std::vector<T>& center, const Tensor& mapped_gradient) {
+  using Vector = products::Lanes<T, Bytes>;
+  constexpr int64_t lanes = Bytes / sizeof(T);
+  const int64_t vectors = mapped.size(1) / lanes;
   const int32_t *left = data<int32_t>(blocks.left), *right = data<int32_t>(blocks.right);
-  Tensor mapped_gradient = pooled_zeros(mapped.sizes(), mapped.options());
-  const Lanes *above = reinterpret_cast<Lanes*>(data<T>(gradient)), *value = reinterpret_cast<Lanes*>(data<T>(mapped));
-  Lanes* output = reinterpret_cast<Lanes*>(data<T>(mapped_gradient));
-  const int64_t grain = std::max<int64_t>(kThreadWork / (blocks.rows * kWidth<T>), 1);
+  const T* count = data<T>(blocks.count);
+  const auto of = [](const T* numbers) { return reinterpret_cast<const Vector*>(numbers); };
+  const auto lanes_of = [](const std::vector<T>& numbers, int64_t v) {
+    Vector some;
+    std::memcpy(&some, numbers.data() + v * lanes, Bytes);
+    return some;
+  };
+  const Vector *above = of(data<T>(gradient)), *value = of(data<T>(mapped));
+  Vector* output = reinterpret_cast<Vector*>(data<T>(mapped_gradient));
+  const int64_t grain = std::max<int64_t>(kThreadWork / (blocks.rows * lanes), 1);
   at::parallel_for(0, vectors, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = 0; row < blocks.rows; ++row) {
       const int64_t a = left[row] * vectors, b = right[row] * vectors;
       for (int64_t v = begin; v < end; ++v) {
-        const Lanes g = above[row * vectors + v];
-        output[a + v] += g * value[b + v];
-        output[b + v] += g * value[a + v];
+        const Vector of_left = value[a + v], of_right = value[b + v];
+        const Vector g = above[row * vectors + v] + count[row] * (lanes_of(offset, v) + lanes_of(slope, v) * (of_left * of_right - lanes_of(center, v)));
+        output[a + v] += g * of_right;
+        output[b + v] += g * of_left;
       }
     }
   });
+}
+
+template <class T>
+Tensor mapped_gradient_below(const Blocks& blocks, const Tensor& gradient, const Tensor& mapped,
+                             const std::vector<T>& offset, const std::vector<T>& slope,
+                             const std::vector<T>& center) {
+  const Tensor mapped_gradient = pooled_zeros(mapped.sizes(), mapped.options());
+  const auto add = mapped.size(1) * sizeof(T) % products::kWidestBytes == 0 ? add_to_children<T, products::kWidestBytes>
+                                                                            : add_to_children<T, products::kNarrowBytes>;
+  add(blocks, gradient, mapped, offset, slope, center, mapped_gradient);
   return mapped_gradient;
 }
 
@@ -434,6 +426,7 @@ struct Setting {
   Tensors running_mean, running_var;
   double momentum;
   std::vector<double> epsilon;
+  bool may_split;  // float32 products in parts: see products.h
 };
 
 struct Parameters {
@@ -475,20 +468,21 @@ Forward forward(const Setting& setting, const Parameters& parameters, bool keep)
   for (int64_t level = 0; level < parameters.levels; ++level) {
     const Tensor &gamma = parameters.gamma(level), &weight = parameters.weight(level);
     const Blocks blocks = next_blocks<T>(ids, x, level, weight.size(0), table);
-    const Tensor features = pool<T>(blocks, mapped, table);
     if (of_batch) {
       result.mean.push_back(at::empty_like(gamma));
       result.var.push_back(at::empty_like(gamma));
-      measure<T>(blocks, features, result.mean[level], result.var[level]);
     }
+    const Tensor features = pool<T>(blocks, mapped, table, of_batch ? result.mean[level] : Tensor(),
+                                    of_batch ? result.var[level] : Tensor());
     if (!setting.running_mean.empty()) {
       const T unbiased = T(blocks.occurrences) / std::max<int64_t>(blocks.occurrences - 1, 1);
       move_towards<T>(setting.running_mean[level], result.mean[level], 1, setting.momentum);
       move_towards<T>(setting.running_var[level], result.var[level], unbiased, setting.momentum);
     }
-    mapped = map<T>(
-        blocks, [&](int64_t row, int64_t, T*) { return data<T>(features) + row * features.size(1); }, weight,
-        Affine<T>(gamma, parameters.beta(level), result.mean[level], result.var[level], setting.epsilon[level]));
+    const Affine<T> norm(gamma, parameters.beta(level), result.mean[level], result.var[level], setting.epsilon[level]);
+    mapped = SiteTensors<T>(weight, norm, setting.may_split).map(blocks, [&](int64_t row, int64_t, T*) {
+      return data<T>(features) + row * features.size(1);
+    });
     if (keep) {
       for (const Tensor& tensor : {blocks.left, blocks.right, blocks.count, features, mapped})
         result.saved.push_back(tensor.defined() ? tensor : at::empty({0}, at::kInt));
@@ -507,21 +501,24 @@ Tensor evaluate(const Setting& setting, const Parameters& parameters) {
   const int64_t images = setting.x.size(0), sites = setting.x.size(1);
   const int64_t classes = parameters.weight(parameters.levels - 1).size(1);
   Tensor alpha = at::empty({images, classes}, table.options());
+  std::vector<SiteTensors<T>> site_tensors;
+  for (int64_t level = 0; level < parameters.levels; ++level)
+    site_tensors.emplace_back(parameters.weight(level),
+                              Affine<T>(parameters.gamma(level), parameters.beta(level), setting.mean[level],
+                                        setting.var[level], setting.epsilon[level]),
+                              setting.may_split);
   at::parallel_for(0, (images + kPartImages - 1) / kPartImages, 1, [&](int64_t begin, int64_t end) {
     for (int64_t first = begin * kPartImages; first < std::min(end * kPartImages, images); first += kPartImages) {
       const Tensor part = at::from_blob(data<uint8_t>(setting.x) + first * sites,
                                         {std::min(kPartImages, images - first), sites}, at::kByte);
       Tensor ids, mapped;
       for (int64_t level = 0; level < parameters.levels; ++level) {
-        const Tensor& weight = parameters.weight(level);
-        const Blocks blocks = next_blocks<T>(ids, part, level, weight.size(0), table);
-        const auto pool_into = [&](int64_t row, int64_t rows, T* buffer) {
-          pool_rows(blocks, mapped, table, row, rows, buffer);
+        const Blocks blocks = next_blocks<T>(ids, part, level, parameters.weight(level).size(0), table);
+        const Tensor below = mapped;
+        mapped = site_tensors[level].map(blocks, [&](int64_t row, int64_t rows, T* buffer) {
+          pool_rows(blocks, below, table, row, rows, buffer);
           return buffer;
-        };
-        mapped = map<T>(blocks, pool_into, weight,
-                        Affine<T>(parameters.gamma(level), parameters.beta(level), setting.mean[level],
-                                  setting.var[level], setting.epsilon[level]));
+        });
       }
       std::copy_n(data<T>(scores<T>(mapped, ids, part.size(0), classes)), part.size(0) * classes,
                   data<T>(alpha) + first * classes);
@@ -533,7 +530,7 @@ Tensor evaluate(const Setting& setting, const Parameters& parameters) {
 template <class T>
 Tensors backward(const Tensor& alpha_gradient, const Parameters& parameters, at::TensorList mean, at::TensorList var,
                  at::TensorList saved, const std::vector<int64_t>& first_right, const std::vector<double>& epsilon,
-                 bool of_batch) {
+                 bool of_batch, bool may_split) {
   const int64_t levels = parameters.levels, images = alpha_gradient.size(0), classes = alpha_gradient.size(1);
   Tensors gradients(3 * levels);
   Tensor mapped_gradient = at::zeros_like(saved[5 * levels - 1]);
@@ -555,35 +552,29 @@ Tensors backward(const Tensor& alpha_gradient, const Parameters& parameters, at:
     const Blocks blocks{features.size(0), first_right[level], images << (levels - 1 - level), kept[0], kept[1], kept[2]};
     const Affine<T> norm(gamma, parameters.beta(level), mean[level], var[level], epsilon[level]);
 
-    const Tensor site_gradient = site_tensor_gradient<T>(blocks, features, mapped_gradient, weight);
+    const auto [site_gradient, gradient] =
+        level_gradients<T>(blocks, features, mapped_gradient, weight, norm, level > 0, may_split);
     weight_gradient = at::empty_like(weight);
     std::vector<T> scale_gradient(inputs), shift_gradient(inputs), offset(width), slope(width);
-    const T *a = data<T>(weight), *site = data<T>(site_gradient);
+    const T* a = data<T>(weight);
     T* a_gradient = data<T>(weight_gradient);
-    for (int64_t row = 0; row < matrices * outputs; ++row, a += inputs, site += width, a_gradient += inputs) {
-      for (int64_t k = 0; k < inputs; ++k) a_gradient[k] = site[1 + k] * norm.scale[k] + site[0] * norm.shift[k];
+    for (int64_t row = 0; row < matrices * outputs; ++row, a += inputs, a_gradient += inputs) {
+      const T* site = data<T>(site_gradient) + (row / outputs * mapped_gradient.size(1) + 1 + row % outputs) * width;
+      for (int64_t k = 0; k < inputs; ++k) a_gradient[k] = site[1 + k] * norm.scale[k] + site[0] * norm.beta[k];
       for (int64_t k = 0; k < inputs; ++k) scale_gradient[k] += site[1 + k] * a[k];
       for (int64_t k = 0; k < inputs; ++k) shift_gradient[k] += site[0] * a[k];
     }
     gamma_gradient = at::empty_like(gamma);
     beta_gradient = at::empty_like(gamma);
-    const T* average_of = data<T>(mean[level]);
     T *gammas = data<T>(gamma_gradient), *betas = data<T>(beta_gradient);
     for (int64_t k = 0; k < inputs; ++k) {
-      const T average = average_of[k];
-      const T total = scale_gradient[k] - average * shift_gradient[k];  // shift = beta - mean * scale
       betas[k] = shift_gradient[k];
-      gammas[k] = total * norm.deviation[k];
+      gammas[k] = scale_gradient[k] * norm.deviation[k];
       if (!of_batch) continue;
-      const T var_gradient = -total * norm.scale[k] * norm.deviation[k] * norm.deviation[k] / 2;
-      slope[1 + k] = 2 * var_gradient / blocks.occurrences;
-      offset[1 + k] = -norm.scale[k] * shift_gradient[k] / blocks.occurrences - slope[1 + k] * average;
+      slope[1 + k] = -scale_gradient[k] * norm.scale[k] * norm.deviation[k] * norm.deviation[k] / blocks.occurrences;
+      offset[1 + k] = -norm.scale[k] * shift_gradient[k] / blocks.occurrences;
     }
-    if (level > 0) {
-      const Tensor gradient =
-          features_gradient(blocks, features, mapped_gradient, weight, norm, offset, slope);
-      mapped_gradient = mapped_gradient_below<T>(blocks, gradient, saved[5 * level - 1]);
-    }
+    if (level > 0) mapped_gradient = mapped_gradient_below<T>(blocks, gradient, saved[5 * level - 1], offset, slope, norm.center);
   }
   return gradients;
 }
@@ -613,6 +604,7 @@ class Alpha : public torch::autograd::Function<Alpha> {
       context->saved_data["first_right"] = result.first_right;
       context->saved_data["epsilon"] = setting.epsilon;
       context->saved_data["of_batch"] = setting.mean.empty();
+      context->saved_data["may_split"] = setting.may_split;
     }
     outputs.insert(outputs.begin(), result.alpha);
     return outputs;
@@ -628,7 +620,8 @@ class Alpha : public torch::autograd::Function<Alpha> {
     Tensors gradients =
         run(output_gradients[0].contiguous(), {saved.slice(0, 3 * levels)}, saved.slice(3 * levels, levels),
             saved.slice(4 * levels, levels), saved.slice(5 * levels), first_right,
-            context->saved_data["epsilon"].toDoubleVector(), context->saved_data["of_batch"].toBool());
+            context->saved_data["epsilon"].toDoubleVector(), context->saved_data["of_batch"].toBool(),
+            context->saved_data["may_split"].toBool());
     gradients.resize(gradients.size() + 2);  // of setting and keep, none
     return gradients;
   }
@@ -637,13 +630,13 @@ class Alpha : public torch::autograd::Function<Alpha> {
 std::tuple<Tensor, Tensors, Tensors> alpha(const Tensor& x, const Tensor& table, const Tensors& parameters,
                                            const Tensors& mean, const Tensors& var, const Tensors& running_mean,
                                            const Tensors& running_var, double momentum,
-                                           const std::vector<double>& epsilon) {
+                                           const std::vector<double>& epsilon, bool may_split) {
   const bool keep = at::GradMode::is_enabled() && std::any_of(parameters.begin(), parameters.end(), [](const Tensor& p) {
                       return p.requires_grad();
                     });
   const Tensors outputs =
       Alpha::apply(at::TensorList(parameters),
-                   Setting{x, table, mean, var, running_mean, running_var, momentum, epsilon}, keep);
+                   Setting{x, table, mean, var, running_mean, running_var, momentum, epsilon, may_split}, keep);
   const auto first_var = outputs.begin() + 1 + epsilon.size();
   return {outputs[0], Tensors(outputs.begin() + 1, first_var), Tensors(first_var, outputs.end())};
 }
@@ -654,6 +647,7 @@ TORCH_LIBRARY(qcnn_lightning, library) {
   // mean and var, those of the batch, through which gradients flow, and which the running averages, if given, move towards.
   library.def(
       "alpha(Tensor x, Tensor table, Tensor[] parameters, Tensor[] mean, Tensor[] var, Tensor(a!)[] running_mean, "
-      "Tensor(b!)[] running_var, float momentum, float[] epsilon) -> (Tensor alpha, Tensor[] mean, Tensor[] var)",
+      "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool may_split) -> "
+      "(Tensor alpha, Tensor[] mean, Tensor[] var)",
       &alpha);
 }

@@ -28,6 +28,7 @@ from qcnn_lightning.network.statistics import ChannelStatistics, FixedStatistics
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_suffix(".cpp")
+HEADER = Path(__file__).with_name("products.h")
 COMPILER_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp")
 COMPILE_SECONDS = 20
 
@@ -43,7 +44,8 @@ def build_directory() -> Path:
     """
     from torch.utils.cpp_extension import get_default_build_root
 
-    built_from = (SOURCE.read_text(), COMPILER_FLAGS, torch.__version__, sys.version_info[:2], processor())
+    source = SOURCE.read_text(), HEADER.read_text()
+    built_from = (source, COMPILER_FLAGS, torch.__version__, sys.version_info[:2], processor())
     key = hashlib.sha256(repr(built_from).encode()).hexdigest()[:16]
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()) / f"qcnn_lightning_fused_{key}"
 
@@ -146,6 +148,7 @@ def forward(
     epsilon: Sequence[float],
     fixed: Sequence[tuple[Tensor, Tensor]] = (),
     running: Sequence[FixedStatistics] = (),
+    split_products: bool = True,
 ) -> tuple[Float[Tensor, "batch classes"], list[ChannelStatistics]]:
     """Return the scores and the statistics of every level, of which the last is the classification.
 
@@ -159,6 +162,8 @@ def forward(
         fixed: mean and variance, (d_l,) each, of every level to normalise by; without them, those of the batch,
             through which gradients then flow.
         running: of every level, whose running averages shall move towards the batch's statistics.
+        split_products: take float32 products as three of bfloat16 where the processor has matrix units (PyTorch's
+            float32 matmul precision "high").
     """
     alpha, means, variances = load_operator().alpha(
         x.contiguous(),
@@ -170,6 +175,7 @@ def forward(
         [level.running_var for level in running],
         running[0].momentum if running else 0.0,
         epsilon,
+        split_products,
     )
     return alpha, [
         ChannelStatistics(mean, var, x.numel() >> level)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 MATRICES_PER_LEVEL = {"full": 1, "sibling": 2}
 STARTS = ("product_state", "default")
-KERNELS = ("auto", "plain", "fused")
+KERNELS = ("auto", "plain", "fused", "fused_float32")
 
 
 def channel_schedule(channels: str | Sequence[int], d: int, num_levels: int) -> tuple[int, ...]:
@@ -148,8 +148,10 @@ class QCNN(nn.Module):
             full sharing the output does not change when the two children of any node are exchanged.
         start: "product_state", where learning begins in the first epoch, or "default", PyTorch's own initialisation.
         start_gamma: scale of the batch norms at the product-state start: how far from a product state it lies.
-        kernel: "fused", one C++ operator for the whole network (uint8 images on one CPU, and a compiler); "plain",
-            PyTorch's operators; "auto", fused where it works. The same function up to round-off.
+        kernel: "fused", one C++ operator for the whole network (uint8 images on one CPU, and a compiler), which on
+            processors with matrix units takes every float32 product as three of bfloat16, to 16 bits; "fused_float32",
+            the same with products to the 24 bits of float32; "plain", PyTorch's operators; "auto", fused where it
+            works. The same function up to round-off.
 
     Raises:
         InputError: a value that no network can have.
@@ -250,8 +252,8 @@ class QCNN(nn.Module):
         if self.kernel == "plain":
             return False
         obstacle = fused.obstacle(x, self.classification.weight.dtype)
-        if obstacle is not None and self.kernel == "fused":
-            raise InputError(f"model.kernel=fused cannot work here: {obstacle}; choose auto or plain")
+        if obstacle is not None and self.kernel != "auto":
+            raise InputError(f"model.kernel={self.kernel} cannot work here: {obstacle}; choose auto or plain")
         choice = "fused kernel" if obstacle is None else f"plain kernel; the fused one cannot work here: {obstacle}"
         if choice not in self.kernels_told:
             self.kernels_told.add(choice)
@@ -275,6 +277,7 @@ class QCNN(nn.Module):
             [level.epsilon for level in levels],
             fixed,
             running,
+            split_products=self.kernel != "fused_float32",
         )
 
     @torch.no_grad()
