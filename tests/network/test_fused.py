@@ -1,5 +1,6 @@
 """The fused kernel against the plain one, which is the definition of what it computes."""
 
+import copy
 import itertools
 import logging
 import os
@@ -14,6 +15,7 @@ import torch
 from qcnn_lightning import QCNN
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.network import fused
+from qcnn_lightning.training.module import squared_distance_cost
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -96,6 +98,26 @@ def test_every_size(settings):
     other_alpha, other_gradients = backpropagate(other, x)
     assert_close(other_alpha, alpha)
     assert_gradients_close(other_gradients, gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("sharing", ["full", "sibling"])
+def test_cost_and_gradients_in_one_go_are_those_of_autograd(sharing, dtype):
+    _, network = both_kernels(dtype, sharing=sharing)
+    other = copy.deepcopy(network)
+    x, labels = images(13), torch.arange(13) % 10
+    network.zero_grad()
+    cost = squared_distance_cost(network(x), labels).mean()
+    cost.backward()
+    # What was there before is replaced.
+    for parameter in other.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    assert other.backpropagate_cost(x, labels) == pytest.approx(cost.item(), rel=1e-6)
+    precision = 1e-12 if dtype == torch.float64 else 1e-4
+    for actual, expected in zip(other.parameters(), network.parameters(), strict=True):
+        assert_close(actual.grad, expected.grad, relative=precision)
+    for actual, expected in zip(other.buffers(), network.buffers(), strict=True):
+        assert torch.equal(actual, expected)
 
 
 @pytest.mark.parametrize(("sharing", "basis", "start"), ARCHITECTURES)

@@ -13,6 +13,7 @@
 // Every number is summed in an order that neither threads nor earlier calls change, so results repeat bit by bit.
 
 #include <ATen/Parallel.h>
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -640,6 +641,38 @@ std::tuple<Tensor, Tensors, Tensors> alpha(const Tensor& x, const Tensor& table,
   const auto first_var = outputs.begin() + 1 + epsilon.size();
   return {outputs[0], Tensors(outputs.begin() + 1, first_var), Tensors(first_var, outputs.end())};
 }
+
+// The mean over the images of sum_y (alpha_y - delta_{y, label})^2 (eq. 48), and its gradient by all parameters.
+template <class T>
+std::tuple<double, Tensors> cost_and_gradients_of(const Setting& setting, const Tensor& labels,
+                                                  const Parameters& parameters) {
+  const Forward result = forward<T>(setting, parameters, true);
+  const int64_t images = result.alpha.size(0), classes = result.alpha.size(1);
+  Tensor alpha_gradient = at::empty_like(result.alpha);
+  const T* alpha = data<T>(result.alpha);
+  T* gradient = data<T>(alpha_gradient);
+  const int64_t* label = data<int64_t>(labels);
+  double cost = 0;
+  for (int64_t image = 0; image < images; ++image)
+    for (int64_t k = 0; k < classes; ++k) {
+      const T difference = alpha[image * classes + k] - T(label[image] == k);
+      cost += double(difference) * difference;
+      gradient[image * classes + k] = 2 * difference / images;
+    }
+  return {cost / images, backward<T>(alpha_gradient, parameters, result.mean, result.var, result.saved,
+                                     result.first_right, setting.epsilon, true, setting.may_split)};
+}
+
+std::tuple<double, Tensors> cost_and_gradients(const Tensor& x, const Tensor& labels, const Tensor& table,
+                                               const Tensors& parameters, const Tensors& running_mean,
+                                               const Tensors& running_var, double momentum,
+                                               const std::vector<double>& epsilon, bool may_split) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  const Setting setting{x, table, {}, {}, running_mean, running_var, momentum, epsilon, may_split};
+  const auto run =
+      table.scalar_type() == at::kDouble ? &cost_and_gradients_of<double> : &cost_and_gradients_of<float>;
+  return run(setting, labels, Parameters{parameters});
+}
 }  // namespace
 
 TORCH_LIBRARY(qcnn_lightning, library) {
@@ -650,4 +683,9 @@ TORCH_LIBRARY(qcnn_lightning, library) {
       "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool may_split) -> "
       "(Tensor alpha, Tensor[] mean, Tensor[] var)",
       &alpha);
+  // The cost of a batch of labelled images, by its own statistics, and its gradients: the two halves of `alpha` in one go.
+  library.def(
+      "cost_and_gradients(Tensor x, Tensor labels, Tensor table, Tensor[] parameters, Tensor(a!)[] running_mean, "
+      "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool may_split) -> (float cost, Tensor[] gradients)",
+      &cost_and_gradients);
 }

@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import ninja
 import torch
 import torch.distributed
 from filelock import FileLock
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from qcnn_lightning.network.statistics import ChannelStatistics, FixedStatistics
@@ -139,45 +140,95 @@ def obstacle(x: Tensor, dtype: torch.dtype) -> str | None:
     return None
 
 
-def forward(
-    x: UInt8[Tensor, "batch sites"],
-    table: Float[Tensor, "256 d_0"],
-    gamma: Sequence[Tensor],
-    beta: Sequence[Tensor],
-    weight: Sequence[Tensor],
-    epsilon: Sequence[float],
-    fixed: Sequence[tuple[Tensor, Tensor]] = (),
-    running: Sequence[FixedStatistics] = (),
-    split_products: bool = True,
-) -> tuple[Float[Tensor, "batch classes"], list[ChannelStatistics]]:
-    """Return the scores and the statistics of every level, of which the last is the classification.
+@dataclass(frozen=True)
+class Network:
+    """What the operator takes of a network: lists of every level, of which the last is the classification.
 
-    Args:
-        x: images in tree order.
-        table: f_1 .. f_{d_0} of every grey level.
-        gamma: of every level, (d_l,).
-        beta: of every level, (d_l,).
-        weight: of every level, (1 or 2, d_{l+1}, d_l).
-        epsilon: of every level.
-        fixed: mean and variance, (d_l,) each, of every level to normalise by; without them, those of the batch,
-            through which gradients then flow.
-        running: of every level, whose running averages shall move towards the batch's statistics.
+    Attributes:
+        table: (256, d_0), f_1 .. f_{d_0} of every grey level.
+        gamma: (d_l,) each.
+        beta: (d_l,) each.
+        weight: (1 or 2, d_{l+1}, d_l) each.
+        epsilon: added to the variances.
         split_products: take float32 products as three of bfloat16 where the processor has matrix units (PyTorch's
             float32 matmul precision "high").
     """
+
+    table: Float[Tensor, "256 d_0"]
+    gamma: Sequence[Tensor]
+    beta: Sequence[Tensor]
+    weight: Sequence[Tensor]
+    epsilon: Sequence[float]
+    split_products: bool
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Parameters in the order in which the operator takes them, and gives their gradients."""
+        return [*self.gamma, *self.beta, *self.weight]
+
+
+def forward(
+    network: Network,
+    x: UInt8[Tensor, "batch sites"],
+    fixed: Sequence[tuple[Tensor, Tensor]] = (),
+    running: Sequence[FixedStatistics] = (),
+) -> tuple[Float[Tensor, "batch classes"], list[ChannelStatistics]]:
+    """Return the scores and the statistics of every level.
+
+    Args:
+        network: the network.
+        x: images in tree order.
+        fixed: mean and variance, (d_l,) each, of every level to normalise by; without them, those of the batch,
+            through which gradients then flow.
+        running: of every level, whose running averages shall move towards the batch's statistics.
+    """
     alpha, means, variances = load_operator().alpha(
         x.contiguous(),
-        table,
-        [*gamma, *beta, *weight],
+        network.table,
+        network.parameters,
         [mean for mean, _ in fixed],
         [var for _, var in fixed],
-        [level.running_mean for level in running],
-        [level.running_var for level in running],
-        running[0].momentum if running else 0.0,
-        epsilon,
-        split_products,
+        *averages(running),
+        network.epsilon,
+        network.split_products,
     )
     return alpha, [
         ChannelStatistics(mean, var, x.numel() >> level)
         for level, (mean, var) in enumerate(zip(means, variances, strict=True))
     ]
+
+
+def cost_and_gradients(
+    network: Network,
+    x: UInt8[Tensor, "batch sites"],
+    labels: Int64[Tensor, " batch"],
+    running: Sequence[FixedStatistics],
+) -> tuple[float, list[Tensor]]:
+    """Return the cost of a batch (eq. 48), by its own statistics, and its gradients by `network.parameters`.
+
+    Forward and backward in one go: without autograd, whose share of a step of a small network is half.
+
+    Args:
+        network: the network.
+        x: images in tree order.
+        labels: their classes.
+        running: of every level, whose running averages shall move towards the batch's statistics.
+    """
+    return load_operator().cost_and_gradients(
+        x.contiguous(),
+        labels,
+        network.table,
+        network.parameters,
+        *averages(running),
+        network.epsilon,
+        network.split_products,
+    )
+
+
+def averages(running: Sequence[FixedStatistics]) -> tuple[list[Tensor], list[Tensor], float]:
+    """Return running means and variances of every level, and how far they move."""
+    return (
+        [level.running_mean for level in running],
+        [level.running_var for level in running],
+        running[0].momentum if running else 0.0,
+    )

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -213,8 +213,8 @@ class QCNN(nn.Module):
         if self.runs_fused(x):
             statistics = [level.statistics for level in self.all_levels]
             if self.training:
-                return self.forward_fused(x, running=statistics)[0]
-            return self.forward_fused(x, fixed=[of_level() for of_level in statistics])[0]
+                return fused.forward(self.as_fused(x), x, running=statistics)[0]
+            return fused.forward(self.as_fused(x), x, fixed=[of_level() for of_level in statistics])[0]
         features = self.represent(x)
         for level in self.levels:
             features = product_pooling(features, *level(features))
@@ -260,25 +260,29 @@ class QCNN(nn.Module):
             log.info(choice)
         return obstacle is None
 
-    def forward_fused(
-        self,
-        x: UInt8[Tensor, "batch {self.num_sites}"],
-        fixed: Sequence[tuple[Tensor, Tensor]] = (),
-        running: Sequence[FixedStatistics] = (),
-    ) -> tuple[Float[Tensor, "batch {self.num_classes}"], list[ChannelStatistics]]:
-        """Return scores and statistics of every level by the fused kernel: see `fused.forward`."""
+    def as_fused(self, x: Tensor) -> fused.Network:
+        """Return what the fused kernel takes of this network, for images like these."""
         levels = self.all_levels
-        return fused.forward(
-            x,
+        return fused.Network(
             self.grey_level_functions(self.classification.weight.dtype, x.device),
             [level.gamma for level in levels],
             [level.beta for level in levels],
             [level.weight for level in levels],
             [level.epsilon for level in levels],
-            fixed,
-            running,
             split_products=self.kernel != "fused_float32",
         )
+
+    def backpropagate_cost(self, x: UInt8[Tensor, "batch {self.num_sites}"], labels: Int64[Tensor, " batch"]) -> float:
+        """Return the cost of a batch (eq. 48), the mean of sum_y (alpha_y - delta_{y, label})^2, by its own statistics.
+
+        Replaces every parameter's gradient by the cost's. Only where `runs_fused`.
+        """
+        network = self.as_fused(x)
+        statistics = [level.statistics for level in self.all_levels]
+        cost, gradients = fused.cost_and_gradients(network, x, labels, statistics)
+        for parameter, gradient in zip(network.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        return cost
 
     @torch.no_grad()
     def fix_population_statistics(
@@ -292,7 +296,7 @@ class QCNN(nn.Module):
         Args:
             x: the sample, as `forward` takes it.
         """
-        measured = self.forward_fused(x)[1] if self.runs_fused(x) else self.statistics_of(x)
+        measured = fused.forward(self.as_fused(x), x)[1] if self.runs_fused(x) else self.statistics_of(x)
         for level, population in zip(self.all_levels, measured, strict=True):
             level.statistics.fix_population(population)
 

@@ -119,11 +119,15 @@ class Classifier(pl.LightningModule):
         """
         optimizer: LightningOptimizer = self.optimizers()  # type: ignore[assignment]
         for place, (images, labels) in enumerate(batches):
-            cost = self.cost_of_batch(images, labels)
-            if self.entropy_weight and place == 0:
-                cost = cost + self.entropy_weight * len(batches) * self.mean_entropy(images)
-            optimizer.zero_grad()
-            self.manual_backward(cost)
+            has_entropy = bool(self.entropy_weight) and place == 0
+            if not has_entropy and self.network.runs_fused(images):
+                self.note_cost(self.network.backpropagate_cost(images, labels), images)
+            else:
+                cost = self.cost_of_batch(images, labels)
+                if has_entropy:
+                    cost = cost + self.entropy_weight * len(batches) * self.mean_entropy(images)
+                optimizer.zero_grad()
+                self.manual_backward(cost)
             optimizer.step()
             self.move_schedule("step")
 
@@ -134,20 +138,26 @@ class Classifier(pl.LightningModule):
             NonFiniteCostError: it is infinite or NaN.
         """
         cost = squared_distance_cost(self.network(images), labels).mean()
-        value = cost.item()
-        self._sum_of_costs += value * len(labels)
-        self._images_seen += len(labels)
-        finite = math.isfinite(value)
+        self.note_cost(cost.item(), images)
+        return cost * self.share_of_batch(len(labels)) if self.trainer.world_size > 1 else cost
+
+    def note_cost(self, cost: float, images: UInt8[Tensor, "batch sites"]) -> None:
+        """Add the cost of a batch to the epoch's.
+
+        Raises:
+            NonFiniteCostError: it is infinite or NaN, here or in another process.
+        """
+        self._sum_of_costs += cost * len(images)
+        self._images_seen += len(images)
+        finite = math.isfinite(cost)
         if self.trainer.world_size > 1:
             finite = self.trainer.strategy.reduce_boolean_decision(finite)
-            cost = cost * self.share_of_batch(len(labels))
         if not finite:
             where = self.network.first_non_finite(images)
             raise NonFiniteCostError(
-                f"the cost became {value} in epoch {self.current_epoch}, after {self.global_step} steps in all, "
+                f"the cost became {cost} in epoch {self.current_epoch}, after {self.global_step} steps in all, "
                 f"beginning at {where}; try a smaller optimizer.lr"
             )
-        return cost
 
     def mean_entropy(self, images: UInt8[Tensor, "batch sites"]) -> Float[Tensor, ""]:
         """Return the mean entanglement entropy of the classes' states, nats, by the statistics of these images."""
