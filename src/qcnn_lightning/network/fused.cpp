@@ -38,10 +38,10 @@ namespace {
 using at::Tensor;
 using products::kBlockRows;
 using products::kChunkRows;
+using products::kOuterRows;
 using Tensors = std::vector<Tensor>;
 
 constexpr int64_t kPartImages = 250;  // images evaluated at a time: more share more blocks, fewer stay in the cache
-constexpr int64_t kTransposed = 16;       // rows of a matrix that are transposed together
 constexpr int64_t kThreadWork = 1 << 14;  // numbers that are worth waking another thread for
 
 template <class T>
@@ -281,38 +281,49 @@ struct Affine {
   }
 };
 
-// The site tensors of one level (eq. 15), to be applied to rows: [[1, 0], [a beta, a diag(scale)]] for centered features.
+// The site tensors of one level for centered features, [[1, 0], [a beta, a diag(scale)]] (eq. 15): (matrices,
+// padded(outputs), padded(inputs)).
+template <class T>
+Tensor site_tensors_of(const Tensor& weight, const Affine<T>& norm) {
+  const int64_t matrices = weight.size(0), outputs = weight.size(1), inputs = weight.size(2);
+  const int64_t height = padded<T>(outputs), width = padded<T>(inputs);
+  const Tensor site_tensors = pooled({matrices, height, width}, weight.options());
+  at::parallel_for(0, matrices * height, kThreadWork / width + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      T* const site = data<T>(site_tensors) + row * width;
+      const int64_t output = row % height - 1;
+      std::fill_n(site, width, T(0));
+      if (output == -1) site[0] = 1;
+      if (output < 0 || output >= outputs) continue;
+      const T* a = data<T>(weight) + (row / height * outputs + output) * inputs;
+      T shift = 0;
+      for (int64_t k = 0; k < inputs; ++k) {
+        site[1 + k] = a[k] * norm.scale[k];
+        shift += a[k] * norm.beta[k];
+      }
+      site[0] = shift;
+    }
+  });
+  return site_tensors;
+}
+
+// The site tensors of one level, to be applied to rows.
 template <class T>
 class SiteTensors {
  public:
-  SiteTensors(const Tensor& weight, const Affine<T>& norm, bool may_split)
-      : matrices_(weight.size(0)), mapped_width_(padded<T>(weight.size(1))), center_(norm.center) {
-    const int64_t outputs = weight.size(1), inputs = weight.size(2);
-    transposed_ = at::zeros({matrices_, 1 + inputs, mapped_width_}, weight.options());
-    const T* weights = data<T>(weight);
-    T* site_tensors = data<T>(transposed_);
-    for (int64_t side = 0; side < matrices_; ++side) site_tensors[side * (1 + inputs) * mapped_width_] = 1;
-    const int64_t strips = (outputs + kTransposed - 1) / kTransposed;
-    at::parallel_for(0, matrices_ * strips, kThreadWork / (kTransposed * inputs) + 1, [&](int64_t begin, int64_t end) {
-      for (int64_t place = begin; place < end; ++place) {
-        const int64_t output = place % strips * kTransposed, rows = std::min(kTransposed, outputs - output);
-        const T* a = weights + (place / strips * outputs + output) * inputs;
-        T* columns = site_tensors + place / strips * (1 + inputs) * mapped_width_ + 1 + output;
-        for (int64_t i = 0; i < rows; ++i)
-          for (int64_t k = 0; k < inputs; ++k) columns[i] += a[i * inputs + k] * norm.beta[k];
-        for (int64_t k = 0; k < inputs; ++k)
-          for (int64_t i = 0; i < rows; ++i) columns[(1 + k) * mapped_width_ + i] = a[i * inputs + k] * norm.scale[k];
-      }
-    });
-    for (int64_t side = 0; side < matrices_; ++side)
-      factors_.emplace_back(site_tensors + side * (1 + inputs) * mapped_width_, 1 + inputs, mapped_width_, may_split);
+  SiteTensors(const Tensor& site_tensors, std::vector<T> center, bool may_split)
+      : mapped_width_(site_tensors.size(1)), center_(std::move(center)), options_(site_tensors.options()) {
+    const int64_t width = site_tensors.size(2);
+    for (int64_t side = 0; side < site_tensors.size(0); ++side)
+      factors_.emplace_back(data<T>(site_tensors) + side * mapped_width_ * width, products::Layout::kColumns, width,
+                            mapped_width_, width, may_split);
   }
 
   // features_of(row, rows, buffer) returns the features of up to kBlockRows rows, in the buffer if it has to make them. It
   // gets them back centered.
   template <class Features>
   Tensor map(const Blocks& blocks, const Features& features_of) const {
-    Tensor mapped = pooled({blocks.rows, mapped_width_}, transposed_.options());
+    Tensor mapped = pooled({blocks.rows, mapped_width_}, options_);
     T* output = data<T>(mapped);
     const int64_t width = center_.size();
     for_each_chunk(blocks, [&](int64_t, int64_t begin, int64_t end, int64_t side) {
@@ -322,56 +333,53 @@ class SiteTensors {
         T* const features = features_of(row, rows, buffer.of(kBlockRows * width));
         for (int64_t i = 0; i < rows; ++i)
           for (int64_t k = 0; k < width; ++k) features[i * width + k] -= center_[k];
-        factors_[matrices_ == 2 ? side : 0].multiply(features, width, output + row * mapped_width_, mapped_width_, rows);
+        factors_[factors_.size() == 2 ? side : 0].multiply(features, width, output + row * mapped_width_, mapped_width_, rows);
       }
     });
     return mapped;
   }
 
  private:
-  int64_t matrices_, mapped_width_;
+  int64_t mapped_width_;
   std::vector<T> center_;
-  Tensor transposed_;
+  at::TensorOptions options_;
   std::vector<products::RightFactor<T>> factors_;
 };
 
-// The gradient of a level's site tensors, (matrices, padded(outputs), padded(inputs)), channel 0 of the outputs left out;
-// and, if it is asked for, that of the features through the site tensors
-// alone, not through the statistics.
+// The gradient of a level's site tensors, (matrices, padded(outputs), padded(inputs)), of which the first row and what is
+// behind the outputs do not count; and, if it is asked for, that of the features through the site tensors alone, not
+// through the statistics.
 template <class T>
 std::pair<Tensor, Tensor> level_gradients(const Blocks& blocks, const Tensor& features, const Tensor& mapped_gradient,
-                                          const Tensor& weight, const Affine<T>& norm, bool of_features,
+                                          const Tensor& site_tensors, int64_t outputs, bool of_features,
                                           bool may_split) {
-  const int64_t matrices = weight.size(0), outputs = weight.size(1), inputs = weight.size(2);
-  const int64_t width = features.size(1), mapped_width = mapped_gradient.size(1), size = mapped_width * width;
-  std::vector<products::RightFactor<T>> scaled_weights;
-  Tensor scaled, gradient;
+  const int64_t matrices = site_tensors.size(0), width = features.size(1), mapped_width = mapped_gradient.size(1);
+  const int64_t size = mapped_width * width;
+  std::vector<products::RightFactor<T>> factors;
+  Tensor gradient;
   if (of_features) {
-    scaled = at::zeros({matrices, 1 + outputs, width}, weight.options());
     gradient = pooled(features.sizes(), features.options());
-    for (int64_t side = 0; side < matrices; ++side) {
-      T* matrix = data<T>(scaled) + side * (1 + outputs) * width;
-      const T* weights = data<T>(weight) + side * outputs * inputs;
-      for (int64_t i = 0; i < outputs; ++i)
-        for (int64_t k = 0; k < inputs; ++k) matrix[(1 + i) * width + 1 + k] = weights[i * inputs + k] * norm.scale[k];
-      scaled_weights.emplace_back(matrix, 1 + outputs, width, may_split);
-    }
+    for (int64_t side = 0; side < matrices; ++side)
+      factors.emplace_back(data<T>(site_tensors) + side * size, products::Layout::kRows, 1 + outputs, width, width,
+                           may_split);
   }
-  const Tensor partial = pooled_zeros({num_chunks(blocks), size}, weight.options());
+  const Tensor partial = pooled({num_chunks(blocks), mapped_width, width}, features.options());
   const T *feature = data<T>(features), *above = data<T>(mapped_gradient);
   for_each_chunk(blocks, [&](int64_t chunk, int64_t begin, int64_t end, int64_t side) {
-    products::add_outer_products(above + begin * mapped_width, mapped_width, 1 + outputs, feature + begin * width, width,
-                                 data<T>(partial) + chunk * size, end - begin, may_split);
+    for (int64_t row = begin; row < end; row += kOuterRows)
+      products::outer_products(above + row * mapped_width, mapped_width, 1 + outputs, feature + row * width, width,
+                               data<T>(partial) + chunk * size, std::min(kOuterRows, end - row), row > begin, may_split);
     if (of_features)
-      scaled_weights[matrices == 2 ? side : 0].multiply(above + begin * mapped_width, mapped_width,
-                                                        data<T>(gradient) + begin * width, width, end - begin);
+      factors[matrices == 2 ? side : 0].multiply(above + begin * mapped_width, mapped_width,
+                                                 data<T>(gradient) + begin * width, width, end - begin);
   });
-  Tensor site_gradient = at::zeros({matrices, mapped_width, width}, weight.options());
+  if (partial.size(0) == matrices) return {partial, gradient};
+  const Tensor site_gradient = at::zeros({matrices, mapped_width, width}, features.options());
   const int64_t left_chunks = (blocks.first_right + kChunkRows - 1) / kChunkRows;
   for (int64_t chunk = 0; chunk < partial.size(0); ++chunk) {
     const T* part = data<T>(partial) + chunk * size;
     T* sum = data<T>(site_gradient) + (matrices == 2 && chunk >= left_chunks) * size;
-    for (int64_t k = 0; k < size; ++k) sum[k] += part[k];
+    for (int64_t k = width; k < (1 + outputs) * width; ++k) sum[k] += part[k];
   }
   return {site_gradient, gradient};
 }
@@ -438,6 +446,8 @@ struct Parameters {
   const Tensor& weight(int64_t level) const { return all[2 * levels + level]; }
 };
 
+constexpr int64_t kKept = 6;  // tensors of a level that its gradient needs
+
 struct Forward {
   Tensor alpha;
   Tensors mean, var, saved;
@@ -481,11 +491,12 @@ Forward forward(const Setting& setting, const Parameters& parameters, bool keep)
       move_towards<T>(setting.running_var[level], result.var[level], unbiased, setting.momentum);
     }
     const Affine<T> norm(gamma, parameters.beta(level), result.mean[level], result.var[level], setting.epsilon[level]);
-    mapped = SiteTensors<T>(weight, norm, setting.may_split).map(blocks, [&](int64_t row, int64_t, T*) {
+    const Tensor site_tensors = site_tensors_of<T>(weight, norm);
+    mapped = SiteTensors<T>(site_tensors, norm.center, setting.may_split).map(blocks, [&](int64_t row, int64_t, T*) {
       return data<T>(features) + row * features.size(1);
     });
     if (keep) {
-      for (const Tensor& tensor : {blocks.left, blocks.right, blocks.count, features, mapped})
+      for (const Tensor& tensor : {blocks.left, blocks.right, blocks.count, features, site_tensors, mapped})
         result.saved.push_back(tensor.defined() ? tensor : at::empty({0}, at::kInt));
       result.first_right.push_back(blocks.first_right);
     }
@@ -503,11 +514,11 @@ Tensor evaluate(const Setting& setting, const Parameters& parameters) {
   const int64_t classes = parameters.weight(parameters.levels - 1).size(1);
   Tensor alpha = at::empty({images, classes}, table.options());
   std::vector<SiteTensors<T>> site_tensors;
-  for (int64_t level = 0; level < parameters.levels; ++level)
-    site_tensors.emplace_back(parameters.weight(level),
-                              Affine<T>(parameters.gamma(level), parameters.beta(level), setting.mean[level],
-                                        setting.var[level], setting.epsilon[level]),
-                              setting.may_split);
+  for (int64_t level = 0; level < parameters.levels; ++level) {
+    const Affine<T> norm(parameters.gamma(level), parameters.beta(level), setting.mean[level], setting.var[level],
+                         setting.epsilon[level]);
+    site_tensors.emplace_back(site_tensors_of<T>(parameters.weight(level), norm), norm.center, setting.may_split);
+  }
   at::parallel_for(0, (images + kPartImages - 1) / kPartImages, 1, [&](int64_t begin, int64_t end) {
     for (int64_t first = begin * kPartImages; first < std::min(end * kPartImages, images); first += kPartImages) {
       const Tensor part = at::from_blob(data<uint8_t>(setting.x) + first * sites,
@@ -534,7 +545,7 @@ Tensors backward(const Tensor& alpha_gradient, const Parameters& parameters, at:
                  bool of_batch, bool may_split) {
   const int64_t levels = parameters.levels, images = alpha_gradient.size(0), classes = alpha_gradient.size(1);
   Tensors gradients(3 * levels);
-  Tensor mapped_gradient = at::zeros_like(saved[5 * levels - 1]);
+  Tensor mapped_gradient = at::zeros_like(saved[kKept * levels - 1]);
   const int32_t* ids = data<int32_t>(saved.back());
   T* last = data<T>(mapped_gradient);
   const T* given = data<T>(alpha_gradient);
@@ -543,7 +554,7 @@ Tensors backward(const Tensor& alpha_gradient, const Parameters& parameters, at:
       last[ids[image] * mapped_gradient.size(1) + 1 + k] += given[image * classes + k];
 
   for (int64_t level = levels - 1; level >= 0; --level) {
-    const Tensor* kept = &saved[5 * level];
+    const Tensor* kept = &saved[kKept * level];
     const Tensor &weight = parameters.weight(level), &gamma = parameters.gamma(level);
     Tensor &gamma_gradient = gradients[level], &beta_gradient = gradients[levels + level];
     Tensor& weight_gradient = gradients[2 * levels + level];
@@ -554,16 +565,20 @@ Tensors backward(const Tensor& alpha_gradient, const Parameters& parameters, at:
     const Affine<T> norm(gamma, parameters.beta(level), mean[level], var[level], epsilon[level]);
 
     const auto [site_gradient, gradient] =
-        level_gradients<T>(blocks, features, mapped_gradient, weight, norm, level > 0, may_split);
+        level_gradients<T>(blocks, features, mapped_gradient, kept[4], outputs, level > 0, may_split);
     weight_gradient = at::empty_like(weight);
     std::vector<T> scale_gradient(inputs), shift_gradient(inputs), offset(width), slope(width);
-    const T* a = data<T>(weight);
-    T* a_gradient = data<T>(weight_gradient);
-    for (int64_t row = 0; row < matrices * outputs; ++row, a += inputs, a_gradient += inputs) {
-      const T* site = data<T>(site_gradient) + (row / outputs * mapped_gradient.size(1) + 1 + row % outputs) * width;
-      for (int64_t k = 0; k < inputs; ++k) a_gradient[k] = site[1 + k] * norm.scale[k] + site[0] * norm.beta[k];
-      for (int64_t k = 0; k < inputs; ++k) scale_gradient[k] += site[1 + k] * a[k];
-      for (int64_t k = 0; k < inputs; ++k) shift_gradient[k] += site[0] * a[k];
+    for (int64_t row = 0; row < matrices * outputs; ++row) {
+      const T* const a = data<T>(weight) + row * inputs;
+      const T* const site = data<T>(site_gradient) + (row / outputs * mapped_gradient.size(1) + 1 + row % outputs) * width;
+      T* const a_gradient = data<T>(weight_gradient) + row * inputs;
+      T *const scales = scale_gradient.data(), *const shifts = shift_gradient.data();
+#pragma GCC ivdep
+      for (int64_t k = 0; k < inputs; ++k) {
+        a_gradient[k] = site[1 + k] * norm.scale[k] + site[0] * norm.beta[k];
+        scales[k] += site[1 + k] * a[k];
+        shifts[k] += site[0] * a[k];
+      }
     }
     gamma_gradient = at::empty_like(gamma);
     beta_gradient = at::empty_like(gamma);
@@ -575,7 +590,7 @@ Tensors backward(const Tensor& alpha_gradient, const Parameters& parameters, at:
       slope[1 + k] = -scale_gradient[k] * norm.scale[k] * norm.deviation[k] * norm.deviation[k] / blocks.occurrences;
       offset[1 + k] = -norm.scale[k] * shift_gradient[k] / blocks.occurrences;
     }
-    if (level > 0) mapped_gradient = mapped_gradient_below<T>(blocks, gradient, saved[5 * level - 1], offset, slope, norm.center);
+    if (level > 0) mapped_gradient = mapped_gradient_below<T>(blocks, gradient, saved[kKept * level - 1], offset, slope, norm.center);
   }
   return gradients;
 }

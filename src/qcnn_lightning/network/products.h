@@ -24,7 +24,8 @@
 namespace products {
 
 constexpr int64_t kBlockRows = 64;   // rows worked on at a time, so that they stay in the first-level cache
-constexpr int64_t kChunkRows = 256;  // rows whose outer products one thread adds up
+constexpr int64_t kOuterRows = 256;  // rows whose outer products are added up at a time
+constexpr int64_t kChunkRows = 512;  // rows that one thread works on
 
 template <class T, int64_t Bytes>
 using Lanes __attribute__((vector_size(Bytes), may_alias)) = T;
@@ -212,6 +213,7 @@ inline void store_pair(const Split parts[kTile], uint16_t* pair) {
   }
 }
 
+// Of 32-bit pairs.
 inline void transpose(__m512i rows[kTile]) {
   __m512i t[kTile];
   for (int i = 0; i < 16; i += 2) {
@@ -233,6 +235,14 @@ inline void transpose(__m512i rows[kTile]) {
     rows[j] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0x88);
     rows[j + 8] = _mm512_shuffle_i32x4(t[j], t[j + 8], 0xdd);
   }
+}
+
+// Turns a left factor's tiles into a right factor's, and back.
+inline void transpose(Split parts[kTile]) {
+  __m512i high[kTile], low[kTile];
+  for (int r = 0; r < kTile; ++r) high[r] = parts[r].high, low[r] = parts[r].low;
+  transpose(high), transpose(low);
+  for (int r = 0; r < kTile; ++r) parts[r] = {high[r], low[r]};
 }
 
 // Up to R x C tiles of c (+)= a b; the pairs of a's and of b's tiles are `a_next`, `b_next` apart for the next tile, and
@@ -309,26 +319,43 @@ bool by_matrix_units(bool allowed, int64_t columns) {
   return sizeof(T) == sizeof(float) && allowed && columns % 16 == 0 && has_matrix_units();
 }
 
-// A matrix, (depth, columns), that many rows are multiplied by. Columns are padded as `padded_to_lanes`.
+enum class Layout { kRows, kColumns };
+
+// A matrix b, (depth, columns), that many rows are multiplied by. Columns are padded as `padded_to_lanes`.
 template <class T>
 class RightFactor {
  public:
-  // matrix: b, row after row; kept in use.
-  RightFactor(const T* matrix, int64_t depth, int64_t columns, bool may_split)
+  // matrix: row after row, `columns` each, and kept in use; or column after column, `stride` >= depth each, zeros behind.
+  RightFactor(const T* matrix, Layout layout, int64_t depth, int64_t columns, int64_t stride, bool may_split)
       : matrix_(matrix), depth_(depth), columns_(columns), split_(by_matrix_units<T>(may_split, columns)) {
 #ifdef QCNN_MATRIX_UNITS
     if constexpr (sizeof(T) == sizeof(float)) {
-      if (!split_) return;
-      const int64_t depth_tiles = tiles_over(depth, kTileDepth), column_tiles = columns / kTile;
-      uint16_t* pair = pairs_.of(depth_tiles * column_tiles * kPair);
-      for (int64_t k = 0; k < depth; k += kTileDepth)
-        for (int64_t column = 0; column < columns; column += kTile, pair += kPair) {
-          Split parts[kTile];
-          split_row_pairs(matrix + k * columns + column, columns, depth - k, kTile, parts);
-          store_pair(parts, pair);
-        }
+      if (split_) {
+        uint16_t* pair = pairs_.of(tiles_over(depth, kTileDepth) * columns / kTile * kPair);
+        for (int64_t k = 0; k < depth; k += kTileDepth)
+          for (int64_t column = 0; column < columns; column += kTile, pair += kPair) {
+            Split parts[kTile];
+            if (layout == Layout::kRows) {
+              split_row_pairs(matrix + k * columns + column, columns, depth - k, kTile, parts);
+            } else {
+              for (int64_t i = 0; i < kTile; ++i) {
+                const float* numbers = matrix + (column + i) * stride + k;
+                parts[i] = split(load(numbers, stride - k), load(numbers + kTile, stride - k - kTile));
+              }
+              transpose(parts);
+            }
+            store_pair(parts, pair);
+          }
+        return;
+      }
     }
 #endif
+    if (layout == Layout::kRows) return;
+    T* const rows = rows_.of(depth * columns);
+    for (int64_t first = 0; first < columns; first += kStrip)
+      for (int64_t k = 0; k < depth; ++k)
+        for (int64_t i = first; i < std::min(first + kStrip, columns); ++i) rows[k * columns + i] = matrix[i * stride + k];
+    matrix_ = rows;
   }
 
   // c = a b; a has `depth` columns.
@@ -363,17 +390,19 @@ class RightFactor {
   }
 #endif
 
+  static constexpr int64_t kStrip = 16;  // columns that are turned into rows together
   const T* matrix_;
   int64_t depth_, columns_;
   bool split_;
   Scratch<uint16_t> pairs_;
+  Scratch<T> rows_;
 };
 
-// c += a^T b. Columns of a and b are padded as `padded_to_lanes`, and so are rows and columns of c; rows of c past the
+// c (+)= a^T b. Columns of a and b are padded as `padded_to_lanes`, and so are rows and columns of c; rows of c past the
 // first `outputs` do not count.
 template <class T>
-void add_outer_products(const T* a, int64_t a_columns, int64_t outputs, const T* b, int64_t b_columns, T* c,
-                        int64_t rows, bool may_split) {
+void outer_products(const T* a, int64_t a_columns, int64_t outputs, const T* b, int64_t b_columns, T* c,
+                        int64_t rows, bool accumulate, bool may_split) {
 #ifdef QCNN_MATRIX_UNITS
   if constexpr (sizeof(T) == sizeof(float)) {
     if (by_matrix_units<T>(may_split, a_columns) && b_columns % kTile == 0) {
@@ -386,10 +415,7 @@ void add_outer_products(const T* a, int64_t a_columns, int64_t outputs, const T*
         for (int64_t column = 0; column < a_columns; column += kTile, left_pair += kPair) {
           Split parts[kTile];
           split_row_pairs(a + row * a_columns + column, a_columns, rows - row, kTile, parts);
-          __m512i high[kTile], low[kTile];
-          for (int r = 0; r < kTile; ++r) high[r] = parts[r].high, low[r] = parts[r].low;
-          transpose(high), transpose(low);
-          for (int r = 0; r < kTile; ++r) parts[r] = {high[r], low[r]};
+          transpose(parts);
           store_pair(parts, left_pair);
         }
         for (int64_t column = 0; column < b_columns; column += kTile, right_pair += kPair) {
@@ -403,14 +429,14 @@ void add_outer_products(const T* a, int64_t a_columns, int64_t outputs, const T*
         for (int64_t j = 0; j < b_tiles; j += 2)
           tile_multiplier(i + 1 < a_tiles, j + 1 < b_tiles)(
               left + i * kPair, kPair, right + j * kPair, kPair, a_tiles * kPair, b_tiles * kPair,
-              depth_tiles, c + (i * b_columns + j) * kTile, b_columns, 2 * kTile, true);
+              depth_tiles, c + (i * b_columns + j) * kTile, b_columns, 2 * kTile, accumulate);
       return;
     }
   }
 #endif
   for (int64_t row = 0; row < rows; row += kBlockRows)
     product(a + row * a_columns, int64_t{1}, a_columns, b + row * b_columns, b_columns, c, b_columns, outputs,
-            b_columns, std::min(kBlockRows, rows - row), true);
+            b_columns, std::min(kBlockRows, rows - row), accumulate || row > 0);
 }
 
 }  // namespace products
