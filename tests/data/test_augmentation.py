@@ -45,7 +45,7 @@ def test_every_transform_is_a_shift_or_reflection_of_the_image(flatten, size, sh
 @pytest.mark.parametrize(("shift", "fraction", "flip"), [(1, 0.5, False), (2, 0.9, True), (0, 0.5, True)])
 def test_transforms_are_drawn_as_often_as_asked(shift, fraction, flip):
     augmentation = Augmentation(pixel_order("left_right", 8), (8, 8), shift, fraction, flip)
-    drawn = augmentation.draw(200_000, seed=1, epoch=0)
+    drawn, _ = augmentation.draw(200_000, seed=1, epoch=0)
     num_displacements = (2 * shift + 1) ** 2
     still = (drawn % num_displacements == 0).double().mean()
     mirrored = (drawn >= num_displacements).double().mean()
@@ -56,22 +56,51 @@ def test_transforms_are_drawn_as_often_as_asked(shift, fraction, flip):
     torch.testing.assert_close(counts.double(), augmentation.probabilities, rtol=0, atol=0.006)
 
 
+@pytest.mark.parametrize("flatten", FLATTENINGS)
+@given(size=st.sampled_from([2, 5, 8]), erase=st.integers(1, 2))
+def test_every_erasure_makes_a_square_about_a_pixel_black(flatten, size, erase):
+    order = pixel_order(flatten, size)
+    augmentation = Augmentation(order, (size, size), erase=erase)
+    image = images_of(1, size)
+    erasures = torch.arange(len(augmentation.erasure_probabilities))
+    nothing = torch.zeros_like(erasures)
+    altered = augmentation(lay_on_chain(image, order).expand(len(erasures), -1), nothing, erasures)
+    black = lay_on_image(altered, order) == 0
+    assert not black[0].any()
+    reach = range(-(erase // 2), erase - erase // 2)
+    for center, erased in enumerate(black[1:]):
+        down, right = divmod(center, size)
+        square = {(down + i, right + j) for i in reach for j in reach}
+        assert {tuple(place) for place in erased.nonzero().tolist()} == {
+            (i, j) for i, j in square if 0 <= i < size and 0 <= j < size
+        }
+
+
+def test_erasures_are_drawn_as_often_as_asked():
+    augmentation = Augmentation(pixel_order("left_right", 8), (8, 8), erase=3, erase_fraction=0.3)
+    _, drawn = augmentation.draw(200_000, seed=1, epoch=0)
+    counts = torch.bincount(drawn, minlength=65) / len(drawn)
+    torch.testing.assert_close(counts.double(), augmentation.erasure_probabilities, rtol=0, atol=0.006)
+
+
 def test_without_settings_nothing_changes():
     order = pixel_order("z_left_right", 8)
     augmentation = Augmentation(order, (8, 8))
     assert augmentation.changes_nothing
     assert Augmentation(order, (8, 8), shift=3, shift_fraction=0.0).changes_nothing
+    assert Augmentation(order, (8, 8), erase=3, erase_fraction=0.0).changes_nothing
     assert not Augmentation(order, (8, 8), shift=1).changes_nothing
+    assert not Augmentation(order, (8, 8), erase=3).changes_nothing
     images = lay_on_chain(images_of(5, 8), order)
-    assert torch.equal(augmentation(images, augmentation.draw(5, seed=0, epoch=0)), images)
+    assert torch.equal(augmentation(images, *augmentation.draw(5, seed=0, epoch=0)), images)
 
 
 def test_draws_depend_on_seed_and_epoch_alone():
-    augmentation = Augmentation(pixel_order("left_right", 8), (8, 8), shift=1)
+    augmentation = Augmentation(pixel_order("left_right", 8), (8, 8), shift=1, erase=2)
 
     def draw(seed: int, epoch: int) -> list[int]:
         torch.rand(seed + epoch)  # whatever else draws random numbers
-        return augmentation.draw(100, seed, epoch).tolist()
+        return torch.cat(augmentation.draw(100, seed, epoch)).tolist()
 
     draws = {(seed, epoch): draw(seed, epoch) for seed in range(4) for epoch in range(4)}
     assert draws == {key: draw(*key) for key in reversed(draws)}
@@ -80,10 +109,10 @@ def test_draws_depend_on_seed_and_epoch_alone():
 
 def test_the_images_in_memory_stay_as_they_are():
     order = pixel_order("left_right", 4)
-    augmentation = Augmentation(order, (4, 4), shift=2, shift_fraction=1.0, flip=True)
+    augmentation = Augmentation(order, (4, 4), shift=2, shift_fraction=1.0, flip=True, erase=3)
     images = lay_on_chain(images_of(50, 4), order)
     before = images.clone()
-    assert not torch.equal(augmentation(images, augmentation.draw(50, seed=0, epoch=0)), before)
+    assert not torch.equal(augmentation(images, *augmentation.draw(50, seed=0, epoch=0)), before)
     assert torch.equal(images, before)
 
 
@@ -94,6 +123,9 @@ def test_the_images_in_memory_stay_as_they_are():
         ({"shift": 8}, "data.augment.shift=8"),
         ({"shift_fraction": 1.5}, "data.augment.shift_fraction=1.5"),
         ({"shift_fraction": -0.1}, "data.augment.shift_fraction=-0.1"),
+        ({"erase": -1}, "data.augment.erase=-1"),
+        ({"erase": 9}, "data.augment.erase=9"),
+        ({"erase_fraction": 1.1}, "data.augment.erase_fraction=1.1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, named):

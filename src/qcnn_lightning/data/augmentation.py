@@ -1,8 +1,9 @@
-"""Shifted and mirrored training images, drawn anew for every epoch.
+"""Shifted, mirrored and partly erased training images, drawn anew for every epoch.
 
 A shift or a reflection moves pixels, and images lie in memory in tree order, so it permutes the sites of the chain:
-every transform is a row of a table that says for each site where its grey level comes from. Altering a batch is then
-one indexing operation on 8-bit tensors, whatever the pixel order.
+every transform is a row of a table that says for each site where its grey level comes from. An erased square, too, is a
+row of a table, of the sites that are left. Altering a batch is then one indexing operation on 8-bit tensors and one
+product, whatever the pixel order.
 """
 
 import itertools
@@ -18,7 +19,7 @@ from qcnn_lightning.errors import InputError, checked_settings
 
 
 class Augmentation:
-    """Random shifts and reflections of training images.
+    """Random shifts, reflections and erasures (arXiv 1708.04552) of training images.
 
     Attributes:
         sources: int64 (transforms, N), for every transform and site the site that its grey level comes from; where
@@ -26,11 +27,15 @@ class Augmentation:
         filled: uint8 (transforms, N), 0 where the transform leaves black: what it moves in from outside of the image,
             and padding.
         probabilities: float64 (transforms,), how often each is drawn. Transform 0 changes nothing.
+        left: uint8 (erasures, N), 0 where the erasure leaves black.
+        erasure_probabilities: float64 (erasures,), how often each is drawn. Erasure 0 changes nothing.
     """
 
     sources: Int64[Tensor, "transforms sites"]
     filled: UInt8[Tensor, "transforms sites"]
     probabilities: Float64[Tensor, " transforms"]
+    left: UInt8[Tensor, "erasures sites"]
+    erasure_probabilities: Float64[Tensor, " erasures"]
 
     @checked_settings
     def __init__(
@@ -40,8 +45,10 @@ class Augmentation:
         shift: int = 0,
         shift_fraction: float = 0.5,
         flip: bool = False,
+        erase: int = 0,
+        erase_fraction: float = 0.5,
     ):
-        """Tabulate the transforms. The last three arguments are the keys of `data.augment`.
+        """Tabulate the transforms. The last five arguments are the keys of `data.augment`.
 
         Args:
             pixel_order: site of the chain -> pixel of the row-major image, or `flattening.PADDING`.
@@ -50,9 +57,12 @@ class Augmentation:
                 by nothing are equally likely. What moves out is lost, what moves in is black.
             shift_fraction: fraction of the images that are moved.
             flip: whether half of the images are mirrored, left for right, before they are moved.
+            erase: pixels of the side of a square that is made black; its center is any pixel, so that it may lie partly
+                outside.
+            erase_fraction: fraction of the images that lose a square.
 
         Raises:
-            InputError: `shift` or `shift_fraction` is out of range.
+            InputError: `shift`, `shift_fraction`, `erase` or `erase_fraction` is out of range.
         """
         height, width = image_shape
         if not 0 <= shift < min(height, width):
@@ -60,8 +70,14 @@ class Augmentation:
                 f"data.augment.shift={shift} must be from 0 to {min(height, width) - 1} pixels for images of "
                 f"{height} x {width}."
             )
-        if not 0 <= shift_fraction <= 1:
-            raise InputError(f"data.augment.shift_fraction={shift_fraction} must lie between 0 and 1.")
+        if not 0 <= erase <= min(height, width):
+            raise InputError(
+                f"data.augment.erase={erase} must be from 0 to {min(height, width)} pixels for images of "
+                f"{height} x {width}."
+            )
+        for key, fraction in (("shift_fraction", shift_fraction), ("erase_fraction", erase_fraction)):
+            if not 0 <= fraction <= 1:
+                raise InputError(f"data.augment.{key}={fraction} must lie between 0 and 1.")
         shown = pixel_order != PADDING
         site_of_pixel = torch.empty(height * width, dtype=torch.int64)
         site_of_pixel[pixel_order[shown]] = shown.nonzero().squeeze(1)
@@ -84,30 +100,47 @@ class Augmentation:
         of_displacement = [1 - shift_fraction, *[shift_fraction / moved] * moved] if moved else [1.0]
         self.probabilities = torch.tensor(of_displacement, dtype=torch.float64).repeat(2 if flip else 1)
         self.probabilities /= self.probabilities.sum()
+        left = [torch.ones(height * width, dtype=torch.bool)]
+        for down, right in itertools.product(range(height), range(width)) if erase else ():
+            top, first = down - erase // 2, right - erase // 2
+            inside = (row >= top) & (row < top + erase) & (column >= first) & (column < first + erase)
+            left.append(~inside)
+        self.left = torch.stack([_on_chain(each, pixel_order, shown) for each in left]).to(torch.uint8)
+        erasures = len(left) - 1
+        of_erasure = [1 - erase_fraction, *[erase_fraction / erasures] * erasures] if erasures else [1.0]
+        self.erasure_probabilities = torch.tensor(of_erasure, dtype=torch.float64)
 
     @property
     def changes_nothing(self) -> bool:
         """Whether every image stays as it is."""
-        return bool(self.probabilities[0] == 1)
+        return bool(self.probabilities[0] == 1) and bool(self.erasure_probabilities[0] == 1)
 
-    def draw(self, num_images: int, seed: int, epoch: int) -> Int64[Tensor, " images"]:
-        """Draw a transform for every training image, by (seed, epoch) alone.
+    def draw(self, num_images: int, seed: int, epoch: int) -> tuple[Int64[Tensor, " images"], Int64[Tensor, " images"]]:
+        """Draw a transform and an erasure for every training image, by (seed, epoch) alone.
 
         Args:
             num_images: size of the training set.
             seed: of the run.
             epoch: number of the epoch.
         """
-        # a branch of its own, so that it is independent of the order of the batches
-        state = np.random.SeedSequence((seed, epoch), spawn_key=(1,)).generate_state(1, np.uint64)
-        uniform = torch.rand(num_images, dtype=torch.float64, generator=torch.Generator().manual_seed(int(state[0])))
-        return torch.bucketize(uniform, self.probabilities.cumsum(0)[:-1], right=True)
+        drawn = []
+        # branches of their own, so that they are independent of the order of the batches
+        for branch, probabilities in enumerate((self.probabilities, self.erasure_probabilities), start=1):
+            state = np.random.SeedSequence((seed, epoch), spawn_key=(branch,)).generate_state(1, np.uint64)
+            generator = torch.Generator().manual_seed(int(state[0]))
+            uniform = torch.rand(num_images, dtype=torch.float64, generator=generator)
+            drawn.append(torch.bucketize(uniform, probabilities.cumsum(0)[:-1], right=True))
+        return drawn[0], drawn[1]
 
     def __call__(
-        self, images: UInt8[Tensor, "batch sites"], transforms: Int64[Tensor, " batch"]
+        self,
+        images: UInt8[Tensor, "batch sites"],
+        transforms: Int64[Tensor, " batch"],
+        erasures: Int64[Tensor, " batch"] | None = None,
     ) -> UInt8[Tensor, "batch sites"]:
-        """Return each image, altered by its transform."""
-        return images.gather(1, self.sources[transforms]).mul_(self.filled[transforms])
+        """Return each image, altered by its transform and then by its erasure, if there are any."""
+        altered = images.gather(1, self.sources[transforms]).mul_(self.filled[transforms])
+        return altered if erasures is None or len(self.left) == 1 else altered.mul_(self.left[erasures])
 
 
 class AlteredBatches(Batches):
@@ -129,8 +162,9 @@ class AlteredBatches(Batches):
         """Return these images as this epoch has them."""
         if self._epoch != self.order.epoch:
             self._epoch = self.order.epoch
-            self._transforms = self.augmentation.draw(len(self.labels), self.order.seed, self._epoch)
-        return self.augmentation(super().chosen(indices), self._transforms[indices])
+            self._drawn = self.augmentation.draw(len(self.labels), self.order.seed, self._epoch)
+        transforms, erasures = self._drawn
+        return self.augmentation(super().chosen(indices), transforms[indices], erasures[indices])
 
 
 def _on_chain(
