@@ -76,6 +76,17 @@ def plain_loop(
             yield
 
 
+def bare_loop(
+    network: QCNN, images: Tensor, labels: Tensor, batch: int, optimizer: torch.optim.Optimizer
+) -> Iterator[None]:
+    """Train without end, as the project does, but without Lightning."""
+    while True:
+        for chosen in torch.randperm(len(images)).split(batch):
+            network.backpropagate_cost(images[chosen], labels[chosen])
+            optimizer.step()
+            yield
+
+
 @torch.no_grad()
 def evaluation_loop(network: nn.Module, images: Tensor) -> Iterator[None]:
     """Score without end."""
@@ -128,7 +139,7 @@ class Alternation(pl.Callback):
                 plain_loop(textbook, floats, labels, self.batch, torch.optim.AdamW(textbook.parameters()))
             ),
             "bare_step": Slice(
-                plain_loop(bare, images, labels, self.batch, torch.optim.AdamW(bare.parameters(), fused=True))
+                bare_loop(bare, images, labels, self.batch, torch.optim.AdamW(bare.parameters(), fused=True))
             ),
             "textbook_evaluation": Slice(evaluation_loop(textbook, floats)),
             "matrix_product": Slice(matrix_products()),
