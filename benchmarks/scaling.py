@@ -89,9 +89,12 @@ def measure(point: dict[str, int], arguments: argparse.Namespace) -> dict[str, A
     while len(seconds) < arguments.steps:
         for chosen in torch.randperm(len(images)).split(point["batch_size"]):
             start = time.perf_counter()
-            optimizer.zero_grad()
-            targets = functional.one_hot(labels[chosen], point["num_classes"])
-            (network(images[chosen]) - targets).square().sum(-1).mean().backward()
+            if network.runs_fused(images):
+                network.backpropagate_cost(images[chosen], labels[chosen])
+            else:
+                optimizer.zero_grad()
+                targets = functional.one_hot(labels[chosen], point["num_classes"])
+                (network(images[chosen]) - targets).square().sum(-1).mean().backward()
             optimizer.step()
             seconds.append(time.perf_counter() - start)
     return {
