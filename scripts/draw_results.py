@@ -6,16 +6,18 @@ of numbers go to `docs/<report>/`. In `docs/results.md` a table stands between t
     <!-- table: accuracies reproduction -->
     <!-- end of table -->
 
-and is written anew there: `accuracies <report>`, `correlations <report>`, `choices <study>`, `baselines` or
-`time_to_accuracy`.
+and is written anew there, of the reports named in it, which are read together: of those that have runs already. Only
+figures that the page, or the README, shows are kept in `docs/<report>/figures`. What tables there are: `KINDS`.
 """
 
 import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from hydra import compose, initialize_config_module
@@ -23,9 +25,19 @@ from hydra import compose, initialize_config_module
 from qcnn_lightning.command_line import one_message
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.results.report import ReportSettings, write_report
-from qcnn_lightning.results.runs import Run, read_collection
-from qcnn_lightning.results.tables import last, mean_and_deviation
+from qcnn_lightning.results.correlation import Estimate
+from qcnn_lightning.results.report import FIGURES, ReportSettings, write_report
+from qcnn_lightning.results.runs import Collection, Run, read_collection
+from qcnn_lightning.results.studies import (
+    class_table,
+    contrast_table,
+    mean_with_interval,
+    overfitting_table,
+    paper_table,
+    settling_table,
+    within_run_table,
+)
+from qcnn_lightning.results.tables import accuracy_table, last, mean_and_deviation
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -33,8 +45,20 @@ RUNS = DOCS / "runs"
 MEASUREMENTS = ROOT / "benchmarks" / "results"
 # Studies that are one report; every other is a report of its own.
 REPORTS = {"reproduction": ("reproduction", "reproduction_d40", "up_down")}
-TABLE = re.compile(r"(<!-- table: (?P<kind>\w+)(?: (?P<of>\w+))? -->\n).*?(<!-- end of table -->)", re.DOTALL)
+TABLE = re.compile(r"(<!-- table: (?P<kind>\w+)(?P<of>(?: \w+)*) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+SHOWN = re.compile(r"docs/(?P<report>\w+)/figures/(?P<name>[^)\s]+)\.png")
 DATA_SETS = {"mnist": "MNIST", "fmnist": "Fashion-MNIST"}
+COMPARED = {"accuracy": "accuracy/test", "cost": "cost/test", "EE": "ee/mean"}
+# As their authors report them, of 28x28 images but for the last; the best they give.
+PUBLISHED = (
+    ("matrix product state ([1906.06329](https://arxiv.org/abs/1906.06329))", {"mnist": "98%", "fmnist": "88%"}),
+    (
+        "projected entangled pair states ([2009.09932](https://arxiv.org/abs/2009.09932))",
+        {"mnist": "99.31%", "fmnist": "91.2%"},
+    ),
+    ("the paper's q-CNN ([2103.11785](https://arxiv.org/abs/2103.11785))", {"mnist": "97%", "fmnist": "89%"}),
+)
+ORDINARY = {"linear": "linear model", "cnn": "convolutional network"}
 SCOPES = ("mean over runs", "all epochs of all runs", "last epochs of all runs")
 
 Row = Sequence[str]
@@ -58,7 +82,7 @@ def accuracies(report: str) -> Iterator[Row]:
         network = ", ".join(part for part in (row["variant"], row["bipartition"]) if isinstance(part, str))
         counts = (f"{row[name]:.0f}" for name in ("num_parameters", "epochs", "seeds"))
         yield (
-            DATA_SETS.get(row["data"], row["data"]),
+            named(row["data"]),
             network,
             *counts,
             percent(row["accuracy/test best, mean"], row["accuracy/test best, sd"]),
@@ -70,39 +94,177 @@ def accuracies(report: str) -> Iterator[Row]:
 
 def correlations(report: str) -> Iterator[Row]:
     """Yield Spearman's correlations of mean entropy and cost over the runs, from `correlations.csv`."""
-    yield "data set", "over", "runs", "train cost", "test cost"
+    yield "data set", "over", "of", "runs", "train cost", "test cost"
     table = pd.read_csv(DOCS / report / "correlations.csv")
-    table = table[(table["measure"] == "spearman") & (table["of"] == "values")]
+    table = table[table["measure"] == "spearman"]
     for data in dict.fromkeys(table["data"]):
-        for scope in SCOPES:
-            rows = table[(table["data"] == data) & (table["scope"] == scope)].set_index("cost")
-            if len(rows):
-                of_costs = (correlation(rows.loc[cost]) for cost in ("train", "test"))
-                yield DATA_SETS.get(data, data), scope, f"{rows['runs'].iloc[0]}", *of_costs
+        for of, scopes in (("values", SCOPES), ("changes", SCOPES[:2])):
+            for scope in scopes:
+                chosen = (table["data"] == data) & (table["scope"] == scope) & (table["of"] == of)
+                rows = table[chosen].set_index("cost")
+                if len(rows):
+                    of_costs = (
+                        with_interval(Estimate(*rows.loc[cost, ["correlation", "low", "high"]]), "+.2f")
+                        for cost in ("train", "test")
+                    )
+                    yield named(data), scope, of, f"{rows['runs'].iloc[0]}", *of_costs
 
 
-def correlation(row: pd.Series) -> str:
-    """Return "-0.70 [-0.80, -0.55]"; without the interval where there are too few runs, empty where there is none."""
-    if math.isnan(row["correlation"]):
-        return ""
-    interval = "" if math.isnan(row["low"]) else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
-    return f"{row['correlation']:+.2f}{interval}"
+def paper(collection: Collection) -> Iterator[Row]:
+    """Yield the accuracies beside the paper's, with intervals over the seeds."""
+    yield "data set", "network", "seeds", "best test accuracy", "last", "the paper's", "best − the paper's (points)"
+    for row in records(paper_table(collection)):
+        of_paper, best = row["paper"], row["best"]
+        yield (
+            named(row["data"]),
+            row["network"],
+            f"{row['runs']}",
+            with_interval(row["best"], ".2%"),
+            with_interval(row["final"], ".2%"),
+            "" if math.isnan(of_paper) else f"{of_paper:.0%}",
+            points(Estimate(best.value - of_paper, best.low - of_paper, best.high - of_paper)),
+        )
 
 
-def choices(study: str) -> Iterator[Row]:
+def settling(collection: Collection) -> Iterator[Row]:
+    """Yield when accuracies settle, and what the entropies do before and after."""
+    yield (
+        "data set",
+        "network",
+        "runs",
+        "EE before training, at most",
+        "accuracy settles in epoch",
+        "EE then",
+        "EE at the end",
+        "in units of log 2",
+        "rise since (nats)",
+        "as part of the larger",
+    )
+    for row in records(settling_table(collection)):
+        yield (
+            named(row["data"]),
+            row["network"],
+            f"{row['runs']}",
+            plain(row["before"], ".1g"),
+            plain(row["epoch"], ".0f"),
+            plain(row["settled"], ".2f"),
+            plain(row["final"], ".2f"),
+            plain(row["final"] / math.log(2), ".2f"),
+            with_interval(row["rise"], "+.2f"),
+            with_interval(row["share"], ".0%"),
+        )
+
+
+def within_runs(collection: Collection, first_epoch: int) -> Iterator[Row]:
+    """Yield the mean of the runs' own correlations, per experiment, and how many of them are negative."""
+    yield "data set", "network", "runs", "EE ~ train cost", "negative", "EE ~ test cost", "negative"
+    for row in records(within_run_table(collection, first_epoch)):
+        of_costs = (
+            (with_interval(row[cost], "+.2f"), f"{row[f'{cost} negative']} of {row['runs']}")
+            for cost in ("train", "test")
+        )
+        if row["runs"]:
+            yield named(row["data"]), row["network"], f"{row['runs']}", *(cell for pair in of_costs for cell in pair)
+
+
+def overfitting(collection: Collection) -> Iterator[Row]:
+    """Yield how much experiments overfit, and how much their entropies rise."""
+    yield (
+        "data set",
+        "network",
+        "runs",
+        "test accuracy",
+        "train cost",
+        "test cost",
+        "test cost over its lowest",
+        "EE (nats)",
+        "EE rise since the accuracy settled",
+        "EE rise since the lowest test cost",
+    )
+    for row in records(overfitting_table(collection)):
+        yield (
+            named(row["data"]),
+            row["network"],
+            f"{row['runs']}",
+            plain(row["accuracy"], ".2%"),
+            plain(row["cost/train"], ".4f"),
+            plain(row["cost/test"], ".4f"),
+            with_interval(row["cost rise"], ".4f"),
+            plain(row["ee"], ".2f"),
+            with_interval(row["ee rise"], "+.2f"),
+            with_interval(row["ee rise since"], "+.2f"),
+        )
+
+
+def contrast(collection: Collection, title: str, key: str, reference: Any) -> Iterator[Row]:
+    """Yield what a setting changes, seed by seed."""
+    metrics = {name: (lambda run, column=column: last(run.column(column))) for name, column in COMPARED.items()}
+    yield (
+        "data set",
+        "network",
+        title,
+        "runs",
+        "test accuracy",
+        "difference (points)",
+        "test cost",
+        "EE (nats)",
+        "difference (nats)",
+    )
+    for row in records(contrast_table(collection, key, reference, metrics)):
+        yield (
+            named(row["data"]),
+            row["variant"],
+            plain(row["value"], "g") if isinstance(row["value"], int | float) else row["value"],
+            f"{row['runs']}",
+            plain(row["accuracy"].value, ".2%"),
+            points(row["accuracy difference"]),
+            plain(row["cost"].value, ".4f"),
+            plain(row["EE"].value, ".3f"),
+            with_interval(row["EE difference"], "+.3f"),
+        )
+
+
+def classes(collection: Collection) -> Iterator[Row]:
+    """Yield what the classes' entropies have in common between runs, and whether they go with the error rates."""
+    yield (
+        "data set",
+        "network",
+        "runs",
+        "lowest class, EE (nats)",
+        "highest class, EE (nats)",
+        "concordance of the runs",
+        "p",
+        "EE ~ error rate",
+        "runs",
+    )
+    for row in records(class_table(collection)):
+        yield (
+            named(row["data"]),
+            row["network"],
+            f"{row['runs']}",
+            f"{row['lowest']}, {row['lowest entropy']:.2f}",
+            f"{row['highest']}, {row['highest entropy']:.2f}",
+            plain(row["concordance"], ".2f"),
+            plain(row["p"], ".1g"),
+            with_interval(row["correlation"], "+.2f"),
+            f"{row['runs with errors'] or ''}",
+        )
+
+
+def choices(collection: Collection) -> Iterator[Row]:
     """Yield a row per choice, `ablation=<choice>` among the overrides: what undoing it costs, over the same seeds.
 
     Choices are judged on held-out training images, where there are any.
     """
-    runs = read_collection(RUNS / study).runs
+    runs = collection.runs
     split, title = ("val", "held-out") if all("accuracy/val" in run.metrics for run in runs) else ("test", "test")
     accuracy = f"accuracy/{split}"
-    yield "data set", "undone", "parameters", "seeds", f"{title} accuracy", "difference", "EE (nats)"
+    yield "data set", "undone", "parameters", "seeds", f"{title} accuracy", "difference (points)", "EE (nats)"
     for data in dict.fromkeys(run.data for run in runs):
         of_choice: dict[str, dict[int, Run]] = {}
         for run in runs:
             if run.data == data:
-                of_choice.setdefault(override(run, study), {})[run.seed] = run
+                of_choice.setdefault(override(run, "ablation"), {})[run.seed] = run
         reference = of_choice.get("none", {})
         for choice in sorted(of_choice, key=lambda name: (name != "none", name)):
             of_seed = of_choice[choice]
@@ -111,12 +273,12 @@ def choices(study: str) -> Iterator[Row]:
                 value - last(reference[seed].column(accuracy)) for seed, value in measured.items() if seed in reference
             ]
             yield (
-                DATA_SETS.get(data, data),
+                named(data),
                 "nothing" if choice == "none" else choice,
                 f"{next(iter(of_seed.values())).num_parameters:.0f}",
                 f"{len(of_seed)}",
                 percent(*mean_and_deviation(list(measured.values()))),
-                "" if choice == "none" or not changes else f"{sum(changes) / len(changes):+.2%}",
+                "" if choice == "none" else points(mean_with_interval(changes)),
                 number(*mean_and_deviation([last(run.column("ee/mean")) for run in of_seed.values()])),
             )
 
@@ -126,17 +288,36 @@ def override(run: Run, key: str) -> str:
     return next((given.partition("=")[2] for given in run.overrides if given.startswith(f"{key}=")), "none")
 
 
-def baselines(_: str | None) -> Iterator[Row]:
+def published(collection: Collection) -> Iterator[Row]:
+    """Yield published tensor-network classifiers, the runs given, and the ordinary networks that were measured."""
+    yield "data set", "classifier", "parameters", "epochs", "seeds", "test accuracy", "seconds"
+    ours = records(accuracy_table(collection))
+    others = list(baselines())[1:] if (MEASUREMENTS / "baselines.json").is_file() else []
+    for data, name in DATA_SETS.items():
+        for classifier, accuracies_of in PUBLISHED:
+            yield name, classifier, "", "", "", accuracies_of[data], ""
+        for row in ours:
+            if row["data"] == data:
+                counts = (f"{row[column]:.0f}" for column in ("num_parameters", "epochs", "seeds"))
+                accuracy = percent(row["accuracy/test final, mean"], row["accuracy/test final, sd"])
+                network = ", ".join(part for part in ("**ours**", row["variant"]) if part)
+                yield name, network, *counts, accuracy, f"{row['seconds, mean']:.0f}"
+        for of_data, network, *numbers in others:
+            if of_data == name:
+                yield name, f"{ORDINARY.get(network, network)}, by us", *numbers
+
+
+def baselines() -> Iterator[Row]:
     """Yield the accuracies of ordinary networks on the same images."""
     yield "data set", "network", "parameters", "epochs", "seeds", "test accuracy", "seconds"
     table = pd.DataFrame(json.loads((MEASUREMENTS / "baselines.json").read_text())["rows"])
     for (data, network), rows in table.groupby(["data", "network"], sort=False):
         counts = (f"{rows[name].iloc[0]}" for name in ("parameters", "epochs"))
         accuracy = percent(*mean_and_deviation(list(rows["accuracy/test"])))
-        yield DATA_SETS.get(data, data), network, *counts, f"{len(rows)}", accuracy, f"{rows['seconds'].mean():.0f}"
+        yield named(data), network, *counts, f"{len(rows)}", accuracy, f"{rows['seconds'].mean():.0f}"
 
 
-def time_to_accuracy(_: str | None) -> Iterator[Row]:
+def time_to_accuracy() -> Iterator[Row]:
     """Yield the seconds to each accuracy."""
     yield "data set", "test accuracy", "ours (s)", "textbook (s)"
     rows = json.loads((MEASUREMENTS / "time_to_accuracy.json").read_text())["rows"]
@@ -148,7 +329,7 @@ def time_to_accuracy(_: str | None) -> Iterator[Row]:
                 "" if who not in reached else seconds_or_best(reached[who][target], best[who])
                 for who in ("ours", "textbook")
             )
-            yield DATA_SETS.get(data, data), target, *cells
+            yield named(data), target, *cells
 
 
 def seconds_or_best(seconds: float | None, best: float) -> str:
@@ -156,13 +337,71 @@ def seconds_or_best(seconds: float | None, best: float) -> str:
     return f"{seconds:.0f}" if seconds is not None else f"not reached, {best:.2%} at best"
 
 
-KINDS = {
-    "accuracies": accuracies,
-    "correlations": correlations,
+def rows_of(kind: str, reports_named: Sequence[str], first_epoch: int) -> Iterator[Row]:
+    """Return the rows of a table.
+
+    Raises:
+        InputError: there is no such table, or nothing stored that it is of.
+    """
+    if kind in OF_MEASUREMENTS:
+        return OF_MEASUREMENTS[kind]()
+    stored = reports()
+    there = [name for name in reports_named if name in stored]
+    if not there:
+        raise InputError(f"table {kind}: no runs of {', '.join(reports_named) or 'any report'} in {RUNS}")
+    if kind in OF_A_REPORT:
+        return OF_A_REPORT[kind](there[0])
+    collection = read_collection([folder for name in there for folder in stored[name]])
+    return OF_RUNS[kind](collection, first_epoch) if kind == "within_runs" else OF_RUNS[kind](collection)
+
+
+OF_A_REPORT = {"accuracies": accuracies, "correlations": correlations}
+OF_RUNS: dict[str, Callable[..., Iterator[Row]]] = {
+    "paper": paper,
+    "settling": settling,
+    "within_runs": within_runs,
+    "overfitting": overfitting,
+    "bipartitions": partial(contrast, title="halves", key="data.flatten", reference="left_right"),
+    "interventions": partial(contrast, title="weight of the EE", key="entropy_weight", reference=0),
+    "classes": classes,
     "choices": choices,
-    "baselines": baselines,
-    "time_to_accuracy": time_to_accuracy,
+    "published": published,
 }
+OF_MEASUREMENTS = {"baselines": baselines, "time_to_accuracy": time_to_accuracy}
+KINDS = (*OF_A_REPORT, *OF_RUNS, *OF_MEASUREMENTS)
+
+
+def named(data: str) -> str:
+    """Return the name of a data set as people write it."""
+    return DATA_SETS.get(data, data)
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the rows of a table of numbers."""
+    return table.to_dict("records")
+
+
+def plain(value: float, form: str) -> str:
+    """Return a number as text; nothing if there is none."""
+    return "" if math.isnan(value) else signed(format(value, form))
+
+
+def with_interval(estimate: Estimate, form: str) -> str:
+    """Return "-0.70 [-0.80, -0.55]"; without the interval where there are too few runs, empty where there is none."""
+    if math.isnan(estimate.value):
+        return ""
+    interval = "" if math.isnan(estimate.low) else f" [{estimate.low:{form}}, {estimate.high:{form}}]"
+    return signed(f"{estimate.value:{form}}{interval}")
+
+
+def points(estimate: Estimate) -> str:
+    """Return a difference of accuracies in percentage points."""
+    return with_interval(Estimate(*(100 * value for value in (estimate.value, estimate.low, estimate.high))), "+.2f")
+
+
+def signed(text: str) -> str:
+    """Return numbers with a minus sign instead of a hyphen."""
+    return re.sub(r"-(?=\d)", "−", text)
 
 
 def percent(mean: float, deviation: float) -> str:
@@ -182,35 +421,61 @@ def markdown(rows: Iterator[Row]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def with_tables(text: str) -> str:
+def with_tables(text: str, first_epoch: int) -> str:
     """Return a page with its tables written anew.
+
+    Args:
+        text: the page.
+        first_epoch: of correlations.
 
     Raises:
         InputError: it asks for a table that there is not, or of what is not stored.
     """
 
     def table(found: re.Match[str]) -> str:
-        if found["kind"] not in KINDS:
-            raise InputError(f"docs/results.md: table {found['kind']} is none of {', '.join(KINDS)}")
+        kind, of = found["kind"], found["of"].split()
+        if kind not in KINDS:
+            raise InputError(f"docs/results.md: table {kind} is none of {', '.join(KINDS)}")
         try:
-            return found[1] + markdown(KINDS[found["kind"]](found["of"])) + found[4]
+            return found[1] + markdown(rows_of(kind, of, first_epoch)) + found[4]
         except FileNotFoundError as error:
-            raise InputError(f"docs/results.md: for table {found['kind']} {found['of'] or ''} {error}") from error
+            raise InputError(f"docs/results.md: for table {kind} {' '.join(of)} {error}") from error
 
     return TABLE.sub(table, text)
+
+
+def figures_shown() -> dict[str, set[str]]:
+    """Return the names of the figures that the pages show, by report."""
+    shown: dict[str, set[str]] = {}
+    for page in (ROOT / "README.md", *DOCS.glob("*.md")):
+        # Pages in docs/ leave that out of their links.
+        text = page.read_text().replace("](docs/", "](").replace("](", "](docs/") if page.is_file() else ""
+        for found in SHOWN.finditer(text):
+            shown.setdefault(found["report"], set()).add(found["name"])
+    return shown
 
 
 def main() -> None:
     """Draw and write all, or the reports named on the command line."""
     with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
         config = compose("report")
-    settings = ReportSettings(config.first_epoch, config.window, config.confidence, config.resamples, ("png",))
+    shown = figures_shown()
     for name, folders in reports().items():
-        if not sys.argv[1:] or name in sys.argv[1:]:
-            written = write_report(folders, DOCS / name, settings)
-            print(f"docs/{name}: {written.num_runs} runs, {len(written.figures)} figures")
+        if sys.argv[1:] and name not in sys.argv[1:]:
+            continue
+        only = frozenset(shown.get(name, ()))
+        settings = ReportSettings(
+            config.first_epoch, config.window, config.confidence, config.resamples, ("png",), only
+        )
+        written = write_report(folders, DOCS / name, settings)
+        print(f"docs/{name}: {written.num_runs} runs, {len(written.figures)} figures")
+        for missing in sorted(only.difference(written.figures)):
+            print(f"  not drawn, for want of runs: {missing}")
+        for figure in (DOCS / name / FIGURES).glob("*.png"):
+            if figure.stem not in written.figures:
+                figure.unlink()
     page = DOCS / "results.md"
-    replace_atomically(page, with_tables(page.read_text()))
+    replace_atomically(page, with_tables(page.read_text(), config.first_epoch))
 
 
 if __name__ == "__main__":

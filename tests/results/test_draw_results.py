@@ -6,8 +6,24 @@ from pathlib import Path
 
 import pytest
 from synthetic import curves, write_run
+from test_studies import with_recall, with_setting
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "draw_results.py"
+# Among the reports are some that have no runs yet.
+TABLES = (
+    "accuracies reproduction",
+    "correlations reproduction",
+    "paper reproduction paper_start",
+    "settling paper_start reproduction",
+    "within_runs reproduction",
+    "overfitting reproduction",
+    "bipartitions reproduction",
+    "interventions intervention",
+    "classes intervention",
+    "published reproduction best_mnist",
+    "choices ablation",
+    "baselines",
+)
 
 
 @pytest.fixture
@@ -28,10 +44,13 @@ def project(tmp_path) -> Path:
             flatten="left_right" if study == "reproduction" else study,
             epochs=36,
         )
-    tables = ("accuracies reproduction", "correlations reproduction", "choices ablation", "baselines")
-    (tmp_path / "docs/results.md").write_text(
-        "".join(f"Before {name}.\n<!-- table: {name} -->\nold\n<!-- end of table -->\n" for name in tables) + "End.\n"
-    )
+    for weight in (0, 0.1):
+        folder = write_run(tmp_path / "docs/runs/intervention" / f"{weight}", epochs=3, table=with_recall())
+        with_setting(folder, "entropy_weight", weight)
+    pages = "".join(f"Before {name}.\n<!-- table: {name} -->\nold\n<!-- end of table -->\n" for name in TABLES)
+    shown = "![](reproduction/figures/figure_2.png)\n![](reproduction/figures/figure_of_runs_to_come.png)\n"
+    (tmp_path / "docs/results.md").write_text(pages + shown + "End.\n")
+    (tmp_path / "README.md").write_text("![](docs/intervention/figures/against_entropy_weight.png)\n")
     rows = [
         {"data": "mnist", "network": "cnn", "parameters": 7, "epochs": 2, "seconds": 9, "accuracy/test": accuracy}
         for accuracy in (0.98, 0.99)
@@ -51,21 +70,41 @@ def test_one_command_draws_all_figures_and_writes_all_tables(project):
     assert done.returncode == 0, done.stderr
     page = (project / "docs/results.md").read_text()
     assert "old" not in page
-    assert page.count("Before") == 4
-    assert page.endswith("<!-- end of table -->\nEnd.\n")
+    assert page.count("Before") == len(TABLES)
+    assert page.endswith("figure_of_runs_to_come.png)\nEnd.\n")
     # the same losses for both seeds
     assert "held-out accuracy" in page
     assert "| order | 81000 | 2 |" in page
-    assert "| -2.00% |" in page
+    assert "| −2.00 |" in page
     assert "| MNIST | cnn | 7 | 2 | 2 | 98.50 ± 0.71% | 9 |" in page
     # two studies, one report
     assert "left/right" in page
     assert "up/down" in page
     assert not (project / "docs/up_down").exists()
-    assert (project / "docs/reproduction/figures/figure_2.png").is_file()
+    rows = {name: page.split(f"<!-- table: {name} -->")[1].split("<!--")[0].splitlines()[3:] for name in TABLES}
+    assert all(rows.values())
+    # paired by the seed
+    assert [row.split(" | ")[2] for row in rows["bipartitions reproduction"]] == ["left_right", "up_down"]
+    assert [row.split(" | ")[2] for row in rows["interventions intervention"]] == ["0", "0.1"]
+    assert "+1.00" in rows["classes intervention"][0]
+    assert any("99.31%" in row for row in rows["published reproduction best_mnist"])
+    assert any("convolutional network" in row for row in rows["published reproduction best_mnist"])
 
 
-@pytest.mark.parametrize(("name", "told"), [("wishes", "wishes"), ("time_to_accuracy", "time_to_accuracy.json")])
+def test_only_the_figures_that_pages_show_are_kept(project):
+    old = project / "docs/reproduction/figures/figure_of_old.png"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"")
+    done = draw(project)
+    assert done.returncode == 0, done.stderr
+    found = sorted(str(path.relative_to(project / "docs")) for path in project.glob("docs/*/figures/*"))
+    assert found == ["intervention/figures/against_entropy_weight.png", "reproduction/figures/figure_2.png"]
+    assert "figure_of_runs_to_come" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("wishes", "wishes"), ("time_to_accuracy", "time_to_accuracy.json"), ("settling", "any report")]
+)
 def test_a_table_that_cannot_be_is_told(project, name, told):
     for study in (project / "docs/runs").iterdir():
         shutil.rmtree(study)

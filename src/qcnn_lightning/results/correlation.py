@@ -22,10 +22,10 @@ ROUND_OFF = 1e-24
 
 @dataclass(frozen=True)
 class Estimate:
-    """A correlation and its confidence interval; the limits are NaN where there is too little to resample.
+    """A number and its confidence interval; the limits are NaN where there is too little to tell them from.
 
     Attributes:
-        value: the correlation, NaN if undefined.
+        value: the correlation, or another number, NaN if undefined.
         low: lower limit.
         high: upper limit.
     """

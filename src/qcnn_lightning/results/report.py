@@ -22,6 +22,7 @@ from matplotlib.colors import to_hex
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.results.comparison_figures import planned_comparisons
 from qcnn_lightning.results.runs import (
     MARKS_OF_A_RUN,
     Collection,
@@ -33,7 +34,15 @@ from qcnn_lightning.results.runs import (
     setting_label,
 )
 from qcnn_lightning.results.tables import accuracy_table, correlation_table, last, run_table
-from qcnn_lightning.results.training_figures import FORMATS, OKABE_ITO, Choices, colour_of, draw_all, ordered_colour
+from qcnn_lightning.results.training_figures import (
+    FORMATS,
+    OKABE_ITO,
+    Choices,
+    colour_of,
+    draw_all,
+    ordered_colour,
+    planned_figures,
+)
 
 PAGE = "report.html"
 FIGURES = "figures"
@@ -55,6 +64,7 @@ class ReportSettings:
         confidence: of the intervals.
         resamples: bootstrap samples behind an interval.
         formats: of the figures for print; none are drawn if empty.
+        only: names of the figures to draw; all if None.
 
     Raises:
         InputError: a value that cannot be used.
@@ -65,6 +75,7 @@ class ReportSettings:
     confidence: float
     resamples: int
     formats: tuple[str, ...]
+    only: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         for name in ("window", "resamples"):
@@ -128,7 +139,8 @@ def write_report(
     left_out = [*collection.left_out, *unequal_lengths(collection), *uncorrelated]
     if settings.formats:
         choices = Choices(settings.window, settings.first_epoch)
-        figures, undrawn = draw_all(collection, out / FIGURES, choices, settings.formats)
+        plans = (planned_figures, planned_comparisons)
+        figures, undrawn = draw_all(collection, out / FIGURES, choices, settings.formats, plans, settings.only)
         left_out += undrawn
     contents = page_contents(collection, accuracies, correlations, runs, settings, out) | {
         "title": f"q-CNN report: {describe([path.resolve().name for path in paths])}",

@@ -268,10 +268,17 @@ class Collection:
             for (data, bipartition, _), runs in groups.items()
         ]
 
-    def describe_variant(self, run: Run) -> str:
-        """Name the settings in which a run differs from others of its data set, the bipartition and the seed aside."""
+    def describe_variant(self, run: Run, without: str = "") -> str:
+        """Name the settings in which a run differs from others of its data set, the bipartition and the seed aside.
+
+        Args:
+            run: the run.
+            without: a setting that is not to be named.
+        """
         parts = []
         for key in self.varying_settings:
+            if key == without:
+                continue
             value = run.settings.get(key)
             if key == "data.flatten":
                 orders = {str(other.flatten).startswith("z_") for other in self.runs}

@@ -8,9 +8,10 @@ printer. The same runs always give the same files, to the byte.
 import math
 import textwrap
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from matplotlib.ticker import (
 )
 
 from qcnn_lightning.results.runs import Collection, Experiment, LeftOut, Run, as_number, rank
+from qcnn_lightning.results.studies import PAPER_ACCURACY
 from qcnn_lightning.results.tables import last, mean_and_deviation
 
 FORMATS = ("png", "svg", "pdf")
@@ -45,7 +47,6 @@ LONGEST_SUFFIX = 120
 CHARACTER_WIDTH = 0.066
 LINE_HEIGHT = 0.16
 PANEL_WIDTH = 2.6
-PAPER_ACCURACY = {"mnist": 0.97, "fmnist": 0.89}
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DATA_COLOURS = {"mnist": OKABE_ITO[0], "fmnist": OKABE_ITO[1], "digits": OKABE_ITO[2]}
 MARKERS = "osD^vP*X"
@@ -90,8 +91,17 @@ class Choices:
     first_epoch: int = 30
 
 
+Plan = Callable[[Collection, Choices, list[LeftOut]], Iterator[tuple[str, Callable[[], Figure | str]]]]
+"""Yields the names of figures and the functions that draw them, and adds to the list what is not to be drawn."""
+
+
 def draw_all(
-    collection: Collection, folder: Path, choices: Choices, formats: Iterable[str] = FORMATS
+    collection: Collection,
+    folder: Path,
+    choices: Choices,
+    formats: Iterable[str] = FORMATS,
+    plans: Sequence[Plan] | None = None,
+    only: Container[str] | None = None,
 ) -> tuple[list[str], list[LeftOut]]:
     """Draw every figure that the runs have data for.
 
@@ -100,6 +110,8 @@ def draw_all(
         folder: where the files go; made if need be.
         choices: windows and first epochs.
         formats: of `FORMATS`.
+        plans: which figures there are; those of this module if None.
+        only: the names of those to draw; all if None.
 
     Returns:
         The names of the figures, files without their suffix, and what was not drawn and why.
@@ -108,7 +120,10 @@ def draw_all(
     names: list[str] = []
     left_out: list[LeftOut] = []
     with mpl.rc_context(STYLE):
-        for name, draw in planned_figures(collection, choices, left_out):
+        planned = chain.from_iterable(plan(collection, choices, left_out) for plan in plans or (planned_figures,))
+        for name, draw in planned:
+            if only is not None and name not in only:
+                continue
             drawn = draw()
             if isinstance(drawn, str):
                 left_out.append(LeftOut(f"figure {name}", drawn))
