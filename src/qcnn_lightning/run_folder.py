@@ -165,10 +165,15 @@ def load_network(path: Path) -> tuple[QCNN, dict[str, Any]]:
         The network, and the configuration it was trained with, without the paths that it held.
 
     Raises:
-        InputError: as `read_checkpoint`; or the weights are not those of a q-CNN with these settings.
+        InputError: as `read_checkpoint`; there are no weights, only the record of a run that was restored from its
+            metrics; or the weights are not those of a q-CNN with these settings.
     """
     checkpoint = read_checkpoint(path)
     config = checkpoint["hyper_parameters"]
+    if not checkpoint["state_dict"]:
+        raise InputError(
+            f"{path} has no weights: the run was restored from its kept metrics; delete its folder, and train it again"
+        )
     weights = {
         name.removeprefix("network."): tensor
         for name, tensor in checkpoint["state_dict"].items()

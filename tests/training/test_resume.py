@@ -110,6 +110,18 @@ def test_a_finished_run_is_returned_at_once(composed, caplog):
     assert "sweep.name" in line
 
 
+def test_a_finished_run_keeps_the_settings_that_it_was_trained_with(composed):
+    config = composed()
+    given = Path(config.run_dir, ".hydra", "overrides.yaml")
+    given.parent.mkdir()
+    given.write_text("- data.evaluation_batch_size=50\n")
+    train(config)
+    # As Hydra does before a job begins.
+    given.write_text("- data.evaluation_batch_size=500\n")
+    assert train(composed("data.evaluation_batch_size=500")).was_finished
+    assert given.read_text() == "- data.evaluation_batch_size=50\n"
+
+
 def test_changed_settings_are_refused_and_what_is_there_stays(composed, interrupted):
     hydra = Path(composed().run_dir, ".hydra")
     hydra.mkdir()

@@ -30,7 +30,7 @@ from qcnn_lightning.training.interruption import Interrupted, StopOnSignal
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.processes import other_processes
 from qcnn_lightning.training.record import RunRecord, git_revision, versions, write_traceback
-from qcnn_lightning.training.resume import State, read_hydra_files, read_state, sole_owner
+from qcnn_lightning.training.resume import State, put_back, read_hydra_files, read_state, sole_owner
 from qcnn_lightning.training.tracking import EntanglementTracker, tags_of
 
 log = logging.getLogger(__name__)
@@ -93,6 +93,8 @@ def train_from(state: State | None, config: DictConfig, settings: dict[str, Any]
         if record.is_finished or read_summary(folder).get("status") == "finished":
             record.was_finished = True
             if is_first:
+                # Hydra has written the settings of now, of which some are free to change.
+                put_back(folder, state.checkpoint["callbacks"][record.state_key].get("hydra_files", {}))
                 record.repair(status="finished")
             log.info(
                 "%s has finished already, with test accuracy %.2f%%; to run it again delete the folder, or choose "
