@@ -1,10 +1,12 @@
 """How many digits of the entropies are right: float64 against mpmath with 60 digits.
 
-    python benchmarks/entropy_precision.py state.safetensors
+    python benchmarks/entropy_precision.py docs/networks/mnist_sibling.ckpt
+    python benchmarks/entropy_precision.py multirun/<sweep>/<job>/evaluation/state.safetensors
 
-takes a state that `NetworkState.save` wrote and recomputes each class's entropy of half the image against the other
-half; `--profile` goes on to the first block of every level. The multiprecision way is the plain one: Gram matrices, a
-Cholesky factor, eigenvalues. At d = 18, N = 256 it takes minutes per class (a fraction of that if gmpy2 is installed).
+takes a trained network's checkpoint, or a state that `NetworkState.save` wrote, and recomputes each class's entropy of
+half the image against the other half; `--profile` goes on to the first block of every level. The multiprecision way is
+the plain one: Gram matrices, a Cholesky factor, eigenvalues. At d = 18, N = 256 it takes minutes per class (a fraction
+of that if gmpy2 is installed).
 """
 
 import argparse
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from qcnn_lightning import NetworkState
+from qcnn_lightning.run_folder import load_network
 
 DIGITS = 60
 
@@ -79,13 +82,16 @@ def exact_numbers(
 def main() -> None:
     """Compare class by class, print as it goes, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("state", type=Path, help="safetensors file that NetworkState.save wrote")
+    parser.add_argument("state", type=Path, help="safetensors file that NetworkState.save wrote, or a checkpoint")
     parser.add_argument("--classes", type=int, nargs="+", help="only these (default: all)")
     parser.add_argument("--profile", action="store_true", help="every level, not only half the image")
     parser.add_argument("--json", type=Path, help="write the comparison here")
     arguments = parser.parse_args()
 
-    state = NetworkState.load(arguments.state)
+    if arguments.state.suffix == ".ckpt":
+        state = NetworkState.from_network(load_network(arguments.state)[0])
+    else:
+        state = NetworkState.load(arguments.state)
     levels = state.num_levels if arguments.profile else 1
     spectra = [state.block_entropies(level)[:, 0] for level in range(state.num_levels - levels, state.num_levels)]
     entropies, log_norm = torch.stack(spectra, dim=1), state.log_norm()
@@ -99,7 +105,9 @@ def main() -> None:
         rows.append({"class": label, "entropies": exact_entropies, "errors": errors.tolist(), "norm": norm_error})
         print(f"{label:>5}  {exact_entropies[-1]:>25.16f}  {errors.max():>13.1e}  {norm_error:>17.1e}", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps({"state": repr(state), "digits": DIGITS, "classes": rows}, indent=2))
+        arguments.json.write_text(
+            json.dumps({"state": repr(state), "of": arguments.state.stem, "digits": DIGITS, "classes": rows}, indent=2)
+        )
 
 
 if __name__ == "__main__":

@@ -337,6 +337,38 @@ def seconds_or_best(seconds: float | None, best: float) -> str:
     return f"{seconds:.0f}" if seconds is not None else f"not reached, {best:.2%} at best"
 
 
+def entropy_precision() -> Iterator[Row]:
+    """Yield the errors of entropies of kept networks, against a computation with many more digits."""
+    yield "network", "class", "entropy (nats)", "error of the entropy", "error of the log norm"
+    found = sorted(MEASUREMENTS.glob("entropy_precision_*.json"))
+    if not found:
+        raise FileNotFoundError(f"there is no {MEASUREMENTS / 'entropy_precision_*.json'}")
+    for path in found:
+        measured = json.loads(path.read_text())
+        for row in measured["classes"]:
+            errors = (f"{max(row['errors']):.1e}", f"{row['norm']:.1e}")
+            yield measured["of"], f"{row['class']}", f"{row['entropies'][-1]:.8f}", *errors
+
+
+def entropy_time() -> Iterator[Row]:
+    """Yield how many times longer TensorNetwork's contraction takes, and by how much the two differ."""
+    yield "pixels", "full sharing: TensorNetwork / NetworkState", "sibling", "largest difference (nats)"
+    rows = json.loads((MEASUREMENTS / "entropy_time.json").read_text())["beside_tensornetwork"]
+    for size in dict.fromkeys(row["N"] for row in rows):
+        of_size = {row["sharing"]: row for row in rows if row["N"] == size}
+        ratios = (f"{of_size[name]['theirs'] / of_size[name]['ours']:.1f}" for name in ("full", "sibling"))
+        yield f"{size}", *ratios, f"{max(row['difference'] for row in of_size.values()):.0e}"
+
+
+def entropy_seconds() -> Iterator[Row]:
+    """Yield the seconds that entropies of the paper's networks take."""
+    rows = json.loads((MEASUREMENTS / "entropy_time.json").read_text())["alone"]
+    titles = [name for name in rows[0] if name != "sharing"]
+    yield "sharing", *(name.replace("_", " ") for name in titles)
+    for row in rows:
+        yield row["sharing"], *(f"{row[name]:.2g}" for name in titles)
+
+
 def rows_of(kind: str, reports_named: Sequence[str], first_epoch: int) -> Iterator[Row]:
     """Return the rows of a table.
 
@@ -367,7 +399,13 @@ OF_RUNS: dict[str, Callable[..., Iterator[Row]]] = {
     "choices": choices,
     "published": published,
 }
-OF_MEASUREMENTS = {"baselines": baselines, "time_to_accuracy": time_to_accuracy}
+OF_MEASUREMENTS = {
+    "baselines": baselines,
+    "time_to_accuracy": time_to_accuracy,
+    "entropy_precision": entropy_precision,
+    "entropy_time": entropy_time,
+    "entropy_seconds": entropy_seconds,
+}
 KINDS = (*OF_A_REPORT, *OF_RUNS, *OF_MEASUREMENTS)
 
 

@@ -23,6 +23,9 @@ TABLES = (
     "published reproduction best_mnist",
     "choices ablation",
     "baselines",
+    "entropy_precision",
+    "entropy_time",
+    "entropy_seconds",
 )
 
 
@@ -32,6 +35,8 @@ def project(tmp_path) -> Path:
     for folder in ("scripts", "benchmarks/results", "docs"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copy(SCRIPT, tmp_path / "scripts")
+    for measured in (SCRIPT.parents[1] / "benchmarks" / "results").glob("entropy_*.json"):
+        shutil.copy(measured, tmp_path / "benchmarks/results")
     for choice, loss in (("none", 0.0), ("order", 0.02)):
         for seed in (0, 1):
             table = curves(seed=seed, epochs=3)
@@ -83,6 +88,7 @@ def test_one_command_draws_all_figures_and_writes_all_tables(project):
     assert not (project / "docs/up_down").exists()
     rows = {name: page.split(f"<!-- table: {name} -->")[1].split("<!--")[0].splitlines()[3:] for name in TABLES}
     assert all(rows.values())
+    assert [row.split(" | ")[0] for row in rows["entropy_time"]] == ["| 8", "| 16", "| 32", "| 64", "| 128", "| 256"]
     # paired by the seed
     assert [row.split(" | ")[2] for row in rows["bipartitions reproduction"]] == ["left_right", "up_down"]
     assert [row.split(" | ")[2] for row in rows["interventions intervention"]] == ["0", "0.1"]
