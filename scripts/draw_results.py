@@ -32,6 +32,7 @@ from qcnn_lightning.results.studies import (
     class_table,
     contrast_table,
     mean_with_interval,
+    overfitting_and_rise,
     overfitting_table,
     paper_table,
     settling_table,
@@ -194,6 +195,13 @@ def overfitting(collection: Collection) -> Iterator[Row]:
             with_interval(row["ee rise"], "+.2f"),
             with_interval(row["ee rise since"], "+.2f"),
         )
+
+
+def overfitting_correlation(collection: Collection) -> Iterator[Row]:
+    """Yield whether runs that overfit more are those whose entropy rises more."""
+    yield "data set", "runs", "rise of the test cost ~ rise of the EE"
+    for row in records(overfitting_and_rise(collection)):
+        yield named(row["data"]), f"{row['runs']}", with_interval(row["correlation"], "+.2f")
 
 
 def contrast(collection: Collection, title: str, key: str, reference: Any) -> Iterator[Row]:
@@ -393,6 +401,7 @@ OF_RUNS: dict[str, Callable[..., Iterator[Row]]] = {
     "settling": settling,
     "within_runs": within_runs,
     "overfitting": overfitting,
+    "overfitting_correlation": overfitting_correlation,
     "bipartitions": partial(contrast, title="halves", key="data.flatten", reference="left_right"),
     "interventions": partial(contrast, title="weight of the EE", key="entropy_weight", reference=0),
     "classes": classes,

@@ -17,6 +17,7 @@ TABLES = (
     "settling paper_start reproduction",
     "within_runs reproduction",
     "overfitting reproduction",
+    "overfitting_correlation reproduction",
     "bipartitions reproduction",
     "interventions intervention",
     "classes intervention",

@@ -15,6 +15,7 @@ from qcnn_lightning.results.studies import (
     contrast_table,
     entropy_and_error,
     mean_with_interval,
+    overfitting_and_rise,
     overfitting_table,
     paper_table,
     settling,
@@ -126,6 +127,19 @@ def test_overfitting_is_the_rise_of_the_test_cost_over_its_lowest(tmp_path):
     assert row["cost rise"].value == pytest.approx(0.05)
     assert row["ee rise"].value == pytest.approx(0.6)
     assert row["ee rise since"].value == pytest.approx(0.4)
+
+
+def test_runs_that_overfit_more_and_gain_more_entropy_are_correlated(tmp_path):
+    for seed, (cost, entropy) in enumerate([(0.2, 0.3), (0.25, 0.5), (0.4, 0.4), (0.5, 0.9)]):
+        columns = {"accuracy/test": [0.1, 0.9, 0.9], "cost/test": [0.9, 0.2, cost], "ee/mean": [0.0, 0.1, entropy]}
+        write_run(tmp_path / f"{seed}", seed=seed, table=steps(**columns))
+    row = overfitting_and_rise(read_collection(tmp_path), window=1).iloc[0]
+    assert row["runs"] == 4
+    assert row["correlation"].value == pytest.approx(0.8)
+    assert row["correlation"].low < 0.8
+    # of one run there is none
+    write_run(tmp_path / "alone" / "run", data="fmnist", table=steps(**columns))
+    assert math.isnan(overfitting_and_rise(read_collection(tmp_path / "alone"))["correlation"].iloc[0].value)
 
 
 def test_runs_are_compared_seed_by_seed_in_one_setting_alone(tmp_path):

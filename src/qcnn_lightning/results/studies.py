@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.stats import friedmanchisquare, t
 
-from qcnn_lightning.results.correlation import FEWEST_POINTS, FEWEST_RUNS, Estimate, spearman
+from qcnn_lightning.results.correlation import FEWEST_POINTS, FEWEST_RUNS, Estimate, over_runs, spearman
 from qcnn_lightning.results.runs import Collection, Run, is_excluded, rank
 from qcnn_lightning.results.tables import COSTS, first, last, series
 
@@ -168,6 +168,24 @@ def overfitting_table(collection: Collection, window: int = 2) -> pd.DataFrame:
             | {"ee rise": mean_with_interval([settling(run, window).rise for run in runs])}
             | {"ee rise since": mean_with_interval([entropy for _, entropy in overfits])}
         )
+    return pd.DataFrame(rows)
+
+
+def overfitting_and_rise(collection: Collection, window: int = 2) -> pd.DataFrame:
+    """Return, per data set, whether runs that overfit more are those whose entropy rises more.
+
+    Column `correlation` is Spearman's, over runs, of the rise of the test cost over its lowest value and that of the
+    entropy trend after the test accuracy has settled; not after the epoch of that lowest cost, from which there is the
+    less to rise the later it comes.
+    """
+    rows = []
+    for data in collection.data_sets:
+        runs = [run for run in collection.runs if run.data == data]
+        pairs = np.array([(settling(run, window).rise, overfitting(run, window)[0]) for run in runs])
+        entropies, costs = (list(column[:, None]) for column in pairs[np.isfinite(pairs).all(1)].T)
+        if entropies:
+            estimate = over_runs(entropies, costs, "spearman")
+            rows.append({"data": data, "runs": len(entropies), "correlation": estimate})
     return pd.DataFrame(rows)
 
 
