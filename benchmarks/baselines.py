@@ -38,7 +38,7 @@ def linear(size: int, num_classes: int) -> nn.Module:
 
 
 def cnn(size: int, num_classes: int) -> nn.Module:
-    """Return three convolutions and a hidden layer: 613 000 parameters for 16x16 pixels and ten classes."""
+    """Return three convolutions and a hidden layer: 762 000 parameters for 16x16 pixels and ten classes."""
     return nn.Sequential(
         *block(1, 16),
         nn.MaxPool2d(2),
@@ -46,10 +46,10 @@ def cnn(size: int, num_classes: int) -> nn.Module:
         nn.MaxPool2d(2),
         *block(64, 192),
         nn.Flatten(),
-        nn.Linear(192 * (size // 4) ** 2, 160),
+        nn.Linear(192 * (size // 4) ** 2, 208),
         nn.ReLU(),
         nn.Dropout(0.5),
-        nn.Linear(160, num_classes),
+        nn.Linear(208, num_classes),
     )
 
 
