@@ -4,7 +4,7 @@ Every point is a process of its own, without Lightning, so that its peak memory 
 enlarged or reduced, since how many blocks of pixels are equal depends on the pictures.
 
     python benchmarks/scaling.py
-    python benchmarks/scaling.py --threads 2 --figure docs/scaling.png
+    python benchmarks/scaling.py --threads 2 --curves num_sites d
 """
 
 import argparse
@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -26,15 +25,14 @@ from torch.nn import functional
 
 from machine import RESULTS, write_results
 from qcnn_lightning import QCNN
+from qcnn_lightning.results.scaling_figure import PAPER, TITLES
 
-PAPER = {"num_sites": 256, "d": 18, "batch_size": 50, "num_classes": 10}
 CURVES = {
     "num_sites": [64, 256, 1024, 4096],
     "d": [2, 6, 10, 18, 28, 40],
     "batch_size": [10, 25, 50, 100, 200, 400],
     "num_classes": [2, 10, 30, 100],
 }
-TITLES = {"num_sites": "pixels N", "d": "channel multiplier d", "batch_size": "batch size", "num_classes": "classes"}
 NUM_IMAGES = 2000
 MEBIBYTE = 2**20
 
@@ -115,27 +113,6 @@ def measure_apart(point: dict[str, int], arguments: argparse.Namespace) -> dict[
     return point | json.loads(finished.stdout.splitlines()[-1])
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """Draw time and memory along every curve, with proportionality through the paper's point as a dotted line."""
-    curves = list(dict.fromkeys(row["curve"] for row in rows))
-    figure, axes = plt.subplots(
-        2, len(curves), figsize=(13, 6), sharex="col", sharey="row", squeeze=False, layout="constrained"
-    )
-    for column, variable in enumerate(curves):
-        points = [row for row in rows if row["curve"] == variable]
-        values = [row[variable] for row in points]
-        for axis, quantity in zip(axes[:, column], ("step_ms", "peak_mib"), strict=True):
-            axis.loglog(values, [row[quantity] for row in points], "o-")
-            axis.grid(alpha=0.3)
-        own = next(row["step_ms"] for row in points if row[variable] == PAPER[variable])
-        axes[0, column].loglog(values, [own * value / PAPER[variable] for value in values], ":", color="gray")
-        axes[1, column].set_xlabel(TITLES[variable])
-    axes[0, 0].set_ylabel("training step, ms")
-    axes[1, 0].set_ylabel("peak memory of the process, MiB")
-    figure.savefig(path, dpi=120)
-    print(f"drawn {path}")
-
-
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Print the rows; "to linear" is the time's growth from the paper's point over that of the variable."""
     table = Table("curve", "value", "step, ms", "to linear", "peak, MiB", "of it training", "parameters")
@@ -163,7 +140,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--kernel", default="auto")
     parser.add_argument("--data-root", default="data")
-    parser.add_argument("--figure", type=Path, help="draw the curves here, say docs/scaling.png")
     parser.add_argument("--output", type=Path, default=RESULTS / "scaling.json")
     parser.add_argument("--point", type=json.loads, help=argparse.SUPPRESS)
     parser.add_argument("--images", help=argparse.SUPPRESS)
@@ -178,8 +154,6 @@ def main() -> None:
             print(f"{TITLES[curve]} {value}: {rows[-1]['step_ms']:.2f} ms", flush=True)
     print_table(rows)
     write_results(arguments.output, rows)
-    if arguments.figure is not None:
-        draw(rows, arguments.figure)
 
 
 if __name__ == "__main__":

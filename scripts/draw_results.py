@@ -28,6 +28,7 @@ from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.results.correlation import Estimate
 from qcnn_lightning.results.report import FIGURES, ReportSettings, write_report
 from qcnn_lightning.results.runs import Collection, Run, read_collection
+from qcnn_lightning.results.scaling_figure import PAPER, TITLES, scaling_figure
 from qcnn_lightning.results.studies import (
     class_table,
     contrast_table,
@@ -377,6 +378,49 @@ def entropy_seconds() -> Iterator[Row]:
         yield row["sharing"], *(f"{row[name]:.2g}" for name in titles)
 
 
+def throughput() -> Iterator[Row]:
+    """Yield whole epochs of the project's training beside the textbook's loop and the matrix-product floor."""
+    yield (
+        "data set",
+        "d",
+        "sharing",
+        "threads",
+        "step (ms)",
+        "without Lightning",
+        "textbook",
+        "floor",
+        "epoch (s)",
+        "times the textbook's loop",
+        "the same, both evaluating",
+        "over the floor",
+        "evaluation, part of the epoch",
+    )
+    for row in json.loads((MEASUREMENTS / "throughput.json").read_text())["rows"]:
+        epoch, textbook = row["epoch_s"], row["textbook_epoch_s"]
+        yield (
+            named(row["data"]),
+            *(f"{row[name]}" for name in ("d", "sharing", "threads")),
+            *(f"{row[f'{name}step_ms']:.2f}" for name in ("", "bare_", "textbook_", "floor_")),
+            f"{epoch:.2f}",
+            f"{textbook / epoch:.2f}",
+            f"{(textbook + row['textbook_evaluation_s']) / epoch:.2f}",
+            f"{epoch / row['floor_epoch_s']:.2f}",
+            f"{row['evaluation_s'] / epoch:.0%}",
+        )
+
+
+def scaling() -> Iterator[Row]:
+    """Yield time and memory along the curves through the paper's network."""
+    yield "along", "value", "step (ms)", "growth over that of the value", "peak memory (MiB)", "parameters"
+    rows = json.loads((MEASUREMENTS / "scaling.json").read_text())["rows"]
+    for row in rows:
+        along = row["curve"]
+        own = next(other for other in rows if other["curve"] == along and other[along] == PAPER[along])
+        growth = row["step_ms"] / own["step_ms"] / (row[along] / PAPER[along])
+        counts = f"{row['peak_mib']:.0f}", f"{row['parameters']}"
+        yield TITLES[along], f"{row[along]}", f"{row['step_ms']:.2f}", f"{growth:.2f}", *counts
+
+
 def rows_of(kind: str, reports_named: Sequence[str], first_epoch: int) -> Iterator[Row]:
     """Return the rows of a table.
 
@@ -414,6 +458,8 @@ OF_MEASUREMENTS = {
     "entropy_precision": entropy_precision,
     "entropy_time": entropy_time,
     "entropy_seconds": entropy_seconds,
+    "throughput": throughput,
+    "scaling": scaling,
 }
 KINDS = (*OF_A_REPORT, *OF_RUNS, *OF_MEASUREMENTS)
 
@@ -521,6 +567,8 @@ def main() -> None:
         for figure in (DOCS / name / FIGURES).glob("*.png"):
             if figure.stem not in written.figures:
                 figure.unlink()
+    if (measured := MEASUREMENTS / "scaling.json").is_file():
+        scaling_figure(json.loads(measured.read_text())["rows"]).savefig(DOCS / "scaling.png", dpi=120)
     page = DOCS / "results.md"
     replace_atomically(page, with_tables(page.read_text(), config.first_epoch))
 
