@@ -87,17 +87,23 @@ def test_scores_gradients_and_statistics_equal_the_plain_kernels(sharing, basis,
         {"num_sites": 256, "d": 2},
         {"num_classes": 2},
         {"channels": "constant", "d": 6},
+        {"channels": "constant", "d": 15, "basis": "legendre"},
+        {"channels": "constant", "d": 32, "sharing": "sibling"},
         {"channels": [3, 1, 9, 8, 7, 17, 5], "basis": "legendre", "sharing": "sibling"},
     ],
     ids=str,
 )
-def test_every_size(settings):
+@pytest.mark.parametrize(("dtype", "relative"), [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_every_size(settings, dtype, relative):
     plain, other = both_kernels(**settings)
+    other.to(dtype)
     x = images(13, plain.num_sites)
     alpha, gradients = backpropagate(plain, x)
     other_alpha, other_gradients = backpropagate(other, x)
-    assert_close(other_alpha, alpha)
-    assert_gradients_close(other_gradients, gradients)
+    assert_close(other_alpha.double(), alpha, relative)
+    largest = max(gradient.abs().max().item() for gradient in gradients)
+    for ours, theirs in zip(other_gradients, gradients, strict=True):
+        assert_close(ours.double(), theirs, relative, scale=1e-3 * largest if dtype == torch.float64 else largest)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
