@@ -409,6 +409,16 @@ def throughput() -> Iterator[Row]:
         )
 
 
+def kernel_precision() -> Iterator[Row]:
+    """Yield relative errors of every kernel in float32, against the plain one in float64."""
+    rows = json.loads((MEASUREMENTS / "kernel_precision.json").read_text())["rows"]
+    titles = [(kernel, name) for kernel, measured in rows[0]["errors"].items() for name in measured]
+    yield "start", "sharing", "steps", *(f"`{kernel}`: {name}" for kernel, name in titles)
+    for row in rows:
+        places = (f"{row[name]}" for name in ("start", "sharing", "steps"))
+        yield *places, *(f"{row['errors'][kernel][name]:.0e}" for kernel, name in titles)
+
+
 def scaling() -> Iterator[Row]:
     """Yield time and memory along the curves through the paper's network."""
     yield "along", "value", "step (ms)", "growth over that of the value", "peak memory (MiB)", "parameters"
@@ -459,6 +469,7 @@ OF_MEASUREMENTS = {
     "entropy_time": entropy_time,
     "entropy_seconds": entropy_seconds,
     "throughput": throughput,
+    "kernel_precision": kernel_precision,
     "scaling": scaling,
 }
 KINDS = (*OF_A_REPORT, *OF_RUNS, *OF_MEASUREMENTS)
