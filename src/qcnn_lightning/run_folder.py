@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
@@ -145,17 +146,38 @@ def read_checkpoint(path: Path, trusted: Collection[str] = ()) -> dict[str, Any]
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        objects = re.search(r"GLOBAL (\S+)", str(error))
-        named = f" ({objects[1]})" if objects else ""
-        raise InputError(
-            f"{path} holds pickled objects{named}, which could execute anything: refused, nothing was executed"
-        ) from None
+        raise refusal_of_objects(path, error) from None
     except (RuntimeError, ValueError, KeyError) as error:
         raise DamagedFileError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise InputError(f"{path} is not a checkpoint of qcnn_lightning.train")
     refuse_foreign_targets(checkpoint["hyper_parameters"], path, trusted)
     return checkpoint
+
+
+def refuse_pickled_objects(path: Path) -> None:
+    """Refuse a checkpoint that holds pickled objects, without reading its tensors.
+
+    One that is damaged or missing is nothing to refuse.
+
+    Raises:
+        InputError: it holds pickled objects.
+    """
+    try:
+        torch.load(path, map_location="meta", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise refusal_of_objects(path, error) from None
+    except (OSError, RuntimeError, ValueError, KeyError):
+        return
+
+
+def refusal_of_objects(path: Path, error: pickle.UnpicklingError) -> InputError:
+    """Return the error that names what a checkpoint holds instead of tensors, numbers and text."""
+    objects = re.search(r"GLOBAL (\S+)", str(error))
+    named = f" ({objects[1]})" if objects else ""
+    return InputError(
+        f"{path} holds pickled objects{named}, which could execute anything: refused, nothing was executed"
+    )
 
 
 def load_network(path: Path) -> tuple[QCNN, dict[str, Any]]:
@@ -197,6 +219,20 @@ def read_summary(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return summary if isinstance(summary, dict) else {}
+
+
+def is_running(folder: Path) -> bool:
+    """Return whether a training process holds the lock of this run folder."""
+    lock = folder / LOCK
+    if not lock.is_file() or lock.is_symlink():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:
+        return False
 
 
 def read_yaml(path: Path) -> Any:

@@ -7,12 +7,24 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from filelock import FileLock
 from synthetic import curves, write_run, write_sweep
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.results.console import show_runs
-from qcnn_lightning.results.runs import is_running, read_collection, read_metrics
+from qcnn_lightning.results.runs import read_collection, read_metrics
+from qcnn_lightning.run_folder import is_running
+
+
+class Exploit:
+    """Creates a folder when it is unpickled."""
+
+    def __init__(self, created):
+        self.created = created
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.created),)
 
 
 def reasons(collection, what):
@@ -139,6 +151,21 @@ def test_a_configuration_with_a_foreign_class_is_refused_and_not_executed(tmp_pa
     assert not harm.exists()
 
 
+@pytest.mark.parametrize("name", ["last", "previous"])
+def test_a_checkpoint_with_a_pickled_object_is_refused_and_not_executed(tmp_path, name):
+    harm = tmp_path / "harm"
+    for run, content in (("good", {}), ("truncated", {}), ("bad", {"more": Exploit(harm)})):
+        path = write_run(tmp_path / run, epochs=1) / "checkpoints" / f"{name}.ckpt"
+        path.parent.mkdir()
+        torch.save({"state_dict": {"weight": torch.zeros(9)}, **content}, path)
+        if run == "truncated":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    collection = read_collection(tmp_path)
+    assert [run.name for run in collection.runs] == ["good", "truncated"]
+    assert f"{name}.ckpt holds pickled objects (posix.mkdir)" in reasons(collection, "bad")
+    assert not harm.exists()
+
+
 def test_interpolations_stay_text(tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "treasure")
     folder = write_run(tmp_path, epochs=1)
@@ -194,6 +221,7 @@ def test_the_table_of_jobs(tmp_path, capsys):
     write_run(tmp_path / "done", epochs=40)
     write_run(tmp_path / "short", epochs=2, status="interrupted")
     (write_run(tmp_path / "broken", epochs=1, status="failed") / "metrics.csv").unlink()
+    (write_run(tmp_path / "unreadable", epochs=1, status="interrupted") / "traceback.txt").write_text("damaged\n\n")
     with FileLock(write_run(tmp_path / "at_work", epochs=3, status="interrupted") / ".lock"):
         show_runs([tmp_path])
     printed = capsys.readouterr().out
@@ -203,8 +231,9 @@ def test_the_table_of_jobs(tmp_path, capsys):
     assert "-0.9" in rows["done"]
     assert "interrupted" in rows["short"]
     assert "failed" in rows["broken"]
+    assert "failed" in rows["unreadable"]
     assert "running" in rows["at_work"]
-    assert "4 jobs: 1 finished, 1 running, 1 failed, 1 interrupted" in printed
+    assert "5 jobs: 1 finished, 1 running, 2 failed, 1 interrupted" in printed
 
 
 def test_kept_metrics_read_as_the_original(tmp_path):

@@ -12,9 +12,8 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.job_table import STYLES, add_job, empty_job_table, job_console
 from qcnn_lightning.results.correlation import FEWEST_POINTS, spearman
 from qcnn_lightning.results.report import WrittenReport
-from qcnn_lightning.results.runs import LeftOut, Run, find_run_folders, is_running, read_run, status_of
+from qcnn_lightning.results.runs import LeftOut, Run, find_run_folders, read_run, status_of
 from qcnn_lightning.results.tables import last, series
-from qcnn_lightning.run_folder import read_summary
 
 MOST_LEFT_OUT = 20
 
@@ -49,7 +48,7 @@ def show_runs(paths: Sequence[Path], first_epoch: int = 30) -> None:
         try:
             run, _ = read_run(folder, name)
         except InputError as error:
-            status = status_of(read_summary(folder), is_running(folder))
+            status = status_of(folder)
             numbers: tuple[str, ...] = ("",) * 5
             unread.append(LeftOut(name, str(error)))
         else:

@@ -19,10 +19,20 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.run_folder import LOCK, inside, read_summary, read_yaml, refuse_foreign_targets, settings_of
+from qcnn_lightning.run_folder import (
+    LAST,
+    PREVIOUS,
+    TRACEBACK,
+    inside,
+    is_running,
+    read_summary,
+    read_yaml,
+    refuse_foreign_targets,
+    refuse_pickled_objects,
+    settings_of,
+)
 
 MARKS_OF_A_RUN = ("metrics.csv", "metrics.csv.gz", "summary.json", ".hydra/config.yaml")
 MEASURED = ("accuracy/train", "accuracy/test", "cost/train", "cost/test", "ee/mean")
@@ -80,7 +90,7 @@ class Run:
         settings: the configuration, flattened: `settings["model.d"]`.
         overrides: what was given on the command line.
         summary: `summary.json`.
-        is_running: whether a process holds the run's lock.
+        status: as `status_of` returns it.
     """
 
     name: str
@@ -89,7 +99,7 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
     summary: Mapping[str, Any] = field(default_factory=dict)
-    is_running: bool = False
+    status: str = "interrupted"
 
     @property
     def data(self) -> str:
@@ -115,11 +125,6 @@ class Run:
     def bipartition(self) -> str:
         """What the entropies part: "left/right", "up/down" or, for other pixel orders, the order's name."""
         return BIPARTITIONS.get(self.flatten.removeprefix("z_"), self.flatten)
-
-    @property
-    def status(self) -> str:
-        """One of running, finished, failed, interrupted."""
-        return status_of(self.summary, self.is_running)
 
     @property
     def command(self) -> str:
@@ -343,7 +348,8 @@ def read_run(folder: Path, name: str | None = None) -> tuple[Run, list[LeftOut]]
     """Read one run, and what had to be left out of it.
 
     Raises:
-        InputError: there is nothing to show, or the configuration names a foreign class.
+        InputError: there is nothing to show, the configuration names a foreign class, or a checkpoint holds pickled
+            objects.
     """
     name = name or folder.name
     notes = []
@@ -355,6 +361,8 @@ def read_run(folder: Path, name: str | None = None) -> tuple[Run, list[LeftOut]]
         refuse_foreign_targets(config, composed)
     else:
         notes.append(LeftOut(name, "no .hydra/config.yaml: data set, d and seed are unknown"))
+    for checkpoint in (LAST, PREVIOUS):
+        refuse_pickled_objects(inside(folder, checkpoint))
     if given.is_file():
         overrides = tuple(str(override) for override in read_yaml(given) or ())
     summary = read_summary(folder)
@@ -363,7 +371,7 @@ def read_run(folder: Path, name: str | None = None) -> tuple[Run, list[LeftOut]]
     metrics, reasons = read_metrics(inside(folder, "metrics.csv"))
     notes += [LeftOut(name, reason) for reason in reasons]
     settings = {key: as_text_if_list(value) for key, value in settings_of(config).items()}
-    return Run(name, folder, metrics, settings, overrides, summary, is_running(folder)), notes
+    return Run(name, folder, metrics, settings, overrides, summary, status_of(folder)), notes
 
 
 def read_metrics(path: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -435,23 +443,13 @@ def describe_gaps(metrics: pd.DataFrame) -> Iterator[str]:
         yield "only one epoch of training: points, no curves"
 
 
-def status_of(summary: Mapping[str, Any], running: bool) -> str:
-    """Return "running", or what `summary.json` says: until a run has ended that is "interrupted"."""
-    return "running" if running else str(summary.get("status", "interrupted"))
-
-
-def is_running(folder: Path) -> bool:
-    """Return whether a training process holds the lock of this run folder."""
-    lock = folder / LOCK
-    if not lock.is_file() or lock.is_symlink():
-        return False
-    try:
-        with FileLock(lock, timeout=0):
-            return False
-    except Timeout:
-        return True
-    except OSError:
-        return False
+def status_of(folder: Path) -> str:
+    """Return whether the run in a folder is running, or has finished, failed or been interrupted."""
+    if is_running(folder):
+        return "running"
+    # Until a run has ended its summary says so, too.
+    status = str(read_summary(folder).get("status", "interrupted"))
+    return "failed" if status != "finished" and (folder / TRACEBACK).is_file() else status
 
 
 def as_text_if_list(setting: Any) -> Any:
