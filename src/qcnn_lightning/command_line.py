@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 
 LONGEST_FOLDER_NAME = 160
+"""In bytes."""
 # Says, to processes that inherit our environment, that HYDRA_FULL_ERROR is not the user's wish but ours.
 ONE_MESSAGE = "QCNN_LIGHTNING_ONE_MESSAGE"
 TRACEBACKS_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_MESSAGE not in os.environ
@@ -30,12 +32,14 @@ EXIT_CODES: dict[type[Exception], int] = {
 def job_folder(override_dirname: str) -> str:
     """Return the folder of the job with these overrides: their text, made a single folder name.
 
-    "/" becomes "-", no override at all "defaults"; what is longer than file systems allow ends in a hash.
+    "/" becomes "-", quotes and backslashes go, so that the name can be quoted; no override at all is "defaults"; what
+    is longer than file systems allow ends in a hash.
     """
-    name = override_dirname.replace("/", "-") or "defaults"
-    if len(name) > LONGEST_FOLDER_NAME:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:8]
-        name = f"{name[: LONGEST_FOLDER_NAME - 9]}-{digest}"
+    name = re.sub(r"""['"\\]""", "", override_dirname).replace("/", "-") or "defaults"
+    encoded = name.encode()
+    if len(encoded) > LONGEST_FOLDER_NAME:
+        digest = hashlib.sha256(encoded).hexdigest()[:8]
+        name = f"{encoded[: LONGEST_FOLDER_NAME - 9].decode(errors='ignore')}-{digest}"
     return name
 
 

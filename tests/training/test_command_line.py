@@ -62,3 +62,5 @@ def test_the_folder_of_a_job_is_one_name():
     long = job_folder("x" * 500)
     assert len(long) == LONGEST_FOLDER_NAME
     assert long != job_folder("x" * 501)
+    assert len(job_folder("é" * 200).encode()) <= LONGEST_FOLDER_NAME
+    assert job_folder("""+note='a "b/c\\'""") == "+note=a b-c"
