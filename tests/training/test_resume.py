@@ -176,6 +176,23 @@ def test_two_processes_do_not_train_in_one_folder(composed):
     assert [path.name for path in Path(config.run_dir).iterdir()] == [".lock"]
 
 
+def test_settings_that_were_refused_while_a_run_is_trained_do_not_stay(composed, monkeypatch):
+    config = composed()
+    overrides = Path(config.run_dir, ".hydra", "overrides.yaml")
+    overrides.parent.mkdir()
+    overrides.write_text("- old\n")
+    save = Checkpoints.on_train_epoch_end
+
+    def save_while_another_is_refused(self, trainer, pl_module):
+        save(self, trainer, pl_module)
+        # As Hydra does before a job begins.
+        overrides.write_text("- new\n")
+
+    monkeypatch.setattr(Checkpoints, "on_train_epoch_end", save_while_another_is_refused)
+    train(config)
+    assert overrides.read_text() == "- old\n"
+
+
 @pytest.mark.parametrize("name", ["metrics.csv", "summary.json", "checkpoints/last.ckpt"])
 def test_a_damaged_file_is_named_and_the_run_goes_on(composed, interrupted, caplog, name):
     whole = composed(EPOCHS, folder="whole")

@@ -159,8 +159,10 @@ class RunRecord(pl.Callback):
 
 def write_traceback(folder: Path, error: Exception) -> None:
     """Write an error's message and, below it, its traceback to a file in the run's folder, if it can be written."""
+    # Of others the message alone says little, or nothing: KeyError, MemoryError.
+    message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     try:
-        replace_atomically(folder / TRACEBACK, f"{error}\n\n{''.join(traceback.format_exception(error))}")
+        replace_atomically(folder / TRACEBACK, f"{message}\n\n{''.join(traceback.format_exception(error))}")
     except InputError as further:
         log.warning("%s", further)
 

@@ -134,6 +134,7 @@ def read_hydra_files(folder: Path) -> dict[str, str]:
 
 def put_back(folder: Path, files: Mapping[str, str]) -> None:
     """Write back files that Hydra has overwritten."""
+    now = read_hydra_files(folder)
     for name in HYDRA_FILES:
-        if name in files and (folder / name).parent.is_dir():
+        if name in files and (folder / name).parent.is_dir() and now.get(name) != files[name]:
             replace_atomically(folder / name, files[name])

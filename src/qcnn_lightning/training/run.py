@@ -12,6 +12,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import seed_everything
 from pytorch_lightning.callbacks import EMAWeightAveraging
 from pytorch_lightning.loggers import Logger
@@ -59,20 +60,26 @@ def train(config: DictConfig, quiet: bool = False) -> RunRecord:
     # Lightning tells every run which devices it did not use.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     folder = Path(config.run_dir)
-    settings: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         # The first process of the run owns its folder, and does the talking.
         logging.getLogger("qcnn_lightning").setLevel(logging.WARNING)
+        settings = resolved(config)
         return train_from(read_state(folder, settings), config, settings, quiet)
     with sole_owner(folder):
         try:
+            settings = resolved(config)
             state = read_state(folder, settings)
-        except InputError as error:
+        except (InputError, OmegaConfBaseException) as error:
             write_traceback(folder, error)
             raise
         remove_temporaries(folder)
         (folder / TRACEBACK).unlink(missing_ok=True)
         return train_from(state, config, settings, quiet)
+
+
+def resolved(config: DictConfig) -> dict[str, Any]:
+    """Return a configuration as plain values, its interpolations resolved."""
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
 def train_from(state: State | None, config: DictConfig, settings: dict[str, Any], quiet: bool) -> RunRecord:
@@ -116,6 +123,10 @@ def train_from(state: State | None, config: DictConfig, settings: dict[str, Any]
         if is_first:
             record.write_failure(error)
         raise
+    finally:
+        if is_first:
+            # Another command with other settings, which was refused meanwhile, has let Hydra write its own.
+            put_back(folder, record.hydra_files)
     if stop.received:
         raise Interrupted(stop.received)
     return record
