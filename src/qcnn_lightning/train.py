@@ -1,9 +1,13 @@
 """`python -m qcnn_lightning.train`: compose the configuration, train, say where the results are."""
 
+from concurrent.futures.process import BrokenProcessPool
+
 import hydra
 from omegaconf import DictConfig
 
 from qcnn_lightning.command_line import one_message
+
+MOST_STARTS = 10
 
 
 @hydra.main(version_base="1.3", config_path="pkg://qcnn_lightning.conf", config_name="train")
@@ -16,6 +20,22 @@ def main(config: DictConfig) -> float:
         return run_job(config)
 
 
+def main_until_no_job_is_killed() -> None:
+    """Give the command again if a sweep's job was killed, which takes joblib's other jobs with it; all of them resume.
+
+    Raises:
+        ChildProcessError: that came to pass too often.
+    """
+    for start in range(1, MOST_STARTS + 1):
+        try:
+            return main()
+        except BrokenProcessPool as error:
+            told = "a job's process was killed, perhaps because memory ran out (hydra.launcher.n_jobs: jobs at a time)"
+            if start == MOST_STARTS:
+                raise ChildProcessError(f"{told}, {start} times; the same command resumes the sweep") from error
+            print(f"{told}; the jobs are resumed", flush=True)
+
+
 if __name__ == "__main__":
     with one_message():
-        main()
+        main_until_no_job_is_killed()

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -7,8 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import SMALL, command
+from conftest import SMALL, TIMEOUT_S, command
 from omegaconf import OmegaConf
+
+from qcnn_lightning.run_folder import LOCK, is_running
+from qcnn_lightning.training.record import write_traceback
+from qcnn_lightning.training.sweep import in_one_line, read_job
 
 SEARCHED = ("data=digits", "model.kernel=plain", "logger=none", "trainer.max_epochs=1", "sweep.name=test")
 QUICK = (*SMALL, "model.kernel=plain", "logger=none", "trainer.max_epochs=1")
@@ -19,6 +24,29 @@ def summaries(sweep: Path) -> dict[int, dict]:
     found = [json.loads(path.read_text()) for path in sweep.glob("*/summary.json")]
     seeds = [int(path.parent.name.split("seed=")[1].split(",")[0]) for path in sweep.glob("*/summary.json")]
     return dict(zip(seeds, found, strict=True))
+
+
+def begin(*arguments: str, folder: Path, jobs: int) -> subprocess.Popen[str]:
+    """Start `python -m qcnn_lightning.train` in a folder and wait until so many jobs have completed an epoch."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "qcnn_lightning.train", *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while len([path for path in folder.rglob("metrics.csv") if path.read_text().count("\n") > 2]) < jobs:
+        assert process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
+def holder(lock: Path) -> int:
+    """The process that holds a run folder's lock."""
+    inode = f":{lock.stat().st_ino}"
+    held = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+    (process,) = {int(fields[4]) for fields in held if fields[1] == "FLOCK" and fields[5].endswith(inode)}
+    return process
 
 
 def test_a_sweep_with_a_failing_and_a_killed_job_is_completed_by_the_same_command(tmp_path):
@@ -71,6 +99,58 @@ def test_jobs_in_parallel_are_told_a_line_each(tmp_path):
         0: "finished",
         1: "finished",
     }
+
+
+def test_a_job_in_parallel_that_is_killed_resumes_with_the_others(tmp_path):
+    arguments = ("-m", *QUICK, "trainer.max_epochs=20", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    process = begin(*arguments, folder=tmp_path, jobs=2)
+    runs = sorted((tmp_path / "multirun" / "test").glob("*seed=*"))
+    os.kill(holder(runs[0] / LOCK), signal.SIGKILL)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0
+    assert "a job's process was killed" in output
+    for run in runs:
+        assert list(pd.read_csv(run / "metrics.csv")["epoch"]) == list(range(-1, 20))
+    assert "resuming after epoch" in (runs[0] / "train.log").read_text()
+
+
+@pytest.mark.parametrize("launcher", [(), ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")])
+def test_a_sweep_ends_with_its_jobs_when_it_is_told_to(tmp_path, launcher):
+    arguments = ("-m", *QUICK, "trainer.max_epochs=200", "seed=0,1", *launcher)
+    process = begin(*arguments, folder=tmp_path, jobs=2 if launcher else 1)
+    process.terminate()
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "the same command resumes it" in output
+    runs = list((tmp_path / "multirun" / "test").glob("*seed=*"))
+    assert len(runs) == (2 if launcher else 1)
+    assert not any(is_running(run) for run in runs)
+    assert {summary["status"] for summary in summaries(tmp_path / "multirun" / "test").values()} == {"interrupted"}
+
+
+def test_a_failed_job_is_run_again_by_the_command_that_is_told(tmp_path):
+    arguments = ("-m", *QUICK, "+note='a b/c'", "hydra.sweep.dir=studies/first")
+    # A disk that is full before the first checkpoint, of 40 kB, is written.
+    full = 'ulimit -f 16; exec "$0" -m qcnn_lightning.train "$@"'
+    failed = subprocess.run(
+        ["bash", "-c", full, sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert failed.returncode == 1
+    (run,) = (tmp_path / "studies" / "first").glob("*note=a b-c*")
+    assert f"cannot write {run}/checkpoints/last.ckpt" in failed.stdout
+    pasted = failed.stdout.split("to run it again: ")[1].splitlines()[0]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    again = subprocess.run(pasted, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path}, timeout=TIMEOUT_S)
+    assert again.returncode == 0
+    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
+    assert [path.name for path in (tmp_path / "studies").glob("*/*/")] == [run.name]
+
+
+def test_an_error_without_a_message_is_a_failure_as_well(tmp_path):
+    write_traceback(tmp_path, MemoryError())
+    job = read_job(tmp_path)
+    assert job.status == "failed"
+    assert "MemoryError" in in_one_line(job)
 
 
 def test_two_processes_train_as_one_does(tmp_path):

@@ -6,9 +6,11 @@ All is read from the jobs' folders, so it is the same whichever launcher runs th
 import atexit
 import os
 import shlex
+import signal
 import sys
 import tempfile
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,14 @@ from rich.table import Table
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.job_table import add_job, empty_job_table, job_console
-from qcnn_lightning.run_folder import TRACEBACK, read_summary, read_yaml
+from qcnn_lightning.run_folder import TRACEBACK, is_running, read_summary, read_yaml
+from qcnn_lightning.training.interruption import Interrupted
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 SECONDS_BETWEEN_LOOKS = 1.0
+# Displays of sweeps that have not been told of their end, because an error or a signal ended them.
+DISPLAYS = ExitStack()
+atexit.register(DISPLAYS.close)
 
 
 def runs_elsewhere(hydra: Any) -> bool:
@@ -38,7 +44,7 @@ class Job:
 
     Attributes:
         folder: the run's folder.
-        status: of its last attempt: finished, failed or interrupted.
+        status: running, or of its last attempt: finished, failed or interrupted.
         error: why it failed.
         summary: `summary.json`.
         overrides: its settings on the command line.
@@ -52,10 +58,10 @@ class Job:
     overrides: tuple[str, ...]
     max_epochs: int | None
 
-    def command(self, hydra_overrides: list[str]) -> str:
+    def command(self, sweep_name: str, hydra_overrides: list[str]) -> str:
         """Return the command that runs this job alone, in the same folder."""
         named = any(override.startswith("sweep.name=") for override in self.overrides)
-        name = [] if named else [f"sweep.name={self.folder.parent.name}"]
+        name = [] if named else [f"sweep.name={sweep_name}"]
         return shlex.join(["python", "-m", "qcnn_lightning.train", *self.overrides, *name, *hydra_overrides])
 
 
@@ -71,7 +77,7 @@ def read_job(folder: Path) -> Job:
         max_epochs = read_yaml(folder / ".hydra" / "config.yaml")["trainer"]["max_epochs"]
     except (InputError, TypeError, KeyError):
         overrides, max_epochs = (), None
-    status = "failed" if error else summary.get("status", "interrupted")
+    status = "running" if is_running(folder) else "failed" if error else summary.get("status", "interrupted")
     return Job(folder, status, error, summary, overrides, max_epochs)
 
 
@@ -91,7 +97,8 @@ class SweepMonitor(Callback):
         return {}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note when the sweep begins, and watch its jobs if they run elsewhere."""
+        """Note when the sweep begins, and watch its jobs if they run elsewhere; end at SIGTERM as at SIGINT."""
+        DISPLAYS.close()
         self.folder = Path(config.hydra.sweep.dir)
         self.folder.mkdir(parents=True, exist_ok=True)
         # By the clock of the file system that the jobs write to.
@@ -100,7 +107,10 @@ class SweepMonitor(Callback):
         if runs_elsewhere(config.hydra):
             self._display = threading.Thread(target=self._watch, daemon=True)
             self._display.start()
-            atexit.register(self._stop)
+            DISPLAYS.callback(self._stop)
+        # By default the process would be gone at once, and jobs in processes of their own would go on without it.
+        signal.signal(signal.SIGTERM, self._interrupt)
+        signal.signal(signal.SIGINT, self._interrupt)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Show the closing table, and exit with 1 if a job has not finished."""
@@ -111,10 +121,15 @@ class SweepMonitor(Callback):
         for job in unfinished:
             self.console.print(f"\n{job.folder.name}: {job.error or job.status}", style="bold", soft_wrap=True)
             folder = [override for override in config.hydra.overrides.hydra if override.startswith("hydra.sweep.")]
-            self.console.print(f"  to run it again: {job.command(folder)}", soft_wrap=True)
+            command = job.command(config.sweep.name, folder)
+            self.console.print(f"  to run it again: {command}", soft_wrap=True)
         if unfinished:
             self.console.print(f"\n{len(unfinished)} of {len(jobs)} jobs have not finished", style="bold")
             sys.exit(1)
+
+    def _interrupt(self, signum: int, frame: Any) -> None:
+        self.console.print("interrupted; the same command resumes it")
+        raise Interrupted(signum)
 
     def jobs(self) -> list[Job]:
         """Read the jobs of this sweep that have been begun, or found finished, since the command was given."""
