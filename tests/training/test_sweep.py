@@ -165,7 +165,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     pd.testing.assert_frame_equal(tables["one"], tables["two"], rtol=0, atol=1e-6)
 
 
-def test_a_search_finds_its_best_trial(tmp_path):
+def test_a_search_finds_its_best_trial_and_is_resumed_by_the_same_command(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra optuna is not installed")
     few = ("hydra.sweeper.n_trials=2", "model.d=range(2,7,step=2)")
     # Optuna's own imports warn.
@@ -174,3 +174,5 @@ def test_a_search_finds_its_best_trial(tmp_path):
     accuracies = [json.loads(path.read_text())["final"]["accuracy/test"] for path in tmp_path.rglob("summary.json")]
     best = OmegaConf.load(tmp_path / "multirun" / "test" / "optimization_results.yaml")
     assert best.best_value == pytest.approx(max(accuracies))
+    again = command("-m", *SEARCHED, "hydra/sweeper=search", *few, folder=tmp_path, warnings="default")
+    assert again.stdout.count("finished already") == 2
