@@ -168,6 +168,8 @@ def fit(
         entropy_weight=config.entropy_weight,
     )
     classifier.save_hyperparameters(settings)
+    # Lightning does so only after it has restored a checkpoint, whose weights would be rounded.
+    trainer.precision_plugin.convert_module(classifier)
     record.facts = {
         "seed": config.seed,
         "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
