@@ -48,6 +48,18 @@ def test_an_output_folder_that_cannot_be_is_told(tmp_path):
     assert "file/run" in failed.stderr
 
 
+def test_a_folder_whose_configuration_names_a_foreign_class_is_refused_and_stays(tmp_path):
+    composed = tmp_path / "run" / ".hydra" / "config.yaml"
+    composed.parent.mkdir(parents=True)
+    composed.write_text(text := f"callbacks: [{{_target_: os.system, command: touch {tmp_path}/harm}}]")
+    refused = command(*SMALL, "hydra.run.dir=run", folder=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: ")
+    assert "os.system" in refused.stderr
+    assert composed.read_text() == text
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 @pytest.mark.parametrize("arguments", [("--help",), ("--cfg", "job")])
 def test_help_shows_choices_and_settings(tmp_path, arguments):
     shown = command(*arguments, folder=tmp_path)

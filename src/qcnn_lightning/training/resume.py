@@ -1,15 +1,28 @@
 """Resuming by repeating: what a run folder holds already, and whether it is this very run."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.run_folder import LAST, LOCK, read_last_checkpoint, read_summary, settings_of, targets
+from qcnn_lightning.run_folder import (
+    LAST,
+    LOCK,
+    inside,
+    read_last_checkpoint,
+    read_summary,
+    read_yaml,
+    refuse_foreign_targets,
+    settings_of,
+    targets,
+)
 
 # Settings, and whole groups of them, that do not change what is learned; all others must stay as they were.
 FREE_TO_CHANGE = (
@@ -29,7 +42,8 @@ FREE_TO_CHANGE = (
     "trainer.num_nodes",
     "trainer.strategy",
 )
-HYDRA_FILES = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
+COMPOSED = ".hydra/config.yaml"
+HYDRA_FILES = (COMPOSED, ".hydra/hydra.yaml", ".hydra/overrides.yaml")
 # Whoever looks at runs tries their locks for a moment.
 SECONDS_TO_WAIT_FOR_A_LOCK = 2
 
@@ -48,6 +62,22 @@ class State(NamedTuple):
 
 class RefusedRunError(InputError):
     """What the folder holds is left as it is: another run, or one that another process trains."""
+
+
+class FolderCheck(Callback):
+    """Hydra's callback before a run: looks at the folder while it is as it was, before Hydra writes its own files."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a folder whose configuration names a foreign class: the process exits with 2."""
+        own = set(targets(OmegaConf.to_container(config)))
+        try:
+            composed = inside(Path(config.hydra.run.dir), COMPOSED)
+            if composed.is_file():
+                refuse_foreign_targets(read_yaml(composed), composed, trusted=own)
+        except InputError as error:
+            # Hydra would make a warning of it.
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
 
 
 @contextmanager
