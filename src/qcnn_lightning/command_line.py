@@ -76,8 +76,11 @@ def one_message() -> Iterator[None]:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        shown = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
-        if TRACEBACKS_WANTED or not isinstance(shown, tuple(EXIT_CODES)):
+        kinds = tuple(EXIT_CODES)
+        # Python's logging wraps what the file system said of a log file.
+        wraps = isinstance(error, InstantiationException) or not isinstance(error, kinds)
+        shown = error.__cause__ if wraps and isinstance(error.__cause__, Exception) else error
+        if TRACEBACKS_WANTED or not isinstance(shown, kinds):
             raise
         print(f"error: {shown}", file=sys.stderr)
         sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(shown, kind)))

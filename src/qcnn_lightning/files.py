@@ -2,12 +2,16 @@
 
 import os
 import re
+import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from qcnn_lightning.errors import InputError
 
 TEMPORARY = re.compile(r"\.(?P<file>.+)\.\d+")
+
+SMALL_FILE = 8192
+"""Bytes; more than Hydra writes about a run."""
 
 
 def replace_atomically(path: Path, content: str | bytes, previous: Path | None = None) -> None:
@@ -37,6 +41,21 @@ def replace_atomically(path: Path, content: str | bytes, previous: Path | None =
         # Should its folder be no folder, that has been told above.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Check that small files can be written to a folder, which is made if there is none.
+
+    Raises:
+        InputError: they cannot (no space, no permission).
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(SMALL_FILE))
+            file.flush()
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def remove_temporaries(folder: Path) -> None:

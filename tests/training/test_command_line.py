@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -58,6 +60,25 @@ def test_a_folder_whose_configuration_names_a_foreign_class_is_refused_and_stays
     assert "os.system" in refused.stderr
     assert composed.read_text() == text
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_log_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "run" / "train.log").mkdir(parents=True)
+    failed = command(*SMALL, "hydra.run.dir=run", folder=tmp_path)
+    assert failed.returncode == 1
+    assert len(failed.stderr.splitlines()) == 1
+    assert "run/train.log" in failed.stderr
+
+
+@pytest.mark.parametrize("arguments", [("hydra.run.dir=run",), ("-m", "hydra.sweep.dir=run")])
+def test_a_full_disk_is_told_before_anything_is_overwritten(tmp_path, arguments):
+    full = 'ulimit -f 4; exec "$0" -m qcnn_lightning.train "$@"'
+    failed = subprocess.run(
+        ["bash", "-c", full, sys.executable, *arguments, *SMALL], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert failed.returncode == 2
+    assert failed.stderr == "error: cannot write to run: File too large\n"
+    assert not list((tmp_path / "run").iterdir())
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--cfg", "job")])

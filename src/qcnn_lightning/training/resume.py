@@ -11,7 +11,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.files import check_writable, replace_atomically
 from qcnn_lightning.run_folder import (
     LAST,
     LOCK,
@@ -65,19 +65,34 @@ class RefusedRunError(InputError):
 
 
 class FolderCheck(Callback):
-    """Hydra's callback before a run: looks at the folder while it is as it was, before Hydra writes its own files."""
+    """Hydra's callback before it writes anything: exits with 2 where that is not possible, or should not be.
+
+    Hydra would write over what is there, and leave half a file where there is no space.
+    """
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a folder whose configuration names a foreign class: the process exits with 2."""
-        own = set(targets(OmegaConf.to_container(config)))
-        try:
-            composed = inside(Path(config.hydra.run.dir), COMPOSED)
+        """Check a run's folder, and refuse it if its configuration names a foreign class."""
+        folder, own = Path(config.hydra.run.dir), set(targets(OmegaConf.to_container(config)))
+        with exit_if_refused():
+            composed = inside(folder, COMPOSED)
             if composed.is_file():
                 refuse_foreign_targets(read_yaml(composed), composed, trusted=own)
-        except InputError as error:
-            # Hydra would make a warning of it.
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            check_writable(folder)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check a sweep's folder."""
+        with exit_if_refused():
+            check_writable(Path(config.hydra.sweep.dir))
+
+
+@contextmanager
+def exit_if_refused() -> Iterator[None]:
+    """Print an error and exit, where Hydra would make a warning of it."""
+    try:
+        yield
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 @contextmanager
