@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from synthetic import write_run, write_sweep
-from test_studies import with_recall, with_setting
+from test_study_tables import with_recall, with_setting
 
 from qcnn_lightning.results.comparison_figures import (
     against_weight,

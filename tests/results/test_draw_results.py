@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from synthetic import curves, write_run
-from test_studies import with_recall, with_setting
+from test_study_tables import with_recall, with_setting
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "draw_results.py"
 # Among the reports are some that have no runs yet.
