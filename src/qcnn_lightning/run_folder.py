@@ -36,6 +36,7 @@ TRACEBACK = "traceback.txt"
 PATHS_IN_A_CONFIG = {"": ("run_dir",), "data": ("root", "cache", "system_folders")}
 ADDED_SINCE = {
     "average_decay": 0.0,
+    "data.augment.contrast": 0.0,
     "data.augment.erase": 0,
     "data.augment.erase_fraction": 0.5,
     "data.augment.flip": False,

@@ -1,9 +1,9 @@
-"""Shifted, mirrored and partly erased training images, drawn anew for every epoch.
+"""Shifted, mirrored, partly erased, brighter and darker training images, drawn anew for every epoch.
 
 A shift or a reflection moves pixels, and images lie in memory in tree order, so it permutes the sites of the chain:
 every transform is a row of a table that says for each site where its grey level comes from. An erased square, too, is a
-row of a table, of the sites that are left. Altering a batch is then one indexing operation on 8-bit tensors and one
-product, whatever the pixel order.
+row of a table, of the sites that are left, and a contrast one of a table of grey levels. Altering a batch is then a few
+indexing operations on 8-bit tensors, whatever the pixel order.
 """
 
 import itertools
@@ -17,9 +17,12 @@ from qcnn_lightning.data.batches import Batches, TrainingBatches
 from qcnn_lightning.data.flattening import PADDING
 from qcnn_lightning.errors import InputError, checked_settings
 
+CONTRASTS = 31
+"""How many different contrasts there are."""
+
 
 class Augmentation:
-    """Random shifts, reflections and erasures (arXiv 1708.04552) of training images.
+    """Random shifts, reflections, erasures (arXiv 1708.04552) and contrasts of training images.
 
     Attributes:
         sources: int64 (transforms, N), for every transform and site the site that its grey level comes from; where
@@ -29,6 +32,7 @@ class Augmentation:
         probabilities: float64 (transforms,), how often each is drawn. Transform 0 changes nothing.
         left: uint8 (erasures, N), 0 where the erasure leaves black.
         erasure_probabilities: float64 (erasures,), how often each is drawn. Erasure 0 changes nothing.
+        levels: uint8 (contrasts, 256), what each grey level becomes; contrasts are equally likely.
     """
 
     sources: Int64[Tensor, "transforms sites"]
@@ -36,6 +40,7 @@ class Augmentation:
     probabilities: Float64[Tensor, " transforms"]
     left: UInt8[Tensor, "erasures sites"]
     erasure_probabilities: Float64[Tensor, " erasures"]
+    levels: UInt8[Tensor, "contrasts 256"]
 
     @checked_settings
     def __init__(
@@ -47,8 +52,9 @@ class Augmentation:
         flip: bool = False,
         erase: int = 0,
         erase_fraction: float = 0.5,
+        contrast: float = 0.0,
     ):
-        """Tabulate the transforms. The last five arguments are the keys of `data.augment`.
+        """Tabulate the transforms. The last six arguments are the keys of `data.augment`.
 
         Args:
             pixel_order: site of the chain -> pixel of the row-major image, or `flattening.PADDING`.
@@ -60,9 +66,11 @@ class Augmentation:
             erase: pixels of the side of a square that is made black; its center is any pixel, so that it may lie partly
                 outside.
             erase_fraction: fraction of the images that lose a square.
+            contrast: an image's grey levels are multiplied by a number between 1 - contrast and 1 + contrast, all of
+                `CONTRASTS` such numbers equally likely; what gets brighter than white is white.
 
         Raises:
-            InputError: `shift`, `shift_fraction`, `erase` or `erase_fraction` is out of range.
+            InputError: `shift`, `shift_fraction`, `erase`, `erase_fraction` or `contrast` is out of range.
         """
         height, width = image_shape
         if not 0 <= shift < min(height, width):
@@ -75,7 +83,8 @@ class Augmentation:
                 f"data.augment.erase={erase} must be from 0 to {min(height, width)} pixels for images of "
                 f"{height} x {width}."
             )
-        for key, fraction in (("shift_fraction", shift_fraction), ("erase_fraction", erase_fraction)):
+        fractions = {"shift_fraction": shift_fraction, "erase_fraction": erase_fraction, "contrast": contrast}
+        for key, fraction in fractions.items():
             if not 0 <= fraction <= 1:
                 raise InputError(f"data.augment.{key}={fraction} must lie between 0 and 1.")
         shown = pixel_order != PADDING
@@ -109,14 +118,19 @@ class Augmentation:
         erasures = len(left) - 1
         of_erasure = [1 - erase_fraction, *[erase_fraction / erasures] * erasures] if erasures else [1.0]
         self.erasure_probabilities = torch.tensor(of_erasure, dtype=torch.float64)
+        factors = torch.linspace(1 - contrast, 1 + contrast, CONTRASTS) if contrast else torch.ones(1)
+        self.levels = (factors[:, None] * torch.arange(256)).round().clamp(max=255).to(torch.uint8)
 
     @property
     def changes_nothing(self) -> bool:
         """Whether every image stays as it is."""
-        return bool(self.probabilities[0] == 1) and bool(self.erasure_probabilities[0] == 1)
+        certain = bool(self.probabilities[0] == 1) and bool(self.erasure_probabilities[0] == 1)
+        return certain and len(self.levels) == 1
 
-    def draw(self, num_images: int, seed: int, epoch: int) -> tuple[Int64[Tensor, " images"], Int64[Tensor, " images"]]:
-        """Draw a transform and an erasure for every training image, by (seed, epoch) alone.
+    def draw(
+        self, num_images: int, seed: int, epoch: int
+    ) -> tuple[Int64[Tensor, " images"], Int64[Tensor, " images"], Int64[Tensor, " images"]]:
+        """Draw a transform, an erasure and a contrast for every training image, by (seed, epoch) alone.
 
         Args:
             num_images: size of the training set.
@@ -125,22 +139,27 @@ class Augmentation:
         """
         drawn = []
         # branches of their own, so that they are independent of the order of the batches
-        for branch, probabilities in enumerate((self.probabilities, self.erasure_probabilities), start=1):
+        of_contrasts = torch.full((len(self.levels),), 1 / len(self.levels), dtype=torch.float64)
+        every = (self.probabilities, self.erasure_probabilities, of_contrasts)
+        for branch, probabilities in enumerate(every, start=1):
             state = np.random.SeedSequence((seed, epoch), spawn_key=(branch,)).generate_state(1, np.uint64)
             generator = torch.Generator().manual_seed(int(state[0]))
             uniform = torch.rand(num_images, dtype=torch.float64, generator=generator)
             drawn.append(torch.bucketize(uniform, probabilities.cumsum(0)[:-1], right=True))
-        return drawn[0], drawn[1]
+        return drawn[0], drawn[1], drawn[2]
 
     def __call__(
         self,
         images: UInt8[Tensor, "batch sites"],
         transforms: Int64[Tensor, " batch"],
-        erasures: Int64[Tensor, " batch"] | None = None,
+        erasures: Int64[Tensor, " batch"],
+        contrasts: Int64[Tensor, " batch"],
     ) -> UInt8[Tensor, "batch sites"]:
-        """Return each image, altered by its transform and then by its erasure, if there are any."""
+        """Return each image, altered by its transform, its erasure and its contrast."""
         altered = images.gather(1, self.sources[transforms]).mul_(self.filled[transforms])
-        return altered if erasures is None or len(self.left) == 1 else altered.mul_(self.left[erasures])
+        if len(self.left) > 1:
+            altered.mul_(self.left[erasures])
+        return self.levels[contrasts].gather(1, altered.long()) if len(self.levels) > 1 else altered
 
 
 class AlteredBatches(Batches):
@@ -163,8 +182,7 @@ class AlteredBatches(Batches):
         if self._epoch != self.order.epoch:
             self._epoch = self.order.epoch
             self._drawn = self.augmentation.draw(len(self.labels), self.order.seed, self._epoch)
-        transforms, erasures = self._drawn
-        return self.augmentation(super().chosen(indices), transforms[indices], erasures[indices])
+        return self.augmentation(super().chosen(indices), *(drawn[indices] for drawn in self._drawn))
 
 
 def _on_chain(
