@@ -12,7 +12,13 @@ import pandas as pd
 import pytest
 
 START = Path(__file__).with_name("start.sh")
-JOBS = ("data=digits", "model.d=4", "model.kernel=plain", "logger=none", "trainer.max_epochs=80", "seed=0,1")
+EPOCHS = 80
+# One of them fails.
+SEEDS = (0, 1, -1, 2, 3, 4, 5, 6)
+JOBS = (
+    *("data=digits", "model.d=4", "model.kernel=plain", "logger=none", f"trainer.max_epochs={EPOCHS}"),
+    f"seed={','.join(map(str, SEEDS))}",
+)
 
 LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.mem_gb=1")
 
@@ -58,11 +64,15 @@ def test_a_requeued_job_resumes_from_its_checkpoint(slurm, tmp_path):
     first = sorted(job.stdout.split())[0]
     subprocess.run(["scontrol", "requeue", first], env=slurm, check=True)
     output, _ = process.communicate(timeout=800)
-    assert process.returncode == 0, output
-    runs = {seed: next(sweep.glob(f"*seed={seed}*")) for seed in (0, 1)}
-    for run in runs.values():
+    assert process.returncode == 1, output
+    assert "1 of 8 jobs have not finished" in output
+    runs = {seed: next(sweep.glob(f"*seed={seed}*")) for seed in SEEDS}
+    for seed, run in runs.items():
+        if seed == -1:
+            assert json.loads((run / "summary.json").read_text())["status"] == "failed"
+            continue
         assert json.loads((run / "summary.json").read_text())["status"] == "finished"
-        assert list(pd.read_csv(run / "metrics.csv")["epoch"]) == list(range(-1, 80))
+        assert list(pd.read_csv(run / "metrics.csv")["epoch"]) == list(range(-1, EPOCHS))
     # It was stopped, and went on from an epoch that it had completed.
     log = (runs[0] / "train.log").read_text()
     assert "interrupted in epoch" in log

@@ -27,7 +27,7 @@ def summaries(sweep: Path) -> dict[int, dict]:
 
 
 def begin(*arguments: str, folder: Path, jobs: int) -> subprocess.Popen[str]:
-    """Start `python -m qcnn_lightning.train` in a folder and wait until so many jobs have completed an epoch."""
+    """Start `python -m qcnn_lightning.train` in a folder and wait until so many jobs have a checkpoint to resume from."""
     process = subprocess.Popen(
         [sys.executable, "-m", "qcnn_lightning.train", *arguments],
         cwd=folder,
@@ -35,7 +35,7 @@ def begin(*arguments: str, folder: Path, jobs: int) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         text=True,
     )
-    while len([path for path in folder.rglob("metrics.csv") if path.read_text().count("\n") > 2]) < jobs:
+    while len(list(folder.rglob("last.ckpt"))) < jobs:
         assert process.poll() is None
         time.sleep(0.01)
     return process
