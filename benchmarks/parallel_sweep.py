@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 
-ARGUMENTS = ("data=digits", "model.d=12", "trainer.max_epochs=20", "logger=none", "seed=0,1,2,3")
+ARGUMENTS = ("data=digits", "model.d=12", "trainer.max_epochs=600", "logger=none", "seed=0,1,2,3")
 BAR = 0.6
 
 

@@ -27,7 +27,7 @@ def summaries(sweep: Path) -> dict[int, dict]:
 
 
 def begin(*arguments: str, folder: Path, jobs: int) -> subprocess.Popen[str]:
-    """Start `python -m qcnn_lightning.train` in a folder and wait until so many jobs have a checkpoint to resume from."""
+    """Start `python -m qcnn_lightning.train` in a folder; wait until so many jobs have a checkpoint to resume from."""
     process = subprocess.Popen(
         [sys.executable, "-m", "qcnn_lightning.train", *arguments],
         cwd=folder,
