@@ -11,7 +11,7 @@ TITLES = {"num_sites": "pixels N", "d": "channel multiplier d", "batch_size": "b
 
 
 def scaling_figure(rows: Sequence[dict[str, Any]]) -> Figure:
-    """Draw milliseconds of a training step and MiB of peak memory along every curve, logarithmically.
+    """Draw milliseconds of a training step, logarithmically, and MiB of peak memory along every curve.
 
     Proportionality through the paper's point is a dotted line.
 
@@ -26,11 +26,16 @@ def scaling_figure(rows: Sequence[dict[str, Any]]) -> Figure:
         points = [row for row in rows if row["curve"] == variable]
         values = [row[variable] for row in points]
         for axis, quantity in zip(axes[:, column], ("step_ms", "peak_mib"), strict=True):
-            axis.loglog(values, [row[quantity] for row in points], "o-")
+            axis.plot(values, [row[quantity] for row in points], "o-")
+            axis.set_xscale("log")
+            axis.set_xticks(values, [f"{value}" for value in values])
+            axis.set_xticks([], minor=True)
             axis.grid(alpha=0.3)
         own = next(row["step_ms"] for row in points if row[variable] == PAPER[variable])
-        axes[0, column].loglog(values, [own * value / PAPER[variable] for value in values], ":", color="gray")
+        axes[0, column].plot(values, [own * value / PAPER[variable] for value in values], ":", color="gray")
+        axes[0, column].set_yscale("log")
         axes[1, column].set_xlabel(TITLES[variable])
+    axes[1, 0].set_ylim(0, 1.1 * max(row["peak_mib"] for row in rows))
     axes[0, 0].set_ylabel("training step, ms")
     axes[1, 0].set_ylabel("peak memory of the process, MiB")
     return figure
