@@ -191,16 +191,17 @@ void pool_rows(const Blocks& blocks, const Tensor& mapped, const Tensor& table, 
   }
 }
 
-// Calls `work(begin, end, side)` for parts of the rows that have one matrix, of up to kChunkRows rows, in parallel. Which
-// parts there are depends on the blocks alone; `work` is also told the part's number.
+int64_t chunks_over(int64_t rows) { return (rows + kChunkRows - 1) / kChunkRows; }
+
 int64_t num_chunks(const Blocks& blocks) {
-  const auto over = [](int64_t rows) { return (rows + kChunkRows - 1) / kChunkRows; };
-  return over(blocks.first_right) + over(blocks.rows - blocks.first_right);
+  return chunks_over(blocks.first_right) + chunks_over(blocks.rows - blocks.first_right);
 }
 
+// Calls work(chunk, begin, end, side) for chunks of up to kChunkRows rows that have one matrix, in parallel. Which chunks
+// there are depends on the blocks alone.
 template <class Work>
 void for_each_chunk(const Blocks& blocks, const Work& work) {
-  const int64_t left_chunks = (blocks.first_right + kChunkRows - 1) / kChunkRows;
+  const int64_t left_chunks = chunks_over(blocks.first_right);
   at::parallel_for(0, num_chunks(blocks), 1, [&](int64_t first, int64_t last) {
     for (int64_t chunk = first; chunk < last; ++chunk) {
       const bool right = chunk >= left_chunks;
@@ -333,7 +334,8 @@ class SiteTensors {
         T* const features = features_of(row, rows, buffer.of(kBlockRows * width));
         for (int64_t i = 0; i < rows; ++i)
           for (int64_t k = 0; k < width; ++k) features[i * width + k] -= center_[k];
-        factors_[factors_.size() == 2 ? side : 0].multiply(features, width, output + row * mapped_width_, mapped_width_, rows);
+        factors_[factors_.size() == 2 ? side : 0].multiply(features, width, output + row * mapped_width_, mapped_width_,
+                                                           rows);
       }
     });
     return mapped;
@@ -375,7 +377,7 @@ std::pair<Tensor, Tensor> level_gradients(const Blocks& blocks, const Tensor& fe
   });
   if (partial.size(0) == matrices) return {partial, gradient};
   const Tensor site_gradient = at::zeros({matrices, mapped_width, width}, features.options());
-  const int64_t left_chunks = (blocks.first_right + kChunkRows - 1) / kChunkRows;
+  const int64_t left_chunks = chunks_over(blocks.first_right);
   for (int64_t chunk = 0; chunk < partial.size(0); ++chunk) {
     const T* part = data<T>(partial) + chunk * size;
     T* sum = data<T>(site_gradient) + (matrices == 2 && chunk >= left_chunks) * size;
@@ -385,8 +387,8 @@ std::pair<Tensor, Tensor> level_gradients(const Blocks& blocks, const Tensor& fe
 }
 
 // Back through pooling: a child's gradient is the sum, over the blocks it is part of, of theirs times its sibling. That of
-// a block gets its part through the statistics here: count * (offset + slope * (feature - mean)). Threads share out the channels:
-// few children are part of most blocks.
+// a block gets its part through the statistics here: count * (offset + slope * (feature - mean)). Threads share out the
+// channels: few children are part of most blocks.
 template <class T, int64_t Bytes>
 void add_to_children(const Blocks& blocks, const Tensor& gradient, const Tensor& mapped, const std::vector<T>& offset,
                      const std::vector<T>& slope, const std::vector<T>& center, const Tensor& mapped_gradient) {
@@ -409,7 +411,9 @@ void add_to_children(const Blocks& blocks, const Tensor& gradient, const Tensor&
       const int64_t a = left[row] * vectors, b = right[row] * vectors;
       for (int64_t v = begin; v < end; ++v) {
         const Vector of_left = value[a + v], of_right = value[b + v];
-        const Vector g = above[row * vectors + v] + count[row] * (lanes_of(offset, v) + lanes_of(slope, v) * (of_left * of_right - lanes_of(center, v)));
+        const Vector variation = of_left * of_right - lanes_of(center, v);
+        const Vector through_statistics = lanes_of(offset, v) + lanes_of(slope, v) * variation;
+        const Vector g = above[row * vectors + v] + count[row] * through_statistics;
         output[a + v] += g * of_right;
         output[b + v] += g * of_left;
       }
@@ -590,7 +594,9 @@ Tensors backward(const Tensor& alpha_gradient, const Parameters& parameters, at:
       slope[1 + k] = -scale_gradient[k] * norm.scale[k] * norm.deviation[k] * norm.deviation[k] / blocks.occurrences;
       offset[1 + k] = -norm.scale[k] * shift_gradient[k] / blocks.occurrences;
     }
-    if (level > 0) mapped_gradient = mapped_gradient_below<T>(blocks, gradient, saved[kKept * level - 1], offset, slope, norm.center);
+    if (level > 0)
+      mapped_gradient =
+          mapped_gradient_below<T>(blocks, gradient, saved[kKept * level - 1], offset, slope, norm.center);
   }
   return gradients;
 }
