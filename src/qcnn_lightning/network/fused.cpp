@@ -42,6 +42,7 @@ using products::kOuterRows;
 using Tensors = std::vector<Tensor>;
 
 constexpr int64_t kPartImages = 250;  // images evaluated at a time: more share more blocks, fewer stay in the cache
+constexpr int64_t kTileRows = 16;    // pieces of a level's rows are multiples of them
 constexpr int64_t kThreadWork = 1 << 14;  // numbers that are worth waking another thread for
 
 template <class T>
@@ -191,25 +192,36 @@ void pool_rows(const Blocks& blocks, const Tensor& mapped, const Tensor& table, 
   }
 }
 
-int64_t chunks_over(int64_t rows) { return (rows + kChunkRows - 1) / kChunkRows; }
+// How the rows of a level are shared out among threads: each side in as many pieces, which depend on the blocks alone. The
+// first pieces are those of the first images, so that most children of a thread's rows are its own.
+class Chunks {
+ public:
+  explicit Chunks(const Blocks& blocks)
+      : rows_{blocks.first_right, blocks.rows - blocks.first_right}, sides_(rows_[1] > 0 ? 2 : 1) {
+    const int64_t most = std::max(rows_[0], rows_[1]);
+    if (most > kBlockRows) pieces_ = std::max((most + kChunkRows - 1) / kChunkRows + 1 & ~int64_t{1}, int64_t{2});
+  }
+  int64_t count() const { return pieces_ * sides_; }
+  int64_t side(int64_t chunk) const { return chunk % sides_; }
+  int64_t begin(int64_t chunk) const { return border(chunk, chunk / sides_); }
+  int64_t end(int64_t chunk) const { return border(chunk, chunk / sides_ + 1); }
 
-int64_t num_chunks(const Blocks& blocks) {
-  return chunks_over(blocks.first_right) + chunks_over(blocks.rows - blocks.first_right);
-}
+  // Calls work(chunk, begin, end, side) for every chunk that has rows, in parallel.
+  template <class Work>
+  void for_each(const Work& work) const {
+    at::parallel_for(0, count(), 1, [&](int64_t first, int64_t last) {
+      for (int64_t chunk = first; chunk < last; ++chunk)
+        if (begin(chunk) < end(chunk)) work(chunk, begin(chunk), end(chunk), side(chunk));
+    });
+  }
 
-// Calls work(chunk, begin, end, side) for chunks of up to kChunkRows rows that have one matrix, in parallel. Which chunks
-// there are depends on the blocks alone.
-template <class Work>
-void for_each_chunk(const Blocks& blocks, const Work& work) {
-  const int64_t left_chunks = chunks_over(blocks.first_right);
-  at::parallel_for(0, num_chunks(blocks), 1, [&](int64_t first, int64_t last) {
-    for (int64_t chunk = first; chunk < last; ++chunk) {
-      const bool right = chunk >= left_chunks;
-      const int64_t begin = right ? blocks.first_right + (chunk - left_chunks) * kChunkRows : chunk * kChunkRows;
-      work(chunk, begin, std::min(begin + kChunkRows, right ? blocks.rows : blocks.first_right), int64_t{right});
-    }
-  });
-}
+ private:
+  int64_t border(int64_t chunk, int64_t piece) const {
+    const int64_t rows = rows_[side(chunk)], size = (rows + pieces_ * kTileRows - 1) / (pieces_ * kTileRows) * kTileRows;
+    return (side(chunk) ? rows_[0] : 0) + std::min(piece * size, rows);
+  }
+  int64_t rows_[2], sides_, pieces_ = 1;
+};
 
 // The features entering a level, and their mean and biased variance over all occurrences (eq. 4) if these are asked for:
 // about the first row, lest squares cancel.
@@ -219,16 +231,16 @@ Tensor pool(const Blocks& blocks, const Tensor& mapped, const Tensor& table, con
   const Tensor features = pooled({blocks.rows, width}, table.options());
   T *values = data<T>(features), *count = data<T>(blocks.count);
   if (!mean.defined()) {
-    for_each_chunk(blocks, [&](int64_t, int64_t begin, int64_t end, int64_t) {
+    Chunks(blocks).for_each([&](int64_t, int64_t begin, int64_t end, int64_t) {
       pool_rows(blocks, mapped, table, begin, end - begin, values + begin * width);
     });
     return features;
   }
   std::vector<T> first(width);
   pool_rows(blocks, mapped, table, 0, 1, first.data());
-  const int64_t chunks = num_chunks(blocks);
-  Tensor partial = at::zeros({chunks, 2, width}, features.options());
-  for_each_chunk(blocks, [&](int64_t chunk, int64_t begin, int64_t end, int64_t) {
+  const Chunks chunks(blocks);
+  Tensor partial = at::zeros({chunks.count(), 2, width}, features.options());
+  chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end, int64_t) {
     T* sum = data<T>(partial) + chunk * 2 * width;
     T* squares = sum + width;
     for (int64_t block = begin; block < end; block += kBlockRows) {
@@ -246,7 +258,7 @@ Tensor pool(const Blocks& blocks, const Tensor& mapped, const Tensor& table, con
   });
   std::vector<double> total(2 * width);
   const T* sums = data<T>(partial);
-  for (int64_t chunk = 0; chunk < chunks; ++chunk)
+  for (int64_t chunk = 0; chunk < chunks.count(); ++chunk)
     for (int64_t k = 0; k < 2 * width; ++k) total[k] += sums[chunk * 2 * width + k];
   T *means = data<T>(mean), *variances = data<T>(var);
   for (int64_t k = 0; k < mean.numel(); ++k) {
@@ -327,7 +339,7 @@ class SiteTensors {
     Tensor mapped = pooled({blocks.rows, mapped_width_}, options_);
     T* output = data<T>(mapped);
     const int64_t width = center_.size();
-    for_each_chunk(blocks, [&](int64_t, int64_t begin, int64_t end, int64_t side) {
+    Chunks(blocks).for_each([&](int64_t, int64_t begin, int64_t end, int64_t side) {
       static thread_local products::Scratch<T> buffer;
       for (int64_t row = begin; row < end; row += kBlockRows) {
         const int64_t rows = std::min(kBlockRows, end - row);
@@ -365,9 +377,10 @@ std::pair<Tensor, Tensor> level_gradients(const Blocks& blocks, const Tensor& fe
       factors.emplace_back(data<T>(site_tensors) + side * size, products::Layout::kRows, 1 + outputs, width, width,
                            may_split);
   }
-  const Tensor partial = pooled({num_chunks(blocks), mapped_width, width}, features.options());
+  const Chunks chunks(blocks);
+  const Tensor partial = pooled({chunks.count(), mapped_width, width}, features.options());
   const T *feature = data<T>(features), *above = data<T>(mapped_gradient);
-  for_each_chunk(blocks, [&](int64_t chunk, int64_t begin, int64_t end, int64_t side) {
+  chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end, int64_t side) {
     for (int64_t row = begin; row < end; row += kOuterRows)
       products::outer_products(above + row * mapped_width, mapped_width, 1 + outputs, feature + row * width, width,
                                data<T>(partial) + chunk * size, std::min(kOuterRows, end - row), row > begin, may_split);
@@ -377,45 +390,69 @@ std::pair<Tensor, Tensor> level_gradients(const Blocks& blocks, const Tensor& fe
   });
   if (partial.size(0) == matrices) return {partial, gradient};
   const Tensor site_gradient = at::zeros({matrices, mapped_width, width}, features.options());
-  const int64_t left_chunks = chunks_over(blocks.first_right);
-  for (int64_t chunk = 0; chunk < partial.size(0); ++chunk) {
+  for (int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
+    if (chunks.begin(chunk) == chunks.end(chunk)) continue;
     const T* part = data<T>(partial) + chunk * size;
-    T* sum = data<T>(site_gradient) + (matrices == 2 && chunk >= left_chunks) * size;
+    T* sum = data<T>(site_gradient) + chunks.side(chunk) * size;
     for (int64_t k = width; k < (1 + outputs) * width; ++k) sum[k] += part[k];
   }
   return {site_gradient, gradient};
 }
 
+// The blocks that each row one level below is part of, row after row, from first[row] to first[row + 1]: their own rows and
+// those of the other child. A block whose children are equal is there twice.
+struct Parents {
+  std::vector<int32_t> first, parent, sibling;
+  Parents(const Blocks& blocks, int64_t children) : first(children + 1), parent(2 * blocks.rows), sibling(2 * blocks.rows) {
+    const int32_t *left = data<int32_t>(blocks.left), *right = data<int32_t>(blocks.right);
+    for (int64_t row = 0; row < blocks.rows; ++row) ++first[left[row]], ++first[right[row]];
+    for (int64_t child = 0, sum = 0; child <= children; ++child) sum += std::exchange(first[child], sum);
+    std::vector<int32_t> next(first);
+    for (int64_t row = 0; row < blocks.rows; ++row)
+      for (const auto& [child, other] : {std::pair(left[row], right[row]), std::pair(right[row], left[row])}) {
+        const int32_t place = next[child]++;
+        parent[place] = row, sibling[place] = other;
+      }
+  }
+};
+
 // Back through pooling: a child's gradient is the sum, over the blocks it is part of, of theirs times its sibling. That of
-// a block gets its part through the statistics here: count * (offset + slope * (feature - mean)). Threads share out the
-// channels: few children are part of most blocks.
+// a block gets its part through the statistics here: count * (offset + slope * (feature - mean)).
 template <class T, int64_t Bytes>
-void add_to_children(const Blocks& blocks, const Tensor& gradient, const Tensor& mapped, const std::vector<T>& offset,
-                     const std::vector<T>& slope, const std::vector<T>& center, const Tensor& mapped_gradient) {
+void gather_from_parents(const Blocks& blocks, const Tensor& gradient, const Tensor& mapped, const std::vector<T>& offset,
+                         const std::vector<T>& slope, const std::vector<T>& center, const Tensor& mapped_gradient) {
   using Vector = products::Lanes<T, Bytes>;
-  constexpr int64_t lanes = Bytes / sizeof(T);
-  const int64_t vectors = mapped.size(1) / lanes;
-  const int32_t *left = data<int32_t>(blocks.left), *right = data<int32_t>(blocks.right);
+  const int64_t vectors = mapped.size(1) * sizeof(T) / Bytes, children = mapped.size(0);
   const T* count = data<T>(blocks.count);
   const auto of = [](const T* numbers) { return reinterpret_cast<const Vector*>(numbers); };
   const auto lanes_of = [](const std::vector<T>& numbers, int64_t v) {
     Vector some;
-    std::memcpy(&some, numbers.data() + v * lanes, Bytes);
+    std::memcpy(&some, numbers.data() + v * (Bytes / sizeof(T)), Bytes);
     return some;
   };
   const Vector *above = of(data<T>(gradient)), *value = of(data<T>(mapped));
-  Vector* output = reinterpret_cast<Vector*>(data<T>(mapped_gradient));
-  const int64_t grain = std::max<int64_t>(kThreadWork / (blocks.rows * lanes), 1);
-  at::parallel_for(0, vectors, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t row = 0; row < blocks.rows; ++row) {
-      const int64_t a = left[row] * vectors, b = right[row] * vectors;
-      for (int64_t v = begin; v < end; ++v) {
-        const Vector of_left = value[a + v], of_right = value[b + v];
-        const Vector variation = of_left * of_right - lanes_of(center, v);
-        const Vector through_statistics = lanes_of(offset, v) + lanes_of(slope, v) * variation;
-        const Vector g = above[row * vectors + v] + count[row] * through_statistics;
-        output[a + v] += g * of_right;
-        output[b + v] += g * of_left;
+  Vector* const output = reinterpret_cast<Vector*>(data<T>(mapped_gradient));
+  const Parents parents(blocks, children);
+  // threads get equal numbers of parents, not of children
+  const int64_t entries = 2 * blocks.rows;
+  const auto child_at = [&](int64_t entry) {
+    return std::lower_bound(parents.first.begin(), parents.first.end() - 1, entry) - parents.first.begin();
+  };
+  at::parallel_for(0, entries, kThreadWork / mapped.size(1) + 1, [&](int64_t begin, int64_t end) {
+    const int64_t last = end == entries ? children : child_at(end);
+    for (int64_t child = begin == 0 ? 0 : child_at(begin); child < last; ++child) {
+      const Vector* const own = value + child * vectors;
+      Vector* const sum = output + child * vectors;
+      std::fill_n(sum, vectors, Vector{});
+      for (int64_t entry = parents.first[child]; entry < parents.first[child + 1]; ++entry) {
+        const Vector* const sibling = value + parents.sibling[entry] * vectors;
+        const Vector* const g = above + parents.parent[entry] * vectors;
+        const T occurrences = count[parents.parent[entry]];
+        for (int64_t v = 0; v < vectors; ++v) {
+          const Vector variation = own[v] * sibling[v] - lanes_of(center, v);
+          const Vector through_statistics = lanes_of(offset, v) + lanes_of(slope, v) * variation;
+          sum[v] += (g[v] + occurrences * through_statistics) * sibling[v];
+        }
       }
     }
   });
@@ -425,10 +462,11 @@ template <class T>
 Tensor mapped_gradient_below(const Blocks& blocks, const Tensor& gradient, const Tensor& mapped,
                              const std::vector<T>& offset, const std::vector<T>& slope,
                              const std::vector<T>& center) {
-  const Tensor mapped_gradient = pooled_zeros(mapped.sizes(), mapped.options());
-  const auto add = mapped.size(1) * sizeof(T) % products::kWidestBytes == 0 ? add_to_children<T, products::kWidestBytes>
-                                                                            : add_to_children<T, products::kNarrowBytes>;
-  add(blocks, gradient, mapped, offset, slope, center, mapped_gradient);
+  const Tensor mapped_gradient = pooled(mapped.sizes(), mapped.options());
+  const auto gather = mapped.size(1) * sizeof(T) % products::kWidestBytes == 0
+                          ? gather_from_parents<T, products::kWidestBytes>
+                          : gather_from_parents<T, products::kNarrowBytes>;
+  gather(blocks, gradient, mapped, offset, slope, center, mapped_gradient);
   return mapped_gradient;
 }
 
