@@ -1,6 +1,6 @@
 """Ordinary networks on the very same images: a linear model, and a small convolutional network.
 
-The same 16x16 8-bit images, batches, augmentation, optimiser and schedule as the q-CNN's best experiments; cross
+The same 16x16 8-bit images, batches, augmentation, optimiser and schedule as the q-CNN's best experiments for them; cross
 entropy, as is usual for them. Both take the pixels as a picture again, whatever order the tree would have them in.
 
     python benchmarks/baselines.py
@@ -29,6 +29,7 @@ from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import lay_on_image
 from qcnn_lightning.training.run import ignore_hints
 
+EXPERIMENTS = {"mnist": "best_mnist", "fmnist": "best_fmnist_16x16"}
 RATES = {"linear": 1e-3, "cnn": 3e-3}
 
 
@@ -109,7 +110,7 @@ class Baseline(pl.LightningModule):
 
 def measure(data: str, name: str, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train one baseline; return its row."""
-    settings = [f"experiment=best_{data}", *arguments.set]
+    settings = [f"experiment={EXPERIMENTS[data]}", *arguments.set]
     with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
         given = [*settings, f"data.root={arguments.data_root}", f"seed={seed}", "data.batches_at_a_time=1"]
         config = compose("train", given)
@@ -168,7 +169,7 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
 def main() -> None:
     """Train all, print a table, write the numbers."""
     parser = argparse.ArgumentParser(description="Train ordinary networks on the same images.")
-    parser.add_argument("--data", nargs="+", choices=("mnist", "fmnist"), default=["mnist", "fmnist"])
+    parser.add_argument("--data", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
     parser.add_argument("--network", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, default=30)

@@ -43,6 +43,7 @@ using Tensors = std::vector<Tensor>;
 
 constexpr int64_t kPartImages = 250;  // images evaluated at a time: more share more blocks, fewer stay in the cache
 constexpr int64_t kTileRows = 16;    // pieces of a level's rows are multiples of them
+constexpr int64_t kAhead = 4;        // parents whose numbers are fetched ahead of their turn
 constexpr int64_t kThreadWork = 1 << 14;  // numbers that are worth waking another thread for
 
 template <class T>
@@ -199,7 +200,7 @@ class Chunks {
   explicit Chunks(const Blocks& blocks)
       : rows_{blocks.first_right, blocks.rows - blocks.first_right}, sides_(rows_[1] > 0 ? 2 : 1) {
     const int64_t most = std::max(rows_[0], rows_[1]);
-    if (most > kBlockRows) pieces_ = std::max((most + kChunkRows - 1) / kChunkRows + 1 & ~int64_t{1}, int64_t{2});
+    if (most > 2 * kBlockRows) pieces_ = std::max((most + kChunkRows - 1) / kChunkRows + 1 & ~int64_t{1}, int64_t{2});
   }
   int64_t count() const { return pieces_ * sides_; }
   int64_t side(int64_t chunk) const { return chunk % sides_; }
@@ -448,6 +449,11 @@ void gather_from_parents(const Blocks& blocks, const Tensor& gradient, const Ten
         const Vector* const sibling = value + parents.sibling[entry] * vectors;
         const Vector* const g = above + parents.parent[entry] * vectors;
         const T occurrences = count[parents.parent[entry]];
+        const int64_t ahead = std::min(entry + kAhead, entries - 1);
+        for (int64_t v = 0; v < vectors; ++v) {
+          __builtin_prefetch(above + parents.parent[ahead] * vectors + v);
+          __builtin_prefetch(value + parents.sibling[ahead] * vectors + v);
+        }
         for (int64_t v = 0; v < vectors; ++v) {
           const Vector variation = own[v] * sibling[v] - lanes_of(center, v);
           const Vector through_statistics = lanes_of(offset, v) + lanes_of(slope, v) * variation;
