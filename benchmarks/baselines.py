@@ -1,7 +1,7 @@
 """Ordinary networks on the very same images: a linear model, and a small convolutional network.
 
-The same 16x16 8-bit images, batches, augmentation, optimiser and schedule as the q-CNN's best experiments for them; cross
-entropy, as is usual for them. Both take the pixels as a picture again, whatever order the tree would have them in.
+The same 16x16 8-bit images, batches, augmentation, optimiser and schedule as the q-CNN's best experiments for these;
+cross entropy, as is usual. Both take the pixels as a picture again, whatever order the tree would have them in.
 
     python benchmarks/baselines.py
     python benchmarks/baselines.py --data fmnist --network cnn --epochs 40 --seeds 0 1 2 3 4
@@ -137,6 +137,7 @@ def measure(data: str, name: str, seed: int, arguments: argparse.Namespace) -> d
         "data": data,
         "network": name,
         "seed": seed,
+        "size": datamodule.image_shape[0],
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "epochs": arguments.epochs,
         "settings": settings,

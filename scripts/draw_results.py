@@ -51,14 +51,15 @@ TABLE = re.compile(r"(<!-- table: (?P<kind>\w+)(?P<of>(?: \w+)*) -->\n).*?(<!-- 
 SHOWN = re.compile(r"docs/(?P<report>\w+)/figures/(?P<name>[^)\s]+)\.png")
 DATA_SETS = {"mnist": "MNIST", "fmnist": "Fashion-MNIST"}
 COMPARED = {"accuracy": "accuracy/test", "cost": "cost/test", "EE": "ee/mean"}
-# As their authors report them, of 28x28 images but for the last; the best they give.
+# As their authors report them, the best they give; and the height of the images, pixels.
 PUBLISHED = (
-    ("matrix product state ([1906.06329](https://arxiv.org/abs/1906.06329))", {"mnist": "98%", "fmnist": "88%"}),
+    ("matrix product state ([1906.06329](https://arxiv.org/abs/1906.06329))", 28, {"mnist": "98%", "fmnist": "88%"}),
     (
         "projected entangled pair states ([2009.09932](https://arxiv.org/abs/2009.09932))",
+        28,
         {"mnist": "99.31%", "fmnist": "91.2%"},
     ),
-    ("the paper's q-CNN ([2103.11785](https://arxiv.org/abs/2103.11785))", {"mnist": "97%", "fmnist": "89%"}),
+    ("the paper's q-CNN ([2103.11785](https://arxiv.org/abs/2103.11785))", 16, {"mnist": "97%", "fmnist": "89%"}),
 )
 ORDINARY = {"linear": "linear model", "cnn": "convolutional network"}
 SCOPES = ("mean over runs", "all epochs of all runs", "last epochs of all runs")
@@ -299,18 +300,17 @@ def override(run: Run, key: str) -> str:
 
 def published(collection: Collection) -> Iterator[Row]:
     """Yield published tensor-network classifiers, the runs given, and the ordinary networks that were measured."""
-    yield "data set", "classifier", "parameters", "epochs", "seeds", "test accuracy", "seconds"
+    yield "data set", "classifier", "pixels", "parameters", "epochs", "seeds", "test accuracy", "seconds"
     ours = records(accuracy_table(collection))
     others = list(baselines())[1:] if (MEASUREMENTS / "baselines.json").is_file() else []
     for data, name in DATA_SETS.items():
-        for classifier, accuracies_of in PUBLISHED:
-            yield name, classifier, "", "", "", accuracies_of[data], ""
+        for classifier, size, accuracies_of in PUBLISHED:
+            yield name, classifier, squared(size), "", "", "", accuracies_of[data], ""
         for row in ours:
             if row["data"] == data:
                 counts = (f"{row[column]:.0f}" for column in ("num_parameters", "epochs", "seeds"))
                 accuracy = percent(row["accuracy/test final, mean"], row["accuracy/test final, sd"])
-                network = ", ".join(part for part in ("**ours**", row["variant"]) if part)
-                yield name, network, *counts, accuracy, f"{row['seconds, mean']:.0f}"
+                yield name, "**ours**", squared(row["size"]), *counts, accuracy, f"{row['seconds, mean']:.0f}"
         for of_data, network, *numbers in others:
             if of_data == name:
                 yield name, f"{ORDINARY.get(network, network)}, by us", *numbers
@@ -318,12 +318,13 @@ def published(collection: Collection) -> Iterator[Row]:
 
 def baselines() -> Iterator[Row]:
     """Yield the accuracies of ordinary networks on the same images."""
-    yield "data set", "network", "parameters", "epochs", "seeds", "test accuracy", "seconds"
+    yield "data set", "network", "pixels", "parameters", "epochs", "seeds", "test accuracy", "seconds"
     table = pd.DataFrame(json.loads((MEASUREMENTS / "baselines.json").read_text())["rows"])
     for (data, network), rows in table.groupby(["data", "network"], sort=False):
         counts = (f"{rows[name].iloc[0]}" for name in ("parameters", "epochs"))
         accuracy = percent(*mean_and_deviation(list(rows["accuracy/test"])))
-        yield named(data), network, *counts, f"{len(rows)}", accuracy, f"{rows['seconds'].mean():.0f}"
+        size = squared(rows["size"].iloc[0])
+        yield named(data), network, size, *counts, f"{len(rows)}", accuracy, f"{rows['seconds'].mean():.0f}"
 
 
 def time_to_accuracy() -> Iterator[Row]:
@@ -478,6 +479,11 @@ KINDS = (*OF_A_REPORT, *OF_RUNS, *OF_MEASUREMENTS)
 def named(data: str) -> str:
     """Return the name of a data set as people write it."""
     return DATA_SETS.get(data, data)
+
+
+def squared(size: int) -> str:
+    """Return the shape of square images as people write it."""
+    return f"{size}x{size}"
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -58,7 +58,15 @@ def project(tmp_path) -> Path:
     (tmp_path / "docs/results.md").write_text(pages + shown + "End.\n")
     (tmp_path / "README.md").write_text("![](docs/intervention/figures/against_entropy_weight.png)\n")
     rows = [
-        {"data": "mnist", "network": "cnn", "parameters": 7, "epochs": 2, "seconds": 9, "accuracy/test": accuracy}
+        {
+            "data": "mnist",
+            "network": "cnn",
+            "size": 16,
+            "parameters": 7,
+            "epochs": 2,
+            "seconds": 9,
+            "accuracy/test": accuracy,
+        }
         for accuracy in (0.98, 0.99)
     ]
     (tmp_path / "benchmarks/results/baselines.json").write_text(json.dumps({"rows": rows}))
@@ -82,7 +90,7 @@ def test_one_command_draws_all_figures_and_writes_all_tables(project):
     assert "held-out accuracy" in page
     assert "| order | 81000 | 2 |" in page
     assert "| −2.00 |" in page
-    assert "| MNIST | cnn | 7 | 2 | 2 | 98.50 ± 0.71% | 9 |" in page
+    assert "| MNIST | cnn | 16x16 | 7 | 2 | 2 | 98.50 ± 0.71% | 9 |" in page
     # two studies, one report
     assert "left/right" in page
     assert "up/down" in page

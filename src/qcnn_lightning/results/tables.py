@@ -39,6 +39,7 @@ def accuracy_table(collection: Collection, window: int = 2) -> pd.DataFrame:
             "data": experiment.data,
             "bipartition": experiment.bipartition,
             "variant": experiment.variant,
+            "size": runs[0].settings.get("data.size"),
             "num_parameters": runs[0].num_parameters,
             "epochs": runs[0].last_epoch + 1,
             "seeds": len(runs),
