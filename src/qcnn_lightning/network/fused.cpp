@@ -113,35 +113,52 @@ struct Blocks {
 // Number the blocks in the order in which they are first met. ids: on entry the row of every site's feature one level
 // below, (images, 2 * sites); on return that of every block, (images, sites).
 template <class T>
-Blocks find_blocks(Tensor& ids, int64_t images, int64_t sites, int64_t matrices, const Tensor& like) {
+Blocks find_blocks(Tensor& ids, int64_t images, int64_t sites, int64_t matrices, bool of_grey_levels, const Tensor& like) {
   const int64_t occurrences = images * sites;
   Blocks blocks{0, 0, occurrences, pooled({occurrences}, at::kInt), pooled({occurrences}, at::kInt),
                 pooled_zeros({occurrences}, like.options())};
   int32_t *left = data<int32_t>(blocks.left), *right = data<int32_t>(blocks.right);
   T* count = data<T>(blocks.count);
-  int bits = 4;
-  while ((int64_t{1} << bits) < 2 * occurrences / matrices) ++bits;
+  int bits = of_grey_levels ? 16 : 4;
+  while (!of_grey_levels && (int64_t{1} << bits) < 2 * occurrences / matrices) ++bits;
   const Tensor found = pooled({occurrences}, at::kInt), table = pooled({int64_t{1} << bits}, at::kInt);
   const int32_t* children = data<int32_t>(ids);
   int32_t *own = data<int32_t>(found), *slots = data<int32_t>(table);
-  const uint64_t last_slot = table.numel() - 1;
   int32_t rows = 0;
+  // With one matrix for both children, (a, b) and (b, a) have the same features; with two, a < b always.
+  const auto children_of = [&](int64_t site) { return std::minmax(children[2 * site], children[2 * site + 1]); };
   for (int64_t side = 0; side < matrices; ++side) {
     blocks.first_right = rows;
     std::fill_n(slots, table.numel(), -1);
+    if (of_grey_levels) {  // a slot for every pair, and no branch, which would be guessed wrong half of the time
+      for (int64_t site = side; site < occurrences; site += matrices) {
+        const auto [first, second] = children_of(site);
+        int32_t& slot = slots[first << 8 | (second & 255)];
+        const bool is_new = slot < 0;
+        const int32_t row = is_new ? rows : slot;
+        slot = own[site] = row;
+        left[row] = first, right[row] = second;
+        count[row] += 1;
+        rows += is_new;
+      }
+      continue;
+    }
+    const uint64_t last_slot = table.numel() - 1;
     for (int64_t site = side; site < occurrences; site += matrices) {
-      // With one matrix for both children, (a, b) and (b, a) have the same features; with two, a < b always.
-      const auto [first, second] = std::minmax(children[2 * site], children[2 * site + 1]);
+      const auto [first, second] = children_of(site);
       const uint64_t key = (uint64_t(first) << 32 | uint64_t(second)) * 0x9E3779B97F4A7C15u;
       uint64_t slot = (key ^ key >> 32) * 0x9E3779B97F4A7C15u >> (64 - bits);
-      while (slots[slot] >= 0 && (left[slots[slot]] != first || right[slots[slot]] != second))
+      int32_t row = slots[slot];
+      while (row >= 0 && (left[row] != first || right[row] != second)) {
         slot = (slot + 1) & last_slot;
-      if (slots[slot] < 0) {
-        left[rows] = first, right[rows] = second;
-        slots[slot] = rows++;
+        row = slots[slot];
       }
-      own[site] = slots[slot];
-      count[slots[slot]] += 1;
+      if (row < 0) {
+        row = slots[slot] = rows++;
+        left[row] = first, right[row] = second;
+      }
+      own[site] = row;
+      count[row] += 1;
     }
   }
   if (matrices == 1) blocks.first_right = rows;
@@ -515,7 +532,7 @@ Tensor scores(const Tensor& mapped, const Tensor& ids, int64_t images, int64_t c
 template <class T>
 Blocks next_blocks(Tensor& ids, const Tensor& x, int64_t level, int64_t matrices, const Tensor& like) {
   return level == 0 ? find_grey_levels<T>(ids, x, matrices, like)
-                    : find_blocks<T>(ids, x.size(0), x.size(1) >> level, matrices, like);
+                    : find_blocks<T>(ids, x.size(0), x.size(1) >> level, matrices, level == 1, like);
 }
 
 template <class T>
