@@ -35,7 +35,8 @@ def project(tmp_path) -> Path:
     """A project with stored runs of two studies, and a page with empty tables."""
     for folder in ("scripts", "benchmarks/results", "docs"):
         (tmp_path / folder).mkdir(parents=True)
-    shutil.copy(SCRIPT, tmp_path / "scripts")
+    for name in (SCRIPT.name, "page_tables.py"):
+        shutil.copy(SCRIPT.with_name(name), tmp_path / "scripts")
     for measured in (SCRIPT.parents[1] / "benchmarks" / "results").glob("entropy_*.json"):
         shutil.copy(measured, tmp_path / "benchmarks/results")
     for choice, loss in (("none", 0.0), ("order", 0.02)):

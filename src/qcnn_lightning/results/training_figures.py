@@ -207,13 +207,14 @@ def figure_2(experiments: Sequence[Experiment], choices: Choices) -> Figure | st
             say_empty(axes, f"no {bipartition} run")
     if not any(axes.lines for axes in panels.flat):
         return "no run has accuracies, costs or entropies"
-    seeds = max(len(experiment.runs) for experiment in experiments)
+    counts = sorted({len(experiment.runs) for experiment in experiments})
+    seeds = " or ".join(map(str, counts))
     label_data_sets(
         figure,
         training,
         [Line2D([], [], color="0.3", label="test"), Line2D([], [], color="0.3", linestyle="--", label="train")],
     )
-    title_above(figure, experiments[0].variant, f"mean ± sd of {seeds} seeds" if seeds > 1 else "")
+    title_above(figure, experiments[0].variant, f"mean ± sd of {seeds} seeds" if counts[-1] > 1 else "")
     return figure
 
 
