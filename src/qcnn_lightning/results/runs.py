@@ -51,6 +51,7 @@ NOT_A_SETTING = (
     "data.system_folders",
     "hydra",
     "logger",
+    "model.kernel",
     "run_dir",
     "seed",
     "sweep",
