@@ -206,6 +206,11 @@ void pool_rows(const Blocks& blocks, const Tensor& mapped, const Tensor& table, 
   const int32_t *left = data<int32_t>(blocks.left), *right = data<int32_t>(blocks.right);
   for (int64_t row = first; row < first + rows; ++row, output += width) {
     const T *a = input + left[row] * width, *b = input + right[row] * width;
+    if (row + kAhead < first + rows)
+      for (int64_t k = 0; k < width; k += 64 / sizeof(T)) {
+        __builtin_prefetch(input + left[row + kAhead] * width + k);
+        __builtin_prefetch(input + right[row + kAhead] * width + k);
+      }
     for (int64_t k = 0; k < width; ++k) output[k] = a[k] * b[k];
   }
 }
@@ -571,11 +576,12 @@ Forward forward(const Setting& setting, const Parameters& parameters, bool keep)
   return result;
 }
 
-// The scores by fixed statistics. They do not depend on what else is in the batch, so threads share out the images.
+// The scores by fixed statistics. They do not depend on what else is in the batch: all images share the pairs of grey
+// levels, of which there are few, and then threads share out the images.
 template <class T>
 Tensor evaluate(const Setting& setting, const Parameters& parameters) {
-  const Tensor& table = setting.table;
-  const int64_t images = setting.x.size(0), sites = setting.x.size(1);
+  const Tensor &x = setting.x, &table = setting.table;
+  const int64_t images = x.size(0), sites = x.size(1), shared = std::min<int64_t>(parameters.levels, 2);
   const int64_t classes = parameters.weight(parameters.levels - 1).size(1);
   Tensor alpha = at::empty({images, classes}, table.options());
   std::vector<SiteTensors<T>> site_tensors;
@@ -584,21 +590,24 @@ Tensor evaluate(const Setting& setting, const Parameters& parameters) {
                          setting.epsilon[level]);
     site_tensors.emplace_back(site_tensors_of<T>(parameters.weight(level), norm), norm.center, setting.may_split);
   }
+  const auto map_level = [&](int64_t level, const Tensor& some, Tensor& ids, const Tensor& below) {
+    const Blocks blocks = next_blocks<T>(ids, some, level, parameters.weight(level).size(0), table);
+    return site_tensors[level].map(blocks, [&](int64_t row, int64_t rows, T* buffer) {
+      pool_rows(blocks, below, table, row, rows, buffer);
+      return buffer;
+    });
+  };
+  Tensor shared_ids, shared_rows;
+  for (int64_t level = 0; level < shared; ++level) shared_rows = map_level(level, x, shared_ids, shared_rows);
+  const int64_t ids_per_image = sites >> (shared - 1);
   at::parallel_for(0, (images + kPartImages - 1) / kPartImages, 1, [&](int64_t begin, int64_t end) {
     for (int64_t first = begin * kPartImages; first < std::min(end * kPartImages, images); first += kPartImages) {
-      const Tensor part = at::from_blob(data<uint8_t>(setting.x) + first * sites,
-                                        {std::min(kPartImages, images - first), sites}, at::kByte);
-      Tensor ids, mapped;
-      for (int64_t level = 0; level < parameters.levels; ++level) {
-        const Blocks blocks = next_blocks<T>(ids, part, level, parameters.weight(level).size(0), table);
-        const Tensor below = mapped;
-        mapped = site_tensors[level].map(blocks, [&](int64_t row, int64_t rows, T* buffer) {
-          pool_rows(blocks, below, table, row, rows, buffer);
-          return buffer;
-        });
-      }
-      std::copy_n(data<T>(scores<T>(mapped, ids, part.size(0), classes)), part.size(0) * classes,
-                  data<T>(alpha) + first * classes);
+      const int64_t count = std::min(kPartImages, images - first);
+      const Tensor part = x.narrow(0, first, count);
+      Tensor mapped = shared_rows;
+      Tensor ids = at::from_blob(data<int32_t>(shared_ids) + first * ids_per_image, {count * ids_per_image}, at::kInt);
+      for (int64_t level = shared; level < parameters.levels; ++level) mapped = map_level(level, part, ids, mapped);
+      std::copy_n(data<T>(scores<T>(mapped, ids, count, classes)), count * classes, data<T>(alpha) + first * classes);
     }
   });
   return alpha;
