@@ -30,7 +30,7 @@ from textbook import TextbookQCNN
 TARGETS = {"mnist": (0.90, 0.95, 0.96, 0.97), "fmnist": (0.80, 0.85, 0.87, 0.89)}
 OURS = {
     "mnist": ("model.d=6", "trainer.max_epochs=2"),
-    "fmnist": ("model.d=10", "trainer.max_epochs=6"),
+    "fmnist": ("model.d=10", "trainer.max_epochs=8"),
 }
 FOR_BOTH = ("model.sharing=sibling", "data.flatten=z_left_right", "scheduler=one_cycle")
 PAPER_EPOCHS, PAPER_D, PAPER_BATCH = 90, 18, 50

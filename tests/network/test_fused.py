@@ -126,6 +126,14 @@ def test_cost_and_gradients_in_one_go_are_those_of_autograd(sharing, dtype):
         assert torch.equal(actual, expected)
 
 
+def test_a_frozen_parameter_gets_no_gradient():
+    _, network = both_kernels()
+    frozen = network.levels[0].gamma.requires_grad_(False)
+    network.backpropagate_cost(images(13), torch.arange(13) % 10)
+    assert [parameter.grad is None for parameter in network.parameters()].count(True) == 1
+    assert frozen.grad is None
+
+
 @pytest.mark.parametrize(("sharing", "basis", "start"), ARCHITECTURES)
 def test_twenty_optimiser_steps_equal_the_plain_kernels(sharing, basis, start):
     plain, other = both_kernels(sharing=sharing, basis=basis, start=start)

@@ -86,7 +86,7 @@ class Pool {
   }
 
  private:
-  static constexpr size_t kSmallestBytes = 1 << 15;
+  static constexpr size_t kSmallestBytes = 1 << 10;
   static constexpr std::align_val_t kAlignment{64};
   std::mutex mutex_;
   std::multimap<size_t, void*> free_;
@@ -262,7 +262,7 @@ Tensor pool(const Blocks& blocks, const Tensor& mapped, const Tensor& table, con
   std::vector<T> first(width);
   pool_rows(blocks, mapped, table, 0, 1, first.data());
   const Chunks chunks(blocks);
-  Tensor partial = at::zeros({chunks.count(), 2, width}, features.options());
+  const Tensor partial = pooled_zeros({chunks.count(), 2, width}, features.options());
   chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end, int64_t) {
     T* sum = data<T>(partial) + chunk * 2 * width;
     T* squares = sum + width;
@@ -733,10 +733,9 @@ std::tuple<Tensor, Tensors, Tensors> alpha(const Tensor& x, const Tensor& table,
   return {outputs[0], Tensors(outputs.begin() + 1, first_var), Tensors(first_var, outputs.end())};
 }
 
-// The mean over the images of sum_y (alpha_y - delta_{y, label})^2 (eq. 48), and its gradient by all parameters.
+// The mean over the images of sum_y (alpha_y - delta_{y, label})^2 (eq. 48); every parameter's `grad` becomes its gradient.
 template <class T>
-std::tuple<double, Tensors> cost_and_gradients_of(const Setting& setting, const Tensor& labels,
-                                                  const Parameters& parameters) {
+double backpropagate_cost_of(const Setting& setting, const Tensor& labels, const Parameters& parameters) {
   const Forward result = forward<T>(setting, parameters, true);
   const int64_t images = result.alpha.size(0), classes = result.alpha.size(1);
   Tensor alpha_gradient = at::empty_like(result.alpha);
@@ -750,18 +749,20 @@ std::tuple<double, Tensors> cost_and_gradients_of(const Setting& setting, const 
       cost += double(difference) * difference;
       gradient[image * classes + k] = 2 * difference / images;
     }
-  return {cost / images, backward<T>(alpha_gradient, parameters, result.mean, result.var, result.saved,
-                                     result.first_right, setting.epsilon, true, setting.may_split)};
+  const Tensors gradients = backward<T>(alpha_gradient, parameters, result.mean, result.var, result.saved,
+                                        result.first_right, setting.epsilon, true, setting.may_split);
+  for (size_t k = 0; k < gradients.size(); ++k)
+    if (parameters.all[k].requires_grad()) parameters.all[k].mutable_grad() = gradients[k];
+  return cost / images;
 }
 
-std::tuple<double, Tensors> cost_and_gradients(const Tensor& x, const Tensor& labels, const Tensor& table,
-                                               const Tensors& parameters, const Tensors& running_mean,
-                                               const Tensors& running_var, double momentum,
-                                               const std::vector<double>& epsilon, bool may_split) {
+double backpropagate_cost(const Tensor& x, const Tensor& labels, const Tensor& table, const Tensors& parameters,
+                          const Tensors& running_mean, const Tensors& running_var, double momentum,
+                          const std::vector<double>& epsilon, bool may_split) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const Setting setting{x, table, {}, {}, running_mean, running_var, momentum, epsilon, may_split};
   const auto run =
-      table.scalar_type() == at::kDouble ? &cost_and_gradients_of<double> : &cost_and_gradients_of<float>;
+      table.scalar_type() == at::kDouble ? &backpropagate_cost_of<double> : &backpropagate_cost_of<float>;
   return run(setting, labels, Parameters{parameters});
 }
 }  // namespace
@@ -774,9 +775,9 @@ TORCH_LIBRARY(qcnn_lightning, library) {
       "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool may_split) -> "
       "(Tensor alpha, Tensor[] mean, Tensor[] var)",
       &alpha);
-  // The cost of a batch of labelled images, by its own statistics, and its gradients: the two halves of `alpha` in one go.
+  // The cost of a batch of labelled images, by its own statistics; the parameters' gradients become its gradients.
   library.def(
-      "cost_and_gradients(Tensor x, Tensor labels, Tensor table, Tensor[] parameters, Tensor(a!)[] running_mean, "
-      "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool may_split) -> (float cost, Tensor[] gradients)",
-      &cost_and_gradients);
+      "backpropagate_cost(Tensor x, Tensor labels, Tensor table, Tensor[] parameters, Tensor(a!)[] running_mean, "
+      "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool may_split) -> float",
+      &backpropagate_cost);
 }

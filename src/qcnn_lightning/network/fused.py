@@ -163,7 +163,7 @@ class Network:
 
     @property
     def parameters(self) -> list[Tensor]:
-        """Parameters in the order in which the operator takes them, and gives their gradients."""
+        """Parameters in the order in which the operator takes them."""
         return [*self.gamma, *self.beta, *self.weight]
 
 
@@ -198,13 +198,13 @@ def forward(
     ]
 
 
-def cost_and_gradients(
+def backpropagate_cost(
     network: Network,
     x: UInt8[Tensor, "batch sites"],
     labels: Int64[Tensor, " batch"],
     running: Sequence[FixedStatistics],
-) -> tuple[float, list[Tensor]]:
-    """Return the cost of a batch (eq. 48), by its own statistics, and its gradients by `network.parameters`.
+) -> float:
+    """Return the cost of a batch (eq. 48), by its own statistics; its gradient replaces that of every parameter.
 
     Forward and backward in one go: without autograd, whose share of a step of a small network is half.
 
@@ -214,7 +214,7 @@ def cost_and_gradients(
         labels: their classes.
         running: of every level, whose running averages shall move towards the batch's statistics.
     """
-    return load_operator().cost_and_gradients(
+    cost: float = load_operator().backpropagate_cost(
         x.contiguous(),
         labels,
         network.table,
@@ -223,6 +223,7 @@ def cost_and_gradients(
         network.epsilon,
         network.split_products,
     )
+    return cost
 
 
 def averages(running: Sequence[FixedStatistics]) -> tuple[list[Tensor], list[Tensor], float]:

@@ -277,12 +277,8 @@ class QCNN(nn.Module):
 
         Replaces every parameter's gradient by the cost's. Only where `runs_fused`.
         """
-        network = self.as_fused(x)
         statistics = [level.statistics for level in self.all_levels]
-        cost, gradients = fused.cost_and_gradients(network, x, labels, statistics)
-        for parameter, gradient in zip(network.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        return cost
+        return fused.backpropagate_cost(self.as_fused(x), x, labels, statistics)
 
     @torch.no_grad()
     def fix_population_statistics(
