@@ -37,13 +37,13 @@ namespace {
 
 using at::Tensor;
 using products::kBlockRows;
-using products::kChunkRows;
 using products::kOuterRows;
 using Tensors = std::vector<Tensor>;
 
 constexpr int64_t kPartImages = 250;  // images evaluated at a time: more share more blocks, fewer stay in the cache
-constexpr int64_t kTileRows = 16;    // pieces of a level's rows are multiples of them
-constexpr int64_t kAhead = 4;        // parents whose numbers are fetched ahead of their turn
+constexpr int64_t kChunkRows = 512;  // most rows of a piece of work
+constexpr int64_t kTileRows = 16;    // such pieces are multiples of them
+constexpr int64_t kAhead = 4;        // rows from now is what is fetched from memory ahead of its turn
 constexpr int64_t kThreadWork = 1 << 14;  // numbers that are worth waking another thread for
 
 template <class T>
@@ -56,8 +56,8 @@ T* data(const Tensor& tensor) {
   return tensor.mutable_data_ptr<T>();
 }
 
-// Large tensors, whose memory is used again. A fresh allocation of this size is memory that the system has to clear page by
-// page, at every step anew.
+// Tensors whose memory is used again. Large ones, freshly allocated, are memory that the system has to clear page by page, at
+// every step anew; smaller ones cost the allocator's search for room.
 class Pool {
  public:
   Tensor empty(at::IntArrayRef sizes, at::TensorOptions options) {
@@ -222,7 +222,7 @@ class Chunks {
   explicit Chunks(const Blocks& blocks)
       : rows_{blocks.first_right, blocks.rows - blocks.first_right}, sides_(rows_[1] > 0 ? 2 : 1) {
     const int64_t most = std::max(rows_[0], rows_[1]);
-    if (most > 2 * kBlockRows) pieces_ = std::max((most + kChunkRows - 1) / kChunkRows + 1 & ~int64_t{1}, int64_t{2});
+    if (most > 2 * kBlockRows) pieces_ = 2 * ((most + 2 * kChunkRows - 1) / (2 * kChunkRows));
   }
   int64_t count() const { return pieces_ * sides_; }
   int64_t side(int64_t chunk) const { return chunk % sides_; }

@@ -25,7 +25,6 @@ namespace products {
 
 constexpr int64_t kBlockRows = 64;   // rows worked on at a time, so that they stay in the first-level cache
 constexpr int64_t kOuterRows = 256;  // rows whose outer products are added up at a time
-constexpr int64_t kChunkRows = 512;  // rows that one thread works on
 
 template <class T, int64_t Bytes>
 using Lanes __attribute__((vector_size(Bytes), may_alias)) = T;
