@@ -11,7 +11,7 @@ from qcnn_lightning import QCNN, NetworkState
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.training.module import squared_distance_cost
+from qcnn_lightning.training.module import Classifier, squared_distance_cost
 from qcnn_lightning.training.run import train
 
 
@@ -63,6 +63,15 @@ def test_what_is_not_measured_in_every_epoch_stands_where_it_was_measured(compos
     sometimes = table.filter(regex="^(profile/|spectrum/)")
     assert list(sometimes.dropna(how="all").index) == [-1, 1, 3, 4]
     assert sometimes.loc[[-1, 1, 3, 4]].notna().all(axis=None)
+
+
+def test_subnormal_numbers_are_zero_while_training_and_only_then(composed, monkeypatch):
+    smallest = torch.tensor(torch.finfo(torch.float32).tiny)
+    halves = []
+    monkeypatch.setattr(Classifier, "on_train_start", lambda self: halves.append((smallest / 2).item()))
+    train(composed())
+    assert halves == [0]
+    assert smallest / 2 > 0
 
 
 def test_training_learns(composed):
