@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
 from hydra import compose, initialize_config_module
 from page_tables import DOCS, KINDS, MEASUREMENTS, OF_A_REPORT, OF_MEASUREMENTS, OF_RUNS, ROOT, Row, markdown
 
@@ -58,7 +59,11 @@ def rows_of(kind: str, reports_named: Sequence[str], first_epoch: int) -> Iterat
     if kind in OF_A_REPORT:
         return OF_A_REPORT[kind](there[0])
     collection = read_collection([folder for name in there for folder in stored[name]])
-    return OF_RUNS[kind](collection, first_epoch) if kind == "within_runs" else OF_RUNS[kind](collection)
+    given = {
+        "within_runs": lambda: (first_epoch,),
+        "claims": lambda: (first_epoch, pd.read_csv(DOCS / there[0] / "correlations.csv")),
+    }
+    return OF_RUNS[kind](collection, *given.get(kind, tuple)())
 
 
 def with_tables(text: str, first_epoch: int) -> str:

@@ -16,10 +16,12 @@ from qcnn_lightning.results.scaling_figure import PAPER, TITLES
 from qcnn_lightning.results.studies import (
     class_table,
     contrast_table,
+    groups,
     mean_with_interval,
     overfitting_and_rise,
     overfitting_table,
     paper_table,
+    settling,
     settling_table,
     within_run_table,
 )
@@ -82,6 +84,59 @@ def correlations(report: str) -> Iterator[Row]:
                     yield named(data), scope, of, f"{rows['runs'].iloc[0]}", *of_costs
 
 
+def claims(collection: Collection, first_epoch: int, correlations: pd.DataFrame) -> Iterator[Row]:
+    """Yield what the paper claims and what was measured, a column per data set, of all runs of the report.
+
+    Args:
+        collection: the runs.
+        first_epoch: of correlations within runs.
+        correlations: over the runs, from `correlations.csv`.
+    """
+    of_data = {data: measured_claims(collection, data, first_epoch, correlations) for data in collection.data_sets}
+    yield "", "the paper", *(named(data) for data in of_data)
+    for cells in zip(*of_data.values(), strict=True):
+        (claim, says), *_ = (labels for labels, _ in cells)
+        yield claim, says, *(measured for _, measured in cells)
+
+
+def measured_claims(
+    collection: Collection, data: str, first_epoch: int, correlations: pd.DataFrame
+) -> Iterator[tuple[tuple[str, str], str]]:
+    """Yield the rows of `claims` for a data set: a claim's title and what the paper says, and the measured."""
+    runs = [
+        run for labels, of_group in groups(collection, together=False) if labels["data"] == data for run in of_group
+    ]
+    best = max(
+        (row for row in records(paper_table(collection)) if row["data"] == data), key=lambda row: row["best"].value
+    )
+    yield ("best test accuracy", "97%, 89%"), f"{with_interval(best['best'], '.2%')} ({best['network']})"
+    found = [settling(run) for run in runs]
+    yield ("EE before training", "near zero"), f"at most {max(item.before for item in found):.1g} nats"
+    rises = [item.rise for item in found]
+    rose = f"rises in {sum(rise > 0 for rise in rises)} of {len(rises)} runs"
+    rose = f"{with_interval(mean_with_interval(rises), '+.2f')} nats, {rose}"
+    yield ("EE since the accuracy settled", "rises"), rose
+    finals = [item.final / math.log(2) for item in found]
+    size = f"{with_interval(mean_with_interval(finals), '.2f')} log 2, from {min(finals):.2f} to {max(finals):.2f}"
+    yield ("EE at the end", "of order log 2"), size
+    chosen = correlations[(correlations["measure"] == "spearman") & (correlations["data"] == data)]
+    over_all = chosen[(chosen["scope"] == SCOPES[1]) & (chosen["of"] == "values")].set_index("cost")
+    within = [row for row in records(within_run_table(collection, first_epoch)) if row["data"] == data][-1]
+    for cost, says in (("train", "negative"), ("test", "negative, less evident")):
+        together = Estimate(*over_all.loc[cost, ["correlation", "low", "high"]])
+        yield (f"EE ~ {cost} cost, all epochs of all runs", says), with_interval(together, "+.2f")
+        own = (
+            f"{with_interval(within[cost], '+.2f')}, negative in {within[f'{cost} negative']} of {within['runs']} runs"
+        )
+        yield (f"EE ~ {cost} cost, within a run", says), own
+    metrics = {"EE": lambda run: last(run.column("ee/mean"))}
+    halves = contrast_table(collection, "data.flatten", "left_right", metrics)
+    for row in records(halves):
+        if row["data"] == data and row["value"] == "up_down":
+            difference = f"{with_interval(row['EE difference'], '+.2f')} nats, {row['variant']}".removesuffix(", ")
+            yield ("EE, up/down − left/right", "similar"), difference
+
+
 def paper(collection: Collection) -> Iterator[Row]:
     """Yield the accuracies beside the paper's, with intervals over the seeds."""
     yield "data set", "network", "seeds", "best test accuracy", "last", "the paper's", "best − the paper's (points)"
@@ -98,7 +153,7 @@ def paper(collection: Collection) -> Iterator[Row]:
         )
 
 
-def settling(collection: Collection) -> Iterator[Row]:
+def settled(collection: Collection) -> Iterator[Row]:
     """Yield when accuracies settle, and what the entropies do before and after."""
     yield (
         "data set",
@@ -403,13 +458,15 @@ def scaling() -> Iterator[Row]:
 
 OF_A_REPORT = {"accuracies": accuracies, "correlations": correlations}
 OF_RUNS: dict[str, Callable[..., Iterator[Row]]] = {
+    "claims": claims,
     "paper": paper,
-    "settling": settling,
+    "settling": settled,
     "within_runs": within_runs,
     "overfitting": overfitting,
     "overfitting_correlation": overfitting_correlation,
     "bipartitions": partial(contrast, title="halves", key="data.flatten", reference="left_right"),
     "interventions": partial(contrast, title="weight of the EE", key="entropy_weight", reference=0),
+    "starts": partial(contrast, title="start", key="model.start", reference="product_state"),
     "classes": classes,
     "choices": choices,
     "published": published,

@@ -10,15 +10,18 @@ from test_study_tables import with_recall, with_setting
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "draw_results.py"
 # Among the reports are some that have no runs yet.
+# Among the reports are some that have no runs yet.
 TABLES = (
     "accuracies reproduction",
     "correlations reproduction",
+    "claims reproduction",
     "paper reproduction paper_start",
     "settling paper_start reproduction",
     "within_runs reproduction",
     "overfitting reproduction",
     "overfitting_correlation reproduction",
     "bipartitions reproduction",
+    "starts reproduction paper_start",
     "interventions intervention",
     "classes intervention",
     "published reproduction best_mnist",
@@ -45,12 +48,13 @@ def project(tmp_path) -> Path:
             table["accuracy/val"] = table["accuracy/test"] - loss
             folder = write_run(tmp_path / "docs/runs/ablation" / f"{choice},{seed}", seed=seed, epochs=3, table=table)
             (folder / ".hydra/overrides.yaml").write_text(f"[ablation={choice}, seed={seed}]")
-    for study in ("reproduction", "up_down"):
-        write_run(
-            tmp_path / "docs/runs" / study / "run",
-            flatten="left_right" if study == "reproduction" else study,
-            epochs=36,
-        )
+    for study, flatten, start in (
+        ("reproduction", "left_right", "product_state"),
+        ("up_down", "up_down", "product_state"),
+        ("paper_start", "left_right", "default"),
+    ):
+        folder = write_run(tmp_path / "docs/runs" / study / "run", flatten=flatten, epochs=36)
+        with_setting(folder, "model.start", start)
     for weight in (0, 0.1):
         folder = write_run(tmp_path / "docs/runs/intervention" / f"{weight}", epochs=3, table=with_recall())
         with_setting(folder, "entropy_weight", weight)
@@ -102,6 +106,10 @@ def test_one_command_draws_all_figures_and_writes_all_tables(project):
     # paired by the seed
     assert [row.split(" | ")[2] for row in rows["bipartitions reproduction"]] == ["left_right", "up_down"]
     assert [row.split(" | ")[2] for row in rows["interventions intervention"]] == ["0", "0.1"]
+    assert [row.split(" | ")[2] for row in rows["starts reproduction paper_start"]] == ["product_state", "default"]
+    claims = dict(row.split(" | ", 1) for row in rows["claims reproduction"])
+    assert "of 2 runs" in claims["| EE ~ train cost, within a run"]
+    assert "0.00 nats |" in claims["| EE, up/down − left/right"]
     assert "+1.00" in rows["classes intervention"][0]
     assert any("99.31%" in row for row in rows["published reproduction best_mnist"])
     assert any("convolutional network" in row for row in rows["published reproduction best_mnist"])
