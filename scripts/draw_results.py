@@ -61,7 +61,7 @@ def rows_of(kind: str, reports_named: Sequence[str], first_epoch: int) -> Iterat
     collection = read_collection([folder for name in there for folder in stored[name]])
     given = {
         "within_runs": lambda: (first_epoch,),
-        "claims": lambda: (first_epoch, pd.read_csv(DOCS / there[0] / "correlations.csv")),
+        "claims": lambda: (pd.read_csv(DOCS / there[0] / "correlations.csv"),),
     }
     return OF_RUNS[kind](collection, *given.get(kind, tuple)())
 

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from qcnn_lightning.results.scaling_figure import PAPER, TITLES
 from qcnn_lightning.results.studies import (
     class_table,
     contrast_table,
-    groups,
     mean_with_interval,
     overfitting_and_rise,
     overfitting_table,
@@ -84,57 +83,61 @@ def correlations(report: str) -> Iterator[Row]:
                     yield named(data), scope, of, f"{rows['runs'].iloc[0]}", *of_costs
 
 
-def claims(collection: Collection, first_epoch: int, correlations: pd.DataFrame) -> Iterator[Row]:
+def claims(collection: Collection, correlations: pd.DataFrame) -> Iterator[Row]:
     """Yield what the paper claims and what was measured, a column per data set, of all runs of the report.
 
     Args:
         collection: the runs.
-        first_epoch: of correlations within runs.
-        correlations: over the runs, from `correlations.csv`.
+        correlations: of them, `correlations.csv`.
     """
-    of_data = {data: measured_claims(collection, data, first_epoch, correlations) for data in collection.data_sets}
+    data_sets = [data for data in DATA_SETS if data in collection.data_sets]
+    of_data = {data: list(measured_claims(collection, data, correlations)) for data in data_sets}
     yield "", "the paper", *(named(data) for data in of_data)
     for cells in zip(*of_data.values(), strict=True):
-        (claim, says), *_ = (labels for labels, _ in cells)
-        yield claim, says, *(measured for _, measured in cells)
+        yield *cells[0][:2], *(measured for *_, measured in cells)
 
 
-def measured_claims(
-    collection: Collection, data: str, first_epoch: int, correlations: pd.DataFrame
-) -> Iterator[tuple[tuple[str, str], str]]:
-    """Yield the rows of `claims` for a data set: a claim's title and what the paper says, and the measured."""
-    runs = [
-        run for labels, of_group in groups(collection, together=False) if labels["data"] == data for run in of_group
-    ]
-    best = max(
-        (row for row in records(paper_table(collection)) if row["data"] == data), key=lambda row: row["best"].value
-    )
-    yield ("best test accuracy", "97%, 89%"), f"{with_interval(best['best'], '.2%')} ({best['network']})"
-    found = [settling(run) for run in runs]
-    yield ("EE before training", "near zero"), f"at most {max(item.before for item in found):.1g} nats"
-    rises = [item.rise for item in found]
-    rose = f"rises in {sum(rise > 0 for rise in rises)} of {len(rises)} runs"
-    rose = f"{with_interval(mean_with_interval(rises), '+.2f')} nats, {rose}"
-    yield ("EE since the accuracy settled", "rises"), rose
-    finals = [item.final / math.log(2) for item in found]
-    size = f"{with_interval(mean_with_interval(finals), '.2f')} log 2, from {min(finals):.2f} to {max(finals):.2f}"
-    yield ("EE at the end", "of order log 2"), size
-    chosen = correlations[(correlations["measure"] == "spearman") & (correlations["data"] == data)]
-    over_all = chosen[(chosen["scope"] == SCOPES[1]) & (chosen["of"] == "values")].set_index("cost")
-    within = [row for row in records(within_run_table(collection, first_epoch)) if row["data"] == data][-1]
+def measured_claims(collection: Collection, data: str, correlations: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    """Yield, for a data set, titles of claims, what the paper says, and what was measured.
+
+    Networks at least as wide as that of figure 2 are also told by themselves.
+    """
+    runs = [run for experiment in collection.experiments if experiment.data == data for run in experiment.complete_runs]
+    widths = {run.name: run.d for run in runs}
+    spearman = correlations[(correlations["measure"] == "spearman") & (correlations["of"] == "values")]
+    spearman = spearman[spearman["data"] == data]
+
+    rows = [row for row in records(paper_table(collection)) if row["data"] == data]
+    best = max(rows, key=lambda row: row["best"].value)
+    yield "best test accuracy", "97%, 89%", f"{with_interval(best['best'], '.2%')} ({best['network']})"
+    found = {run.name: settling(run) for run in runs}
+    yield "EE before training", "near zero", f"at most {max(item.before for item in found.values()):.1g} nats"
+    sizes = [item.final / math.log(2) for item in found.values()]
+    size = f"{with_interval(mean_with_interval(sizes), '.2f')} log 2, from {min(sizes):.2f} to {max(sizes):.2f}"
+    yield "EE at the end", "of order log 2", size
+    rises = {name: item.rise for name, item in found.items()}
+    yield from all_and_wide("EE since the accuracy settled", "rises", rises, widths, " nats, rises", 1)
     for cost, says in (("train", "negative"), ("test", "negative, less evident")):
-        together = Estimate(*over_all.loc[cost, ["correlation", "low", "high"]])
-        yield (f"EE ~ {cost} cost, all epochs of all runs", says), with_interval(together, "+.2f")
-        own = (
-            f"{with_interval(within[cost], '+.2f')}, negative in {within[f'{cost} negative']} of {within['runs']} runs"
-        )
-        yield (f"EE ~ {cost} cost, within a run", says), own
+        of_cost = spearman[spearman["cost"] == cost].set_index("scope")
+        together = Estimate(*of_cost.loc[SCOPES[1], ["correlation", "low", "high"]])
+        yield f"EE ~ {cost} cost, all epochs of all runs", says, with_interval(together, "+.2f")
+        own = dict(of_cost.loc[["run"], ["run", "correlation"]].to_numpy())
+        yield from all_and_wide(f"EE ~ {cost} cost, within a run", says, own, widths, ", negative", -1)
     metrics = {"EE": lambda run: last(run.column("ee/mean"))}
-    halves = contrast_table(collection, "data.flatten", "left_right", metrics)
-    for row in records(halves):
+    for row in records(contrast_table(collection, "data.flatten", "left_right", metrics)):
         if row["data"] == data and row["value"] == "up_down":
             difference = f"{with_interval(row['EE difference'], '+.2f')} nats, {row['variant']}".removesuffix(", ")
-            yield ("EE, up/down − left/right", "similar"), difference
+            yield "EE, up/down − left/right", "similar", difference
+
+
+def all_and_wide(
+    title: str, says: str, of_runs: Mapping[str, float], widths: Mapping[str, float], sign_told: str, sign: int
+) -> Iterator[tuple[str, str, str]]:
+    """Yield two rows of `claims`: the mean over the runs and in how many a number has a sign; of all, of the wide."""
+    for kind, width in (("", 0), (f", d ≥ {PAPER['d']}", PAPER["d"])):
+        values = [value for name, value in of_runs.items() if widths[name] >= width]
+        count = f"{sum(sign * value > 0 for value in values)} of {len(values)} runs"
+        yield title + kind, says, f"{with_interval(mean_with_interval(values), '+.2f')}{sign_told} in {count}"
 
 
 def paper(collection: Collection) -> Iterator[Row]:
@@ -403,6 +406,20 @@ def entropy_seconds() -> Iterator[Row]:
         yield row["sharing"], *(f"{row[name]:.2g}" for name in titles)
 
 
+def population_sample() -> Iterator[Row]:
+    """Yield how entropies and accuracies differ between samples whose statistics fix the same network."""
+    yield "data set", "images", "samples", "EE (nats)", "test accuracy", "largest score of a training image"
+    for row in json.loads((MEASUREMENTS / "population_sample.json").read_text())["rows"]:
+        yield (
+            named(row["data"]),
+            f"{row['size']}",
+            f"{len(row['ee'])}",
+            number(*mean_and_deviation(row["ee"])),
+            percent(*mean_and_deviation(row["accuracy"])),
+            f"{max(row['largest_score']):.3g}",
+        )
+
+
 def throughput() -> Iterator[Row]:
     """Yield whole epochs of the project's training beside the textbook's loop and the matrix-product floor."""
     yield (
@@ -477,6 +494,7 @@ OF_MEASUREMENTS = {
     "entropy_precision": entropy_precision,
     "entropy_time": entropy_time,
     "entropy_seconds": entropy_seconds,
+    "population_sample": population_sample,
     "throughput": throughput,
     "kernel_precision": kernel_precision,
     "scaling": scaling,

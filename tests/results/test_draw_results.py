@@ -107,8 +107,12 @@ def test_one_command_draws_all_figures_and_writes_all_tables(project):
     assert [row.split(" | ")[2] for row in rows["bipartitions reproduction"]] == ["left_right", "up_down"]
     assert [row.split(" | ")[2] for row in rows["interventions intervention"]] == ["0", "0.1"]
     assert [row.split(" | ")[2] for row in rows["starts reproduction paper_start"]] == ["product_state", "default"]
+    # of the same network, so the same twice
     claims = dict(row.split(" | ", 1) for row in rows["claims reproduction"])
-    assert "of 2 runs" in claims["| EE ~ train cost, within a run"]
+    for cost in ("train", "test"):
+        told = claims[f"| EE ~ {cost} cost, within a run"]
+        assert "of 2 runs" in told
+        assert claims[f"| EE ~ {cost} cost, within a run, d ≥ 18"] == told
     assert "0.00 nats |" in claims["| EE, up/down − left/right"]
     assert "+1.00" in rows["classes intervention"][0]
     assert any("99.31%" in row for row in rows["published reproduction best_mnist"])
