@@ -116,28 +116,45 @@ def measured_claims(collection: Collection, data: str, correlations: pd.DataFram
     size = f"{with_interval(mean_with_interval(sizes), '.2f')} log 2, from {min(sizes):.2f} to {max(sizes):.2f}"
     yield "EE at the end", "of order log 2", size
     rises = {name: item.rise for name, item in found.items()}
-    yield from all_and_wide("EE since the accuracy settled", "rises", rises, widths, " nats, rises", 1)
+    yield from all_and_wide("EE since the accuracy settled", "rises", rises, widths, " nats, rises", 1, math.inf)
     for cost, says in (("train", "negative"), ("test", "negative, less evident")):
         of_cost = spearman[spearman["cost"] == cost].set_index("scope")
         together = Estimate(*of_cost.loc[SCOPES[1], ["correlation", "low", "high"]])
         yield f"EE ~ {cost} cost, all epochs of all runs", says, with_interval(together, "+.2f")
         own = dict(of_cost.loc[["run"], ["run", "correlation"]].to_numpy())
-        yield from all_and_wide(f"EE ~ {cost} cost, within a run", says, own, widths, ", negative", -1)
+        yield from all_and_wide(f"EE ~ {cost} cost, within a run", says, own, widths, ", negative", -1, 1.0)
     metrics = {"EE": lambda run: last(run.column("ee/mean"))}
     for row in records(contrast_table(collection, "data.flatten", "left_right", metrics)):
         if row["data"] == data and row["value"] == "up_down":
-            difference = f"{with_interval(row['EE difference'], '+.2f')} nats, {row['variant']}".removesuffix(", ")
+            difference = f"{with_interval(row['EE difference'], '+.2f')} nats, {row['network']}".removesuffix(", ")
             yield "EE, up/down − left/right", "similar", difference
 
 
 def all_and_wide(
-    title: str, says: str, of_runs: Mapping[str, float], widths: Mapping[str, float], sign_told: str, sign: int
+    title: str,
+    says: str,
+    of_runs: Mapping[str, float],
+    widths: Mapping[str, float],
+    sign_told: str,
+    sign: int,
+    largest: float,
 ) -> Iterator[tuple[str, str, str]]:
-    """Yield two rows of `claims`: the mean over the runs and in how many a number has a sign; of all, of the wide."""
+    """Yield two rows of `claims`, of all runs and of the wide ones: a mean, and in how many runs it has the sign told.
+
+    Args:
+        title: of the claim.
+        says: what the paper says.
+        of_runs: the number, by run.
+        widths: d, by run.
+        sign_told: the sign in words, and the unit before it.
+        sign: the same, as 1 or -1.
+        largest: that the number's magnitude can be.
+    """
     for kind, width in (("", 0), (f", d ≥ {PAPER['d']}", PAPER["d"])):
         values = [value for name, value in of_runs.items() if widths[name] >= width]
         count = f"{sum(sign * value > 0 for value in values)} of {len(values)} runs"
-        yield title + kind, says, f"{with_interval(mean_with_interval(values), '+.2f')}{sign_told} in {count}"
+        mean = mean_with_interval(values, bounds=(-largest, largest))
+        yield title + kind, says, f"{with_interval(mean, '+.2f')}{sign_told} in {count}"
 
 
 def paper(collection: Collection) -> Iterator[Row]:
@@ -250,7 +267,7 @@ def contrast(collection: Collection, title: str, key: str, reference: Any) -> It
     for row in records(contrast_table(collection, key, reference, metrics)):
         yield (
             named(row["data"]),
-            row["variant"],
+            row["network"],
             plain(row["value"], "g") if isinstance(row["value"], int | float) else row["value"],
             f"{row['runs']}",
             plain(row["accuracy"].value, ".2%"),

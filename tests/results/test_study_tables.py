@@ -156,19 +156,21 @@ def test_runs_are_compared_seed_by_seed_in_one_setting_alone(tmp_path):
                 folder = tmp_path / f"{sharing},{seed},{weight}"
                 write_run(folder, seed=seed, epochs=3, table=table, model={"sharing": sharing})
                 with_setting(folder, "entropy_weight", weight)
+    # of other halves of the images, so to be compared with none of these
+    write_run(tmp_path / "up_down", seed=0, flatten="up_down", epochs=3, model={"sharing": "full"})
     # of a study that has but begun
     lonely = write_run(tmp_path / "lonely", data="fmnist", epochs=3)
     with_setting(lonely, "entropy_weight", 0.1)
     metrics = {"accuracy": lambda run: last(run.column("accuracy/test"))}
     table = contrast_table(read_collection(tmp_path), "entropy_weight", 0, metrics)
     assert list(table["data"].unique()) == ["mnist"]
-    assert list(zip(table["variant"], table["value"], table["runs"], strict=True)) == [
-        ("sharing=full", 0, 3),
-        ("sharing=full", -0.1, 3),
-        ("sharing=full", 0.1, 3),
-        ("sharing=sibling", 0, 3),
-        ("sharing=sibling", -0.1, 3),
-        ("sharing=sibling", 0.1, 2),
+    assert list(zip(table["network"], table["value"], table["runs"], strict=True)) == [
+        ("sharing=full, left/right", 0, 3),
+        ("sharing=full, left/right", -0.1, 3),
+        ("sharing=full, left/right", 0.1, 3),
+        ("sharing=sibling, left/right", 0, 3),
+        ("sharing=sibling, left/right", -0.1, 3),
+        ("sharing=sibling, left/right", 0.1, 2),
     ]
     differences = list(table["accuracy difference"])
     assert math.isnan(differences[0].value)

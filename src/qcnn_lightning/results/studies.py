@@ -210,20 +210,22 @@ def contrast_table(
         metrics: what is compared, by title.
 
     Returns:
-        A row per data set, rest of the settings (`variant`) and value of the setting, in this order: `runs`, and per
+        A row per data set, rest of the settings (`network`) and value of the setting, in this order: `runs`, and per
         metric an estimate of its mean and, titled "<metric> difference", of the paired difference to the reference.
     """
     families: dict[tuple[str, str], dict[Any, dict[tuple, Run]]] = {}
     for run in collection.runs:
-        family = families.setdefault((run.data, collection.describe_variant(run, without=key)), {})
+        halves = "" if key == "data.flatten" else run.bipartition
+        network = named_network(collection.describe_variant(run, without=key), halves)
+        family = families.setdefault((run.data, network), {})
         family.setdefault(run.settings.get(key), {})[rest_of_settings(run, key)] = run
     rows = []
-    for (data, variant), family in families.items():
+    for (data, network), family in families.items():
         if len(family) < 2:
             continue
         for value in sorted(family, key=lambda value: (value != reference, rank(value), str(value))):
             runs, others = family[value], family.get(reference, {})
-            row: dict[str, Any] = {"data": data, "variant": variant, "value": value, "runs": len(runs)}
+            row: dict[str, Any] = {"data": data, "network": network, "value": value, "runs": len(runs)}
             for title, metric in metrics.items():
                 row[title] = mean_with_interval([metric(run) for run in runs.values()])
                 pairs = [(run, others[rest]) for rest, run in runs.items() if rest in others and value != reference]
@@ -315,11 +317,16 @@ def groups(collection: Collection, together: bool = True) -> Iterator[tuple[dict
         experiments = [experiment for experiment in collection.experiments if experiment.data == data]
         for experiment in experiments:
             runs = experiment.complete_runs
-            network = ", ".join(part for part in (experiment.variant, experiment.bipartition) if part)
+            network = named_network(experiment.variant, experiment.bipartition)
             yield {"data": data, "network": network, "runs": len(runs)}, runs
         if together and len(experiments) > 1:
             every = [run for experiment in experiments for run in experiment.complete_runs]
             yield {"data": data, "network": "all", "runs": len(every)}, every
+
+
+def named_network(variant: str, bipartition: str) -> str:
+    """Return "d=18, left/right", or what there is of it."""
+    return ", ".join(part for part in (variant, bipartition) if part)
 
 
 def mean_of(values: Iterator[float]) -> float:
