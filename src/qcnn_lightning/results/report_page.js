@@ -6,6 +6,7 @@ const LAYOUT = {
   margin: { l: 58, r: 12, t: 24, b: 44 },
   font: { family: "system-ui, sans-serif", size: 12, color: "#1d2733" },
   paper_bgcolor: "rgba(0,0,0,0)",
+  modebar: { bgcolor: "rgba(0,0,0,0)", color: "#98a2b3", activecolor: "#0072b2" },
   plot_bgcolor: "rgba(0,0,0,0)",
   hovermode: "closest",
   hoverlabel: { align: "left", font: { size: 12 } },
