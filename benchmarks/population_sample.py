@@ -30,11 +30,9 @@ IMAGES_AT_A_TIME = 1000
 @torch.no_grad()
 def measure(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row per size of the sample: entropies (nats), accuracies and largest scores, one of each draw."""
-    run = read_run(folder)
-    network, _ = load_network(run.checkpoint_path)
-    datamodule = ImageDataModule(
-        **{**run.config["data"], "root": arguments.data_root, "cache": f"{arguments.data_root}/cache"}
-    )
+    network, settings = load_network(read_run(folder).checkpoint_path)
+    places = {"root": arguments.data_root, "cache": f"{arguments.data_root}/cache"}
+    datamodule = ImageDataModule(**settings["data"], **places)
     datamodule.prepare_data()
     datamodule.setup()
     (images, _), (test_images, labels) = datamodule.splits["train"], datamodule.splits["test"]
@@ -48,7 +46,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]
             right = scores(network, test_images).abs().argmax(1) == labels
             of_draws["accuracy"].append(right.double().mean().item())
             of_draws["largest_score"].append(scores(network, images).abs().max().item())
-        rows.append({"data": run.config["data"]["name"], "run": folder.name, "size": size, **of_draws})
+        rows.append({"data": settings["data"]["name"], "run": folder.name, "size": size, **of_draws})
     return rows
 
 

@@ -16,7 +16,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pandas as pd
 from hydra import compose, initialize_config_module
 from page_tables import DOCS, KINDS, MEASUREMENTS, OF_A_REPORT, OF_MEASUREMENTS, OF_RUNS, ROOT, Row, markdown
 
@@ -59,11 +58,8 @@ def rows_of(kind: str, reports_named: Sequence[str], first_epoch: int) -> Iterat
     if kind in OF_A_REPORT:
         return OF_A_REPORT[kind](there[0])
     collection = read_collection([folder for name in there for folder in stored[name]])
-    given = {
-        "within_runs": lambda: (first_epoch,),
-        "claims": lambda: (pd.read_csv(DOCS / there[0] / "correlations.csv"),),
-    }
-    return OF_RUNS[kind](collection, *given.get(kind, tuple)())
+    needed = {"within_runs": (first_epoch,), "claims": (there[0],)}
+    return OF_RUNS[kind](collection, *needed.get(kind, ()))
 
 
 def with_tables(text: str, first_epoch: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from qcnn_lightning.results.correlation import Estimate
-from qcnn_lightning.results.runs import Collection, Run
+from qcnn_lightning.results.runs import Collection, Run, caption
 from qcnn_lightning.results.scaling_figure import PAPER, TITLES
 from qcnn_lightning.results.studies import (
     class_table,
@@ -52,7 +52,7 @@ def accuracies(report: str) -> Iterator[Row]:
     yield "data set", "network", "parameters", "epochs", "seeds", "best test accuracy", "last", "test cost", "EE (nats)"
     table = pd.read_csv(DOCS / report / "accuracies.csv")
     for row in table.to_dict("records"):
-        network = ", ".join(part for part in (row["variant"], row["bipartition"]) if isinstance(part, str))
+        network = caption(*(part for part in (row["variant"], row["bipartition"]) if isinstance(part, str)))
         counts = (f"{row[name]:.0f}" for name in ("num_parameters", "epochs", "seeds"))
         yield (
             named(row["data"]),
@@ -68,8 +68,7 @@ def accuracies(report: str) -> Iterator[Row]:
 def correlations(report: str) -> Iterator[Row]:
     """Yield Spearman's correlations of mean entropy and cost over the runs, from `correlations.csv`."""
     yield "data set", "over", "of", "runs", "train cost", "test cost"
-    table = pd.read_csv(DOCS / report / "correlations.csv")
-    table = table[table["measure"] == "spearman"]
+    table = spearman_correlations(report)
     for data in dict.fromkeys(table["data"]):
         for of, scopes in (("values", SCOPES), ("changes", SCOPES[:2])):
             for scope in scopes:
@@ -83,13 +82,15 @@ def correlations(report: str) -> Iterator[Row]:
                     yield named(data), scope, of, f"{rows['runs'].iloc[0]}", *of_costs
 
 
-def claims(collection: Collection, correlations: pd.DataFrame) -> Iterator[Row]:
-    """Yield what the paper claims and what was measured, a column per data set, of all runs of the report.
+def spearman_correlations(report: str) -> pd.DataFrame:
+    """Return Spearman's of `correlations.csv`."""
+    table = pd.read_csv(DOCS / report / "correlations.csv")
+    return table[table["measure"] == "spearman"]
 
-    Args:
-        collection: the runs.
-        correlations: of them, `correlations.csv`.
-    """
+
+def claims(collection: Collection, report: str) -> Iterator[Row]:
+    """Yield what the paper claims and what was measured, a column per data set, of all runs of a report."""
+    correlations = spearman_correlations(report)
     data_sets = [data for data in DATA_SETS if data in collection.data_sets]
     of_data = {data: list(measured_claims(collection, data, correlations)) for data in data_sets}
     yield "", "the paper", *(named(data) for data in of_data)
@@ -103,9 +104,7 @@ def measured_claims(collection: Collection, data: str, correlations: pd.DataFram
     Networks at least as wide as that of figure 2 are also told by themselves.
     """
     runs = [run for experiment in collection.experiments if experiment.data == data for run in experiment.complete_runs]
-    widths = {run.name: run.d for run in runs}
-    spearman = correlations[(correlations["measure"] == "spearman") & (correlations["of"] == "values")]
-    spearman = spearman[spearman["data"] == data]
+    of_values = correlations[(correlations["data"] == data) & (correlations["of"] == "values")]
 
     rows = [row for row in records(paper_table(collection)) if row["data"] == data]
     best = max(rows, key=lambda row: row["best"].value)
@@ -116,25 +115,25 @@ def measured_claims(collection: Collection, data: str, correlations: pd.DataFram
     size = f"{with_interval(mean_with_interval(sizes), '.2f')} log 2, from {min(sizes):.2f} to {max(sizes):.2f}"
     yield "EE at the end", "of order log 2", size
     rises = {name: item.rise for name, item in found.items()}
-    yield from all_and_wide("EE since the accuracy settled", "rises", rises, widths, " nats, rises", 1, math.inf)
+    yield from all_and_wide("EE since the accuracy settled", "rises", rises, runs, " nats, rises", 1, math.inf)
     for cost, says in (("train", "negative"), ("test", "negative, less evident")):
-        of_cost = spearman[spearman["cost"] == cost].set_index("scope")
+        of_cost = of_values[of_values["cost"] == cost].set_index("scope")
         together = Estimate(*of_cost.loc[SCOPES[1], ["correlation", "low", "high"]])
         yield f"EE ~ {cost} cost, all epochs of all runs", says, with_interval(together, "+.2f")
         own = dict(of_cost.loc[["run"], ["run", "correlation"]].to_numpy())
-        yield from all_and_wide(f"EE ~ {cost} cost, within a run", says, own, widths, ", negative", -1, 1.0)
+        yield from all_and_wide(f"EE ~ {cost} cost, within a run", says, own, runs, ", negative", -1, 1.0)
     metrics = {"EE": lambda run: last(run.column("ee/mean"))}
     for row in records(contrast_table(collection, "data.flatten", "left_right", metrics)):
         if row["data"] == data and row["value"] == "up_down":
-            difference = f"{with_interval(row['EE difference'], '+.2f')} nats, {row['network']}".removesuffix(", ")
-            yield "EE, up/down − left/right", "similar", difference
+            difference = f"{with_interval(row['EE difference'], '+.2f')} nats"
+            yield "EE, up/down − left/right", "similar", caption(difference, row["network"])
 
 
 def all_and_wide(
     title: str,
     says: str,
     of_runs: Mapping[str, float],
-    widths: Mapping[str, float],
+    runs: Sequence[Run],
     sign_told: str,
     sign: int,
     largest: float,
@@ -144,14 +143,14 @@ def all_and_wide(
     Args:
         title: of the claim.
         says: what the paper says.
-        of_runs: the number, by run.
-        widths: d, by run.
+        of_runs: the number, by a run's name.
+        runs: those to count.
         sign_told: the sign in words, and the unit before it.
         sign: the same, as 1 or -1.
         largest: that the number's magnitude can be.
     """
     for kind, width in (("", 0), (f", d ≥ {PAPER['d']}", PAPER["d"])):
-        values = [value for name, value in of_runs.items() if widths[name] >= width]
+        values = [of_runs[run.name] for run in runs if run.name in of_runs and run.d >= width]
         count = f"{sum(sign * value > 0 for value in values)} of {len(values)} runs"
         mean = mean_with_interval(values, bounds=(-largest, largest))
         yield title + kind, says, f"{with_interval(mean, '+.2f')}{sign_told} in {count}"

@@ -10,7 +10,6 @@ from test_study_tables import with_recall, with_setting
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "draw_results.py"
 # Among the reports are some that have no runs yet.
-# Among the reports are some that have no runs yet.
 TABLES = (
     "accuracies reproduction",
     "correlations reproduction",

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from qcnn_lightning.results.runs import Collection, Experiment, LeftOut, rank
+from qcnn_lightning.results.runs import Collection, Experiment, LeftOut, caption, rank
 from qcnn_lightning.results.studies import classes_at_the_end, entropy_and_error, mean_with_interval
 from qcnn_lightning.results.tables import last, mean_and_deviation
 from qcnn_lightning.results.training_figures import (
@@ -19,7 +19,6 @@ from qcnn_lightning.results.training_figures import (
     OKABE_ITO,
     PANEL_WIDTH,
     Choices,
-    caption,
     colour_of,
     cut_off_at_ignorance,
     draw_band,

@@ -297,6 +297,11 @@ class Collection:
         return ", ".join(parts)
 
 
+def caption(*parts: str) -> str:
+    """Name a run or a group of them: join the parts that are not empty."""
+    return ", ".join(part for part in parts if part)
+
+
 def read_collection(paths: str | Path | Iterable[str | Path]) -> Collection:
     """Read every run at or below these folders.
 

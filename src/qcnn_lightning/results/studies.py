@@ -14,7 +14,7 @@ from jaxtyping import Float
 from scipy.stats import friedmanchisquare, t
 
 from qcnn_lightning.results.correlation import FEWEST_POINTS, FEWEST_RUNS, Estimate, over_runs, spearman
-from qcnn_lightning.results.runs import Collection, Run, is_excluded, rank
+from qcnn_lightning.results.runs import Collection, Run, caption, is_excluded, rank
 from qcnn_lightning.results.tables import COSTS, first, last, series
 
 SETTLED_WITHIN = 0.005
@@ -216,7 +216,7 @@ def contrast_table(
     families: dict[tuple[str, str], dict[Any, dict[tuple, Run]]] = {}
     for run in collection.runs:
         halves = "" if key == "data.flatten" else run.bipartition
-        network = named_network(collection.describe_variant(run, without=key), halves)
+        network = caption(collection.describe_variant(run, without=key), halves)
         family = families.setdefault((run.data, network), {})
         family.setdefault(run.settings.get(key), {})[rest_of_settings(run, key)] = run
     rows = []
@@ -317,16 +317,11 @@ def groups(collection: Collection, together: bool = True) -> Iterator[tuple[dict
         experiments = [experiment for experiment in collection.experiments if experiment.data == data]
         for experiment in experiments:
             runs = experiment.complete_runs
-            network = named_network(experiment.variant, experiment.bipartition)
+            network = caption(experiment.variant, experiment.bipartition)
             yield {"data": data, "network": network, "runs": len(runs)}, runs
         if together and len(experiments) > 1:
             every = [run for experiment in experiments for run in experiment.complete_runs]
             yield {"data": data, "network": "all", "runs": len(every)}, every
-
-
-def named_network(variant: str, bipartition: str) -> str:
-    """Return "d=18, left/right", or what there is of it."""
-    return ", ".join(part for part in (variant, bipartition) if part)
 
 
 def mean_of(values: Iterator[float]) -> float:

@@ -32,7 +32,7 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
-from qcnn_lightning.results.runs import Collection, Experiment, LeftOut, Run, as_number, rank
+from qcnn_lightning.results.runs import Collection, Experiment, LeftOut, Run, as_number, caption, rank
 from qcnn_lightning.results.studies import PAPER_ACCURACY
 from qcnn_lightning.results.tables import last, mean_and_deviation
 
@@ -613,11 +613,6 @@ def ordered_colour(index: int, number: int) -> Any:
 def without_d(experiment: Experiment) -> str:
     """Return an experiment's variant without d."""
     return ", ".join(part for part in experiment.variant.split(", ") if not part.startswith("d="))
-
-
-def caption(*parts: str) -> str:
-    """Join the parts that are not empty."""
-    return ", ".join(part for part in parts if part)
 
 
 def file_suffix(variant: str) -> str:
