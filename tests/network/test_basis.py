@@ -57,3 +57,9 @@ def test_fourier_functions_come_in_pairs():
 def test_an_unknown_basis_is_answered_with_those_there_are():
     with pytest.raises(InputError, match=r"model\.basis=haar: .* fourier, legendre"):
         make_basis("haar", 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_black_and_white_are_the_same_point_of_the_circle_to_the_last_bit(dtype):
+    black, white = make_basis("fourier", 40)(torch.tensor([0, 1], dtype=dtype))
+    assert torch.equal(black, white)

@@ -1,5 +1,6 @@
 """The fused kernel against the plain one, which is the definition of what it computes."""
 
+import concurrent.futures
 import copy
 import itertools
 import logging
@@ -308,3 +309,80 @@ def test_statistics_of_a_distributed_run_are_the_plain_kernels(monkeypatch):
 def test_unknown_kernel():
     with pytest.raises(InputError, match=r"model\.kernel=quick: choose one of auto, plain, fused, fused_float32"):
         QCNN(64, 10, 4, kernel="quick")
+
+
+@pytest.mark.parametrize(
+    ("x", "told"),
+    [
+        (torch.zeros(8, 1, 8, 8, dtype=torch.uint8), r"x is .* of shape \[8, 1, 8, 8\]: expected .*\(batch, 64\)"),
+        (torch.zeros(8, 8, 8, dtype=torch.uint8), r"of shape \[8, 8, 8\]"),
+        (torch.zeros(8, 32, dtype=torch.uint8), r"of shape \[8, 32\]"),
+        (torch.zeros(8, 128, dtype=torch.uint8), r"of shape \[8, 128\]"),
+        (torch.zeros(0, 64, dtype=torch.uint8), "at least one image"),
+        (torch.zeros(8, 64), "FloatTensor.*expected contiguous uint8"),
+        (torch.zeros(64, 8, dtype=torch.uint8).T, "expected contiguous"),
+    ],
+)
+def test_the_operator_itself_refuses_what_are_no_images(x, told, operator):
+    _, network = both_kernels()
+    given = network.as_fused(images(1))
+    with pytest.raises(RuntimeError, match=told):
+        operator.alpha(x, given.table, given.parameters, [], [], [], [], 0.1, given.epsilon, True)
+    with pytest.raises(RuntimeError, match=told):
+        operator.backpropagate_cost(
+            x, torch.zeros(8).long(), given.table, given.parameters, [], [], 0.1, given.epsilon, True
+        )
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (torch.tensor([0, 12, 3]), "label 12 of image 1: expected 0 to 9"),
+        (torch.tensor([0, 1, -1]), "label -1 of image 2"),
+        (torch.tensor([0, 1]), r"labels are .* of shape \[2\]: expected .* each of 3 images"),
+        (torch.tensor([[0], [1], [2]]), r"of shape \[3, 1\]"),
+        (torch.tensor([0, 1, 2], dtype=torch.int32), "IntTensor.*expected contiguous int64"),
+    ],
+)
+def test_the_operator_itself_refuses_what_are_no_labels(labels, told, operator):
+    _, network = both_kernels()
+    given = network.as_fused(images(1))
+    with pytest.raises(RuntimeError, match=told):
+        operator.backpropagate_cost(images(3), labels, given.table, given.parameters, [], [], 0.1, given.epsilon, True)
+
+
+def test_the_operator_itself_refuses_parameters_that_do_not_fit_together(operator):
+    _, network = both_kernels()
+    given = network.as_fused(images(1))
+    for place, wrong in ((0, torch.zeros(3).double()), (8, torch.zeros(4)), (-1, torch.zeros(1, 10, 5).double())):
+        parameters = list(given.parameters)
+        parameters[place] = wrong
+        with pytest.raises(RuntimeError, match="expected contiguous Double on the CPU of shape"):
+            operator.alpha(images(3), given.table, parameters, [], [], [], [], 0.1, given.epsilon, True)
+
+
+def test_callers_in_several_threads_at_a_time_get_the_same_numbers():
+    _, network = both_kernels(num_sites=256, d=4)
+    network.fix_population_statistics(images(200, 256))
+    network.eval()
+    x = images(2000, 256)
+    with torch.no_grad(), concurrent.futures.ThreadPoolExecutor(4) as pool:
+        expected = network(x)
+        for scores in pool.map(lambda _: network(x), range(12)):
+            assert torch.equal(scores, expected)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "passive"), ("active", "active")])
+def test_threads_of_pytorch_do_not_spin_unless_asked_to(given, expected):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    if given is not None:
+        environment["OMP_WAIT_POLICY"] = given
+    # What OpenMP itself says it has read.
+    ended = subprocess.run(
+        [sys.executable, "-c", "import qcnn_lightning"],
+        env=environment | {"OMP_DISPLAY_ENV": "true"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"OMP_WAIT_POLICY = '{expected.upper()}'" in ended.stderr

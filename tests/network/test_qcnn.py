@@ -239,3 +239,68 @@ def test_says_where_the_first_number_is_that_is_not_finite(spoil, told):
     network = make_network()
     spoil(network)
     assert network.first_non_finite(make_images(20)) == told
+
+
+IMAGES_THAT_ARE_NONE = [
+    (torch.zeros(3, dtype=torch.uint8), r"shape \(3,\): expected \(batch, 16\)"),
+    (torch.zeros(3, 4, 4, dtype=torch.uint8), r"shape \(3, 4, 4\)"),
+    (torch.zeros(3, 1, 4, 4), r"shape \(3, 1, 4, 4\)"),
+    (torch.zeros(3, 8, dtype=torch.uint8), r"shape \(3, 8\)"),
+    (torch.zeros(3, 32, dtype=torch.uint8), r"shape \(3, 32\)"),
+    (torch.zeros(0, 16, dtype=torch.uint8), "at least one image"),
+    (torch.full((3, 16), 200), "dtype torch.int64: expected uint8"),
+    (torch.zeros(3, 16, dtype=torch.bool), "dtype torch.bool"),
+    (torch.full((3, 16), 200.0), "entries from 200 to 200: expected grey levels in"),
+    (torch.full((3, 16), -0.1), "entries from -0.1 to -0.1"),
+    (torch.full((3, 16), torch.nan), "expected grey levels"),
+]
+
+
+@pytest.mark.parametrize("kernel", ["plain", "auto"])
+@pytest.mark.parametrize(("x", "told"), IMAGES_THAT_ARE_NONE, ids=[told for _, told in IMAGES_THAT_ARE_NONE])
+def test_images_that_are_none_are_refused_with_what_would_be_right(x, told, kernel):
+    network = QCNN(16, num_classes=10, d=4, kernel=kernel)
+    for take in (network, network.fix_population_statistics, network.statistics_of):
+        with pytest.raises(InputError, match=told):
+            take(x)
+
+
+def test_black_and_white_images_have_no_state_in_the_fourier_basis():
+    network = make_network()
+    black_and_white = (make_images(20) > 127).to(torch.uint8) * 255
+    with pytest.raises(InputError, match=r"2 grey levels, from 0 to 255.*choose model.basis=legendre"):
+        network.fix_population_statistics(black_and_white)
+    with pytest.raises(InputError, match="1 grey levels, from 7 to 7; images that are all the same"):
+        network.fix_population_statistics(torch.full((20, 16), 7, dtype=torch.uint8))
+    # What was refused is not half-way in.
+    with pytest.raises(InputError, match="no statistics yet"):
+        NetworkState.from_network(network)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kernel", ["plain", "auto"])
+def test_functions_that_black_and_white_images_do_not_vary_are_named_and_scores_are_still_the_amplitudes(
+    kernel, dtype, caplog
+):
+    torch.manual_seed(0)
+    network = QCNN(64, num_classes=10, d=6, basis="legendre", kernel=kernel).to(dtype).eval()
+    black_and_white = (make_images(200, sites=64) > 127).to(torch.uint8) * 255
+    for _ in range(2):
+        network.fix_population_statistics(black_and_white)
+    named = [record for record in caplog.records if "are constant over these images of 2 grey levels" in record.message]
+    assert [record.message.split(" of ")[0] for record in named] == ["f_2, f_4, f_6"]
+    scores = network(black_and_white).detach().double()
+    amplitude = NetworkState.from_network(network).amplitude(black_and_white).detach()
+    torch.testing.assert_close(scores, amplitude, rtol=1e-4, atol=1e-4)
+    assert scores.std(0).min() > 0
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_network_without_statistics_is_no_state_until_it_has_some(training):
+    network = make_network().train(training)
+    with pytest.raises(InputError, match=r"no statistics yet.*fix_population_statistics"):
+        NetworkState.from_network(network)
+    network.train()(make_images(20))
+    running = NetworkState.from_network(network)
+    network.fix_population_statistics(make_images(20))
+    assert not torch.equal(NetworkState.from_network(network).top, running.top)

@@ -22,7 +22,13 @@ from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import PADDING
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.results.evaluate import NUMBERS, STATE, evaluate, rebuild_data
-from qcnn_lightning.results.evaluation import Classification, choose_examples, measure, measure_entanglement
+from qcnn_lightning.results.evaluation import (
+    Classification,
+    choose_examples,
+    disagreement,
+    measure,
+    measure_entanglement,
+)
 from qcnn_lightning.results.evaluation_tables import show_evaluation
 from qcnn_lightning.results.state_figures import FIGURES, draw_all
 from qcnn_lightning.training.run import train
@@ -137,6 +143,22 @@ def test_entanglement_is_that_of_the_states(digits, sharing):
     assert entanglement.sites_are_alike == (sharing == "full")
 
 
+def test_scores_that_are_not_the_states_amplitudes_are_told(digits, capsys, tmp_path):
+    network = untrained(digits)
+    evaluation = measured(network, digits)
+    assert evaluation.classification.disagreement < 1e-4
+    show_evaluation(evaluation, tmp_path)
+    assert "warning" not in capsys.readouterr().out
+    with torch.no_grad():
+        state = NetworkState.from_network(network)
+        network.classification.weight.mul_(1.1)
+        disagreeing = disagreement(network, state, digits.splits["test"][0])
+    assert disagreeing == pytest.approx(0.1, rel=0.2)
+    evaluation = replace(evaluation, classification=replace(evaluation.classification, disagreement=disagreeing))
+    show_evaluation(evaluation, tmp_path)
+    assert "scores differ from its states' amplitudes by 0.1" in capsys.readouterr().out
+
+
 def test_every_pixel_has_its_own_entropy_on_the_image():
     # 5 x 5 pixels on 32 sites: seven of them are padding.
     settings = composed("train", "data=digits", "data.size=5", "data.flatten=z_left_right", "sweep.name=test").data
@@ -192,7 +214,7 @@ def test_examples_are_the_extremes_of_each_class():
     probabilities = torch.rand(20, 4, generator=generator, dtype=torch.float64)
     probabilities /= probabilities.sum(1, keepdim=True)
     upright = torch.arange(20, dtype=torch.uint8).view(20, 1, 1).expand(20, 2, 2)
-    classification = Classification(labels, 0.0, torch.zeros(4, 4, dtype=torch.int64), probabilities)
+    classification = Classification(labels, 0.0, torch.zeros(4, 4, dtype=torch.int64), probabilities, 0.0)
     for descending in (True, False):
         examples = choose_examples(classification, upright, descending)
         for label in range(4):
@@ -215,7 +237,7 @@ def test_numbers_that_do_not_exist_are_null_and_every_figure_is_drawn(digits, tm
     kept = labels != 5
     confusion = evaluation.classification.confusion.clone()
     confusion[5] = 0
-    fewer = Classification(labels[kept], 0.5, confusion, evaluation.classification.probabilities[kept])
+    fewer = Classification(labels[kept], 0.5, confusion, evaluation.classification.probabilities[kept], 0.0)
     images = evaluation.most_probable.images.new_zeros(int(kept.sum()), 8, 8)
     examples = {
         name: choose_examples(fewer, images, name == "most_probable") for name in ("most_probable", "least_probable")

@@ -51,7 +51,9 @@ class FourierBasis(Basis):
 
     def __call__(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape functions"]:  # noqa: D102
         frequencies = torch.arange(1, self.num_functions // 2 + 1, dtype=x.dtype, device=x.device)
-        phases = 2 * math.pi * x.unsqueeze(-1) * frequencies
+        turns = x.unsqueeze(-1) * frequencies
+        # Within half a turn of zero, so that 0 and 1 are the same point of the circle to the last bit.
+        phases = 2 * math.pi * (turns - turns.round())
         return math.sqrt(2) * torch.stack((phases.cos(), phases.sin()), dim=-1).flatten(-2)
 
 

@@ -12,7 +12,6 @@
 //
 // Every number is summed in an order that neither threads nor earlier calls change, so results repeat bit by bit.
 
-#include <ATen/Parallel.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -32,6 +31,7 @@
 #include <vector>
 
 #include "products.h"
+#include "workers.h"
 
 namespace {
 
@@ -232,7 +232,7 @@ class Chunks {
   // Calls work(chunk, begin, end, side) for every chunk that has rows, in parallel.
   template <class Work>
   void for_each(const Work& work) const {
-    at::parallel_for(0, count(), 1, [&](int64_t first, int64_t last) {
+    workers::parallel_for(count(), 1, [&](int64_t first, int64_t last) {
       for (int64_t chunk = first; chunk < last; ++chunk)
         if (begin(chunk) < end(chunk)) work(chunk, begin(chunk), end(chunk), side(chunk));
     });
@@ -324,7 +324,7 @@ Tensor site_tensors_of(const Tensor& weight, const Affine<T>& norm) {
   const int64_t matrices = weight.size(0), outputs = weight.size(1), inputs = weight.size(2);
   const int64_t height = padded<T>(outputs), width = padded<T>(inputs);
   const Tensor site_tensors = pooled({matrices, height, width}, weight.options());
-  at::parallel_for(0, matrices * height, kThreadWork / width + 1, [&](int64_t begin, int64_t end) {
+  workers::parallel_for(matrices * height, kThreadWork / width + 1, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       T* const site = data<T>(site_tensors) + row * width;
       const int64_t output = row % height - 1;
@@ -461,7 +461,7 @@ void gather_from_parents(const Blocks& blocks, const Tensor& gradient, const Ten
   const auto child_at = [&](int64_t entry) {
     return std::lower_bound(parents.first.begin(), parents.first.end() - 1, entry) - parents.first.begin();
   };
-  at::parallel_for(0, entries, kThreadWork / mapped.size(1) + 1, [&](int64_t begin, int64_t end) {
+  workers::parallel_for(entries, kThreadWork / mapped.size(1) + 1, [&](int64_t begin, int64_t end) {
     const int64_t last = end == entries ? children : child_at(end);
     for (int64_t child = begin == 0 ? 0 : child_at(begin); child < last; ++child) {
       const Vector* const own = value + child * vectors;
@@ -515,6 +515,52 @@ struct Parameters {
   const Tensor& beta(int64_t level) const { return all[levels + level]; }
   const Tensor& weight(int64_t level) const { return all[2 * levels + level]; }
 };
+
+// What is read by plain pointers has to have the type and the shape that they take for granted.
+void check(const Setting& setting, const Parameters& parameters) {
+  const Tensor& x = setting.x;
+  const int64_t levels = parameters.levels, sites = int64_t{1} << (levels - 1);
+  const auto type = setting.table.scalar_type();
+  const auto check_numbers = [&](const char* name, const Tensor& numbers, at::IntArrayRef sizes) {
+    TORCH_CHECK(numbers.sizes() == sizes && numbers.scalar_type() == type && numbers.is_contiguous() &&
+                    numbers.device().is_cpu(),
+                name, " is ", numbers.toString(), " of shape ", numbers.sizes(), ": expected contiguous ", type,
+                " on the CPU of shape ", sizes);
+  };
+  TORCH_CHECK(type == at::kFloat || type == at::kDouble, "table is ", type, ": expected float32 or float64");
+  TORCH_CHECK(levels >= 2 && parameters.all.size() == size_t(3 * levels) && setting.epsilon.size() == size_t(levels),
+              "expected gamma, beta, weight and epsilon of at least 2 levels");
+  TORCH_CHECK(x.dim() == 2 && x.size(0) > 0 && x.size(1) == sites && x.scalar_type() == at::kByte &&
+                  x.is_contiguous() && x.device().is_cpu(),
+              "x is ", x.toString(), " of shape ", x.sizes(), ": expected contiguous uint8 on the CPU of shape (batch, ",
+              sites, "), at least one image");
+  int64_t inputs = parameters.weight(0).size(-1);
+  check_numbers("table", setting.table, {256, inputs});
+  for (int64_t level = 0; level < levels; ++level) {
+    const Tensor& weight = parameters.weight(level);
+    TORCH_CHECK(weight.dim() == 3 && (weight.size(0) == 1 || (weight.size(0) == 2 && level < levels - 1)), "weight ",
+                level, " has shape ", weight.sizes(), ": expected 1 matrix, or 2 below the classification");
+    check_numbers("weight", weight, {weight.size(0), weight.size(1), inputs});
+    check_numbers("gamma", parameters.gamma(level), {inputs});
+    check_numbers("beta", parameters.beta(level), {inputs});
+    for (const Tensors* each : {&setting.mean, &setting.var, &setting.running_mean, &setting.running_var}) {
+      TORCH_CHECK(each->empty() || each->size() == size_t(levels), "statistics of ", each->size(), " levels for ", levels);
+      if (!each->empty()) check_numbers("a statistic", (*each)[level], {inputs});
+    }
+    inputs = weight.size(1);
+  }
+}
+
+void check_labels(const Tensor& labels, int64_t images, int64_t classes) {
+  TORCH_CHECK(labels.dim() == 1 && labels.size(0) == images && labels.scalar_type() == at::kLong &&
+                  labels.is_contiguous() && labels.device().is_cpu(),
+              "labels are ", labels.toString(), " of shape ", labels.sizes(), ": expected contiguous int64 on the CPU, one for each of ",
+              images, " images");
+  const int64_t* label = data<int64_t>(labels);
+  for (int64_t image = 0; image < images; ++image)
+    TORCH_CHECK(0 <= label[image] && label[image] < classes, "label ", label[image], " of image ", image, ": expected 0 to ",
+                classes - 1);
+}
 
 constexpr int64_t kKept = 6;  // tensors of a level that its gradient needs
 
@@ -600,7 +646,7 @@ Tensor evaluate(const Setting& setting, const Parameters& parameters) {
   Tensor shared_ids, shared_rows;
   for (int64_t level = 0; level < shared; ++level) shared_rows = map_level(level, x, shared_ids, shared_rows);
   const int64_t ids_per_image = sites >> (shared - 1);
-  at::parallel_for(0, (images + kPartImages - 1) / kPartImages, 1, [&](int64_t begin, int64_t end) {
+  workers::parallel_for((images + kPartImages - 1) / kPartImages, 1, [&](int64_t begin, int64_t end) {
     for (int64_t first = begin * kPartImages; first < std::min(end * kPartImages, images); first += kPartImages) {
       const int64_t count = std::min(kPartImages, images - first);
       const Tensor part = x.narrow(0, first, count);
@@ -723,12 +769,12 @@ std::tuple<Tensor, Tensors, Tensors> alpha(const Tensor& x, const Tensor& table,
                                            const Tensors& mean, const Tensors& var, const Tensors& running_mean,
                                            const Tensors& running_var, double momentum,
                                            const std::vector<double>& epsilon, bool may_split) {
+  const Setting setting{x, table, mean, var, running_mean, running_var, momentum, epsilon, may_split};
+  check(setting, Parameters{parameters});
   const bool keep = at::GradMode::is_enabled() && std::any_of(parameters.begin(), parameters.end(), [](const Tensor& p) {
                       return p.requires_grad();
                     });
-  const Tensors outputs =
-      Alpha::apply(at::TensorList(parameters),
-                   Setting{x, table, mean, var, running_mean, running_var, momentum, epsilon, may_split}, keep);
+  const Tensors outputs = Alpha::apply(at::TensorList(parameters), setting, keep);
   const auto first_var = outputs.begin() + 1 + epsilon.size();
   return {outputs[0], Tensors(outputs.begin() + 1, first_var), Tensors(first_var, outputs.end())};
 }
@@ -761,6 +807,8 @@ double backpropagate_cost(const Tensor& x, const Tensor& labels, const Tensor& t
                           const std::vector<double>& epsilon, bool may_split) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const Setting setting{x, table, {}, {}, running_mean, running_var, momentum, epsilon, may_split};
+  check(setting, Parameters{parameters});
+  check_labels(labels, x.size(0), parameters.back().size(1));
   const auto run =
       table.scalar_type() == at::kDouble ? &backpropagate_cost_of<double> : &backpropagate_cost_of<float>;
   return run(setting, labels, Parameters{parameters});

@@ -29,7 +29,7 @@ from qcnn_lightning.network.statistics import ChannelStatistics, FixedStatistics
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_suffix(".cpp")
-HEADER = Path(__file__).with_name("products.h")
+HEADERS = tuple(Path(__file__).with_name(name) for name in ("products.h", "workers.h"))
 COMPILER_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp")
 COMPILE_SECONDS = 20
 
@@ -45,7 +45,7 @@ def build_directory() -> Path:
     """
     from torch.utils.cpp_extension import get_default_build_root
 
-    source = SOURCE.read_text(), HEADER.read_text()
+    source = [path.read_text() for path in (SOURCE, *HEADERS)]
     built_from = (source, COMPILER_FLAGS, torch.__version__, sys.version_info[:2], processor())
     key = hashlib.sha256(repr(built_from).encode()).hexdigest()[:16]
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()) / f"qcnn_lightning_fused_{key}"

@@ -16,6 +16,7 @@ from torch.nn import functional
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.network import fused
 from qcnn_lightning.network.basis import make_basis
+from qcnn_lightning.network.pixels import check_images
 from qcnn_lightning.network.statistics import ChannelStatistics, FixedStatistics, batch_statistics
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 MATRICES_PER_LEVEL = {"full": 1, "sibling": 2}
 STARTS = ("product_state", "default")
 KERNELS = ("auto", "plain", "fused", "fused_float32")
+CONSTANT = 1e-6
+"""A function whose deviation is this small a part of its mean does not vary: it is round-off of float32."""
 
 
 def channel_schedule(channels: str | Sequence[int], d: int, num_levels: int) -> tuple[int, ...]:
@@ -186,7 +189,7 @@ class QCNN(nn.Module):
         if kernel not in KERNELS:
             raise InputError(f"model.kernel={kernel}: choose one of {', '.join(KERNELS)}")
         self.kernel = kernel
-        self.kernels_told: set[str] = set()
+        self.told: set[str] = set()
         self._grey_level_functions: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self.num_sites, self.num_classes = num_sites, num_classes
         self.num_levels = num_sites.bit_length() - 1
@@ -202,14 +205,16 @@ class QCNN(nn.Module):
                 level.start_near_constant(start_gamma, constant=1.0)
             self.classification.start_near_constant(start_gamma, constant=1 / num_classes)
 
-    def forward(
-        self, x: Float[Tensor, "batch {self.num_sites}"] | UInt8[Tensor, "batch {self.num_sites}"]
-    ) -> Float[Tensor, "batch {self.num_classes}"]:
+    def forward(self, x: Tensor) -> Float[Tensor, "batch {self.num_classes}"]:
         """Return alpha_y(x), the score and the amplitude of every class (eq. 10, 31).
 
         Args:
-            x: pixels in tree order, grey levels as uint8 or floats in [0, 1].
+            x: (batch, N) pixels in tree order, uint8 grey levels or floats in [0, 1].
+
+        Raises:
+            InputError: x has another shape, dtype or range.
         """
+        check_images(x, self.num_sites)
         if self.runs_fused(x):
             statistics = [level.statistics for level in self.all_levels]
             if self.training:
@@ -243,6 +248,12 @@ class QCNN(nn.Module):
         """Levels 0 .. L: those that pool, then the classification."""
         return [*self.levels, self.classification]
 
+    @property
+    def fixed_statistics(self) -> list[ChannelStatistics]:
+        """The statistics that evaluation normalises by; mean 0 and variance 1 where none has been measured yet."""
+        given = (level.statistics() for level in self.all_levels)
+        return [ChannelStatistics(mean, var, num_values=0) for mean, var in given]
+
     def runs_fused(self, x: Tensor) -> bool:
         """Choose the kernel for images like these; the log tells of each choice once.
 
@@ -255,8 +266,8 @@ class QCNN(nn.Module):
         if obstacle is not None and self.kernel != "auto":
             raise InputError(f"model.kernel={self.kernel} cannot work here: {obstacle}; choose auto or plain")
         choice = "fused kernel" if obstacle is None else f"plain kernel; the fused one cannot work here: {obstacle}"
-        if choice not in self.kernels_told:
-            self.kernels_told.add(choice)
+        if choice not in self.told:
+            self.told.add(choice)
             log.info(choice)
         return obstacle is None
 
@@ -272,18 +283,20 @@ class QCNN(nn.Module):
             split_products=self.kernel != "fused_float32",
         )
 
-    def backpropagate_cost(self, x: UInt8[Tensor, "batch {self.num_sites}"], labels: Int64[Tensor, " batch"]) -> float:
+    def backpropagate_cost(self, x: Tensor, labels: Int64[Tensor, " batch"]) -> float:
         """Return the cost of a batch (eq. 48), the mean of sum_y (alpha_y - delta_{y, label})^2, by its own statistics.
 
         Replaces every parameter's gradient by the cost's. Only where `runs_fused`.
+
+        Raises:
+            InputError: x has another shape.
         """
+        check_images(x, self.num_sites)
         statistics = [level.statistics for level in self.all_levels]
         return fused.backpropagate_cost(self.as_fused(x), x, labels, statistics)
 
     @torch.no_grad()
-    def fix_population_statistics(
-        self, x: Float[Tensor, "batch {self.num_sites}"] | UInt8[Tensor, "batch {self.num_sites}"]
-    ) -> None:
+    def fix_population_statistics(self, x: Tensor) -> None:
         """Fix the statistics that evaluation and `NetworkState` use, level by level, from a sample of images.
 
         Each level's are measured on features that were normalised by the ones just fixed below it, so they agree with
@@ -291,19 +304,58 @@ class QCNN(nn.Module):
 
         Args:
             x: the sample, as `forward` takes it.
+
+        Raises:
+            InputError: x has another shape, dtype or range; or no local function varies over its pixels, so that batch
+                norm would divide round-off by itself.
         """
+        check_images(x, self.num_sites)
         measured = fused.forward(self.as_fused(x), x)[1] if self.runs_fused(x) else self.statistics_of(x)
+        self.check_variation(measured[0], x)
         for level, population in zip(self.all_levels, measured, strict=True):
             level.statistics.fix_population(population)
 
-    def statistics_of(
-        self, x: Float[Tensor, "batch {self.num_sites}"] | UInt8[Tensor, "batch {self.num_sites}"]
-    ) -> list[ChannelStatistics]:
+    def check_variation(self, of_pixels: ChannelStatistics, x: Tensor) -> None:
+        """Check that the local functions tell the grey levels of these images apart; the log names those that do not.
+
+        Args:
+            of_pixels: mean and variance of f_1 .. f_{d_0} over the images' pixels.
+            x: the images.
+
+        Raises:
+            InputError: every function is constant over them.
+        """
+        constant = of_pixels.var <= (CONSTANT * of_pixels.mean).square()
+        if not constant.any():
+            return
+        levels = x.unique()
+        seen = f"{len(levels)} grey levels, from {levels[0]:g} to {levels[-1]:g}"
+        if constant.all():
+            what_is_right = (
+                "black and white are the same point of the Fourier basis's circle: choose model.basis=legendre"
+                if len(levels) > 1
+                else "images that are all the same cannot be told apart"
+            )
+            raise InputError(
+                f"model.basis={self.basis.name}: none of its {len(constant)} functions varies over these images of "
+                f"{seen}; {what_is_right}"
+            )
+        named = ", ".join(f"f_{k}" for k in (constant.nonzero().flatten() + 1).tolist())
+        told = f"{named} of model.basis={self.basis.name} are constant over these images of {seen}, and add nothing"
+        if told not in self.told:
+            self.told.add(told)
+            log.warning(told)
+
+    def statistics_of(self, x: Tensor) -> list[ChannelStatistics]:
         """Measure the statistics of every level on these images, normalised by them level by level; differentiable.
 
         Args:
             x: the images, as `forward` takes them.
+
+        Raises:
+            InputError: x has another shape, dtype or range.
         """
+        check_images(x, self.num_sites)
         measured = []
         features = self.represent(x)
         for level in self.levels:

@@ -83,6 +83,12 @@ class FixedStatistics(nn.Module):
         self.running_mean.lerp_(batch.mean, self.momentum)
         self.running_var.lerp_(batch.var * (batch.num_values / max(batch.num_values - 1, 1)), self.momentum)
 
+    @property
+    def measured(self) -> bool:
+        """Whether there are any: of the population, or of at least one batch."""
+        begun = self.running_mean.any() or (self.running_var != 1).any()
+        return bool(self.population_fixed or begun)
+
     @torch.no_grad()
     def fix_population(self, population: ChannelStatistics) -> None:
         """Use these statistics from here on."""

@@ -28,6 +28,8 @@ from qcnn_lightning.state.entropy import renyi_entropy, von_neumann_entropy
 BATCH_SIZE = 1000
 EXAMPLES = 6
 FEWEST_CLASSES = 3
+LARGEST_DISAGREEMENT = 1e-3
+"""Of scores and amplitudes, relative; float32 alone makes 1e-6 to 1e-4."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,15 @@ class Classification:
         cost: squared distance of the scores from the indicator of the class, mean over the images (eq. 48).
         confusion: number of images of a class (row) that were taken for a class (column).
         probabilities: p(y|x) of every image (eq. 34).
+        disagreement: largest difference of the network's scores and its states' amplitudes, which are equal but for
+            round-off (eq. 31), over the first images, as a part of the largest amplitude.
     """
 
     labels: Int64[Tensor, " images"]
     cost: float
     confusion: Int64[Tensor, "classes classes"]
     probabilities: Float[Tensor, "images classes"]
+    disagreement: float
 
     @property
     def accuracy(self) -> float:
@@ -215,6 +220,7 @@ class Evaluation:
                 "num_images": len(classification.labels),
                 "cost": classification.cost,
                 "accuracy": classification.accuracy,
+                "disagreement": classification.disagreement,
                 "mean_entanglement_entropy": entanglement.entropy.mean(),
                 "entropy_and_error": {"spearman": correlation, "p_value": p_value},
                 "classes": [dict(zip(classes, row, strict=True)) for row in zip(*columns, strict=True)],
@@ -295,7 +301,15 @@ def classify(
         cost=cost.compute().item(),
         confusion=confusion.compute().cpu(),
         probabilities=torch.cat(probabilities),
+        disagreement=disagreement(network, state, images[:BATCH_SIZE]),
     )
+
+
+def disagreement(network: QCNN, state: NetworkState, images: UInt8[Tensor, "images sites"]) -> float:
+    """Return max |alpha_y(x) - <x|Psi_y>| / max |<x|Psi_y>| of network's scores and states' amplitudes (eq. 31)."""
+    amplitude = state.amplitude(images)
+    scores = network(images.to(network.classification.weight.device)).cpu().double()
+    return ((scores - amplitude).abs().max() / amplitude.abs().max()).item()
 
 
 def measure_entanglement(state: NetworkState) -> Entanglement:

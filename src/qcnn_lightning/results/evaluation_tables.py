@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qcnn_lightning.results.evaluation import Evaluation
+from qcnn_lightning.results.evaluation import LARGEST_DISAGREEMENT, Evaluation
 
 # Of lines in a file or a pipe, which rich would otherwise fold to 80 columns.
 WIDTH_IN_A_PIPE = 400
@@ -36,6 +36,13 @@ def show_evaluation(evaluation: Evaluation, folder: Path, console: Console | Non
         style="bold",
         soft_wrap=True,
     )
+    if not classification.disagreement <= LARGEST_DISAGREEMENT:
+        console.print(
+            f"warning: the network's scores differ from its states' amplitudes by {classification.disagreement:.2g} of "
+            "the largest: it classifies by round-off, which the states do not have, so their entropies are not its own",
+            style="bold red",
+            soft_wrap=True,
+        )
     console.print(f"mean entanglement entropy {entanglement.entropy.mean():.4f} nats")
     spearman, p_value = evaluation.entropy_and_error
     if math.isfinite(spearman):

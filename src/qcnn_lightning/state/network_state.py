@@ -20,6 +20,7 @@ from torch.nn import functional
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.network import QCNN, make_basis
+from qcnn_lightning.network.pixels import check_images
 from qcnn_lightning.network.statistics import ChannelStatistics
 from qcnn_lightning.state.entropy import cut_spectrum, descend, renyi_entropy, von_neumann_entropy
 from qcnn_lightning.state.gram import Environment, balance, binary_exponent, climb, times_power_of_two
@@ -63,7 +64,14 @@ class NetworkState:
             network: the network, in whatever mode.
             statistics: of every level, to normalise by, as `QCNN.statistics_of` measures them on a batch; those that
                 evaluation uses if None.
+
+        Raises:
+            InputError: no statistics are given, and the network has not measured any.
         """
+        if statistics is None and not all(level.statistics.measured for level in network.all_levels):
+            raise InputError(
+                "the network has no statistics yet, so it is no state: call fix_population_statistics(images) first"
+            )
         site_tensors, top = network.site_tensors(statistics)
         return cls(site_tensors, top, basis=network.basis.name)
 
@@ -219,7 +227,7 @@ class NetworkState:
         Powers of two are taken out of every channel, for the site tensors may make all features of a channel large or
         small, and out of every site of every image, for images differ.
         """
-        self._check_images(x)
+        check_images(x, self.num_sites)
         # In float64, the features of a whole test set would fill the memory.
         contracted = [self._contract(self.represent(images)) for images in x.split(IMAGES_AT_A_TIME)]
         amplitudes, exponents = zip(*contracted, strict=True)
@@ -257,24 +265,12 @@ class NetworkState:
         Raises:
             InputError: x has another shape, dtype or range.
         """
-        self._check_images(x)
+        check_images(x, self.num_sites)
         x = x.to(self.top.device)
         if x.dtype == torch.uint8:
             grey_levels = torch.arange(256, dtype=torch.float64, device=x.device) / 255
             return functional.embedding(x.int(), self._local_functions(grey_levels))
         return self._local_functions(x.double())
-
-    def _check_images(self, x: Tensor) -> None:
-        if x.ndim != 2 or x.shape[1] != self.num_sites or not len(x):
-            raise InputError(f"x has shape {tuple(x.shape)}: expected (batch, {self.num_sites}), at least one image")
-        if x.dtype == torch.uint8:
-            return
-        if not x.is_floating_point():
-            raise InputError(f"x has dtype {x.dtype}: expected uint8 grey levels or floats in [0, 1]")
-        if not ((x >= 0) & (x <= 1)).all():
-            raise InputError(
-                f"x has entries from {x.min():g} to {x.max():g}: expected grey levels in [0, 1], or 0 to 255 as uint8"
-            )
 
     def _local_functions(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape functions"]:
         return torch.cat((torch.ones_like(x).unsqueeze(-1), self.basis(x)), dim=-1)

@@ -1,17 +1,32 @@
 """The entanglement of every class's state, before training and after every epoch, beside the cost (eq. 37-45)."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.trainer.states import TrainerFn
+from torch import Tensor
 
 from qcnn_lightning.errors import InputError, checked_settings
+from qcnn_lightning.network import QCNN
 from qcnn_lightning.state import NetworkState
 from qcnn_lightning.state.entropy import renyi_entropy, von_neumann_entropy
 from qcnn_lightning.training.module import Classifier
 
 LOGGED_SCHMIDT_VALUES = 8
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute in one thread: matrices of some tens of rows are done before a second one is awake."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class EntanglementMonitor(pl.Callback):
@@ -42,21 +57,27 @@ class EntanglementMonitor(pl.Callback):
             return
         assert isinstance(pl_module, Classifier)
         start = time.perf_counter()
-        state = NetworkState.from_network(pl_module.network)
+        with one_thread():
+            measured = self._measure(pl_module.network, self._profile_is_due(trainer))
+        measured["time/entanglement_s"] = torch.tensor(time.perf_counter() - start)
+        # As float32 where the device has no float64.
+        measured = {name: value.float() for name, value in measured.items()}
+        pl_module.log_dict(measured, logger=False, rank_zero_only=True)
+
+    def _measure(self, network: QCNN, with_profile: bool) -> dict[str, Tensor]:
+        # Running averages have seen nothing before training; what is evaluated then is what is measured.
+        state = NetworkState.from_network(network, network.fixed_statistics)
         spectrum = state.schmidt_spectrum()
         measured = {}
         for name, entropies in {"ee": von_neumann_entropy(spectrum), "renyi_2": renyi_entropy(spectrum, 2)}.items():
             measured[f"{name}/mean"] = entropies.mean()
             measured |= {f"{name}/class_{label}": entropy for label, entropy in enumerate(entropies)}
-        if self._profile_is_due(trainer):
+        if with_profile:
             profile = state.entropy_profile().mean(0)
             measured |= {f"profile/level_{level}": entropy for level, entropy in enumerate(profile)}
             largest = spectrum.mean(0)[:LOGGED_SCHMIDT_VALUES]
             measured |= {f"spectrum/p_{place}": probability for place, probability in enumerate(largest, start=1)}
-        measured["time/entanglement_s"] = torch.tensor(time.perf_counter() - start)
-        # As float32 where the device has no float64.
-        measured = {name: value.float() for name, value in measured.items()}
-        pl_module.log_dict(measured, logger=False, rank_zero_only=True)
+        return measured
 
     def _profile_is_due(self, trainer: pl.Trainer) -> bool:
         if self.profile_every_n_epochs == 0:

@@ -1,0 +1,143 @@
+// Threads of the operator's own, which share out work without waiting for one another.
+//
+// Every thread has pieces of its own, the same ones for the same work, so that it finds in its cache what it wrote there; one
+// that has no more takes those of others. The caller is one of the threads: where other processes keep the workers from
+// running, it does all pieces itself. OpenMP hands every thread its part in advance and waits for all of them,
+// which on a busy machine takes as long as the system lets its other processes run. A worker spins for a moment after its
+// last piece, since the next is usually there within microseconds, and then sleeps.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cfenv>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <thread>
+
+namespace workers {
+
+constexpr auto kSpinning = std::chrono::microseconds(2000);
+constexpr int64_t kMostThreads = 64;
+constexpr int64_t kPiecesPerThread = 4;  // more even out threads that are held up, fewer cost less
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+class Workers {
+ public:
+  static Workers& all() {
+    static Workers* const workers = new Workers;  // never destroyed: its threads run until the process ends
+    return *workers;
+  }
+
+  // Calls work(piece) for pieces 0 .. count - 1, each once, here and in up to threads - 1 workers; rethrows the first error.
+  // False, and nothing is done, where the workers are not to be had: within a piece of work, where another caller has them, in
+  // a process that was forked.
+  template <class Work>
+  bool share(int64_t count, int64_t threads, const Work& work) {
+    if (working_ || getpid() != process_ || !caller_.try_lock()) return false;
+    const std::lock_guard<std::mutex> lock(caller_, std::adopt_lock);
+    for (; started_ < std::min<int64_t>(threads, kMostThreads); ++started_) std::thread(&Workers::serve, this, started_).detach();
+    work_ = [](const void* given, int64_t piece) { (*static_cast<const Work*>(given))(piece); };
+    given_ = &work;
+    threads_ = std::min<int64_t>(threads, kMostThreads), error_ = nullptr;
+    for (int64_t thread = 0; thread < threads_; ++thread) {
+      parts_[thread].next = count * thread / threads_;
+      parts_[thread].end = count * (thread + 1) / threads_;
+    }
+    std::fegetenv(&environment_);
+    open_ = true;
+    ++posted_;
+    if (sleeping_ > 0) {
+      const std::lock_guard<std::mutex> wake(sleepers_);
+      awake_.notify_all();
+    }
+    do_pieces(0);
+    open_ = false;
+    for (int spins = 0; inside_ > 0; ++spins) spins < 1000 ? pause() : std::this_thread::yield();
+    if (error_) std::rethrow_exception(error_);
+    return true;
+  }
+
+ private:
+  void do_pieces(int64_t own) {
+    working_ = true;
+    try {
+      for (int64_t thread = 0; thread < threads_; ++thread) {
+        Part& part = parts_[(own + thread) % threads_];
+        for (int64_t piece; (piece = part.next++) < part.end;) work_(given_, piece);
+      }
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(errors_);
+      if (!error_) error_ = std::current_exception();
+    }
+    working_ = false;
+  }
+
+  void serve(int64_t number) {
+    for (uint64_t seen = 0;;) {
+      wait_for_work(seen);
+      seen = posted_;
+      // The caller changes nothing, nor returns, while anybody is inside.
+      ++inside_;
+      if (open_ && number < threads_) {
+        std::fesetenv(&environment_);  // subnormal numbers count as the caller has them count
+        do_pieces(number);
+      }
+      --inside_;
+    }
+  }
+
+  void wait_for_work(uint64_t seen) {
+    const auto end = std::chrono::steady_clock::now() + kSpinning;
+    while (posted_ == seen) {
+      for (int spins = 0; spins < 50 && posted_ == seen; ++spins) pause();
+      if (std::chrono::steady_clock::now() < end) continue;
+      std::unique_lock<std::mutex> lock(sleepers_);
+      ++sleeping_;
+      awake_.wait(lock, [&] { return posted_ != seen; });
+      --sleeping_;
+    }
+  }
+
+  static inline thread_local bool working_ = false;
+  const pid_t process_ = getpid();
+  std::mutex caller_, sleepers_, errors_;
+  std::condition_variable awake_;
+  std::atomic<bool> open_{false};
+  std::atomic<uint64_t> posted_{0};
+  struct alignas(64) Part {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+  Part parts_[kMostThreads];
+  std::atomic<int64_t> inside_{0}, sleeping_{0};
+  int64_t started_ = 1, threads_ = 0;  // the caller is thread 0
+  void (*work_)(const void*, int64_t) = nullptr;
+  const void* given_ = nullptr;
+  std::exception_ptr error_;
+  std::fenv_t environment_;
+};
+
+// Calls work(begin, end) for parts of 0 .. size - 1 with at least `grain` of them each, in as many threads as PyTorch has.
+template <class Work>
+void parallel_for(int64_t size, int64_t grain, const Work& work) {
+  const int64_t threads = at::get_num_threads();
+  const int64_t pieces = std::min((size + grain - 1) / grain, threads * kPiecesPerThread);
+  const auto border = [&](int64_t piece) { return size * piece / pieces; };
+  const auto part = [&](int64_t piece) { work(border(piece), border(piece + 1)); };
+  if (size > 0 && (threads == 1 || pieces == 1 || !Workers::all().share(pieces, threads, part))) work(0, size);
+}
+
+}  // namespace workers
