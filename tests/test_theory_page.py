@@ -1,0 +1,93 @@
+"""docs/theory.md against the package: what it names exists, and what the package names stands in it."""
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+import qcnn_lightning
+
+PACKAGE = Path(qcnn_lightning.__file__).parent
+PAGE = (Path(__file__).parents[1] / "docs" / "theory.md").read_text(encoding="utf-8")
+
+# `file.py`, `name`, `Class.name`, ...
+PLACES = re.findall(r"`([\w/]+\.(?:py|cpp))`((?:,\s+`[\w.]+`)*)", PAGE)
+FILES = sorted({file for file, _ in PLACES})
+NAMES = sorted({(file, name) for file, names in PLACES for name in re.findall(r"`(.+?)`", names)})
+CLOSING_TABLE = PAGE.partition('<a id="table">')[2]
+ROWS = re.findall(r"^\| \[(\d+)\]\(#eq-(\d+)\) \| .+ \| (.+) \|$", CLOSING_TABLE, re.MULTILINE)
+
+
+def module(file):
+    return importlib.import_module(".".join(("qcnn_lightning", *Path(file).with_suffix("").parts)))
+
+
+def has(owner, name):
+    """Whether a module or class has what is called so; what a class sets on itself or declares as a field counts."""
+    first, _, rest = name.partition(".")
+    if rest:
+        return hasattr(owner, first) and has(getattr(owner, first), rest)
+    if hasattr(owner, first) or not inspect.isclass(owner):
+        return hasattr(owner, first)
+    return first in inspect.get_annotations(owner) or bool(re.search(rf"\bself\.{first}\b", inspect.getsource(owner)))
+
+
+def equations_in(text):
+    """Numbers of all equations named like this: eq. 4, eq. 15, 16, eq. 37-45."""
+    for listed in re.findall(r"\beq\.\s+(\d+(?:[-–]\d+)?(?:,\s+\d+(?:[-–]\d+)?)*)", text):
+        for numbers in re.split(r",\s+", listed):
+            first, *last = map(int, re.split("[-–]", numbers))
+            yield from range(first, (last or [first])[0] + 1)
+
+
+def test_every_file_that_the_page_names_exists():
+    assert len(FILES) > 10
+    assert [file for file in FILES if not (PACKAGE / file).is_file()] == []
+
+
+@pytest.mark.parametrize(("file", "name"), NAMES)
+def test_every_place_that_the_page_names_exists(file, name):
+    assert has(module(file), name)
+
+
+def test_every_class_that_the_page_names_without_its_file_exists_too():
+    modules = [module(file) for file in FILES if file.endswith(".py")]
+    names = set(re.findall(r"`([A-Z]\w+(?:\.\w+)?)`", PAGE))
+    assert len(names) > 50
+    assert {name for name in names if not any(has(one, name) for one in modules)} == set()
+
+
+def test_what_does_not_exist_is_found_missing():
+    network = module("network/qcnn.py")
+    assert has(network, "Level.gamma")
+    assert not any(has(network, name) for name in ("Level.gam", "Levels", "Levels.gamma"))
+    assert list(equations_in("(eq. 1, 19), eq. 42,\n43 and eq. 13-16")) == [1, 19, 42, 43, 13, 14, 15, 16]
+
+
+def test_the_closing_table_has_every_equation_of_the_paper_in_order_and_a_place_or_a_reason_for_each():
+    assert [(int(number), int(anchor)) for number, anchor, _ in ROWS] == [(k, k) for k in range(1, 49)]
+    assert [place for _, _, place in ROWS if not re.search(r"`[\w/]+\.py`, `\w|^none: \w", place)] == []
+
+
+def test_every_equation_that_the_package_names_has_a_row_in_the_closing_table():
+    rows = {int(number) for number, _, _ in ROWS}
+    sources = [path for kind in ("*.py", "*.cpp", "*.h") for path in PACKAGE.rglob(kind)]
+    named = {(str(path), equation) for path in sources for equation in equations_in(path.read_text(encoding="utf-8"))}
+    assert len(named) > 100
+    assert {(path, equation) for path, equation in named if equation not in rows} == set()
+
+
+def test_every_link_within_the_page_leads_to_a_place_on_it():
+    titles = re.findall(r"^#+ (.+)$", PAGE, re.MULTILINE)
+    headings = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    anchors = set(re.findall(r'<a id="([\w-]+)">', PAGE))
+    assert set(re.findall(r"\]\(#([\w-]+)\)", PAGE)) - headings - anchors == set()
+
+
+def test_no_formula_holds_what_markdown_takes_for_its_own():
+    """Emphasis: a star, an underscore after punctuation. Escapes: a backslash before punctuation. Tables and tags."""
+    formulas = [block or inline for block, inline in re.findall(r"\$\$(.+?)\$\$|\$(.+?)\$", PAGE)]
+    assert len(formulas) > 200
+    assert [formula for formula in formulas if re.search(r"[^A-Za-z0-9]_|\\[^A-Za-z]|[*|<>]", formula)] == []
