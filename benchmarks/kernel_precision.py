@@ -17,10 +17,14 @@ from torch import Tensor
 
 from machine import RESULTS, write_results
 from qcnn_lightning import QCNN
+from qcnn_lightning.costs import SquaredDistance
 from qcnn_lightning.data.datamodule import ImageDataModule
-from qcnn_lightning.training.module import squared_distance_cost
 
-KERNELS = ("plain", "fused_float32", "fused")
+KERNELS = {
+    "plain": {"kernel": "plain"},
+    "fused, highest": {"kernel": "fused", "precision": "highest"},
+    "fused, high": {"kernel": "fused", "precision": "high"},
+}
 BATCH = 50
 
 
@@ -28,7 +32,7 @@ def scores_and_gradients(network: QCNN, images: Tensor, labels: Tensor) -> tuple
     """Return the scores of a batch and the gradient of its cost by all parameters, flat, both in float64."""
     network.zero_grad()
     scores = network(images)
-    squared_distance_cost(scores, labels).mean().backward()
+    SquaredDistance()(scores, labels).mean().backward()
     gradients = [parameter.grad.flatten() for parameter in network.parameters()]
     return scores.detach().double(), torch.cat(gradients).double()
 
@@ -38,7 +42,7 @@ def errors(trained: QCNN, settings: dict[str, Any], images: Tensor, labels: Tens
     state = trained.state_dict()
     found = {}
     for kernel in ("exact", *KERNELS):
-        network = QCNN(256, 10, kernel="plain" if kernel == "exact" else kernel, **settings)
+        network = QCNN(256, 10, **KERNELS.get(kernel, KERNELS["plain"]), **settings)
         network.to(torch.float64 if kernel == "exact" else torch.float32).load_state_dict(state)
         found[kernel] = scores_and_gradients(network, images, labels)
     return {
@@ -85,7 +89,7 @@ def main() -> None:
             while done < steps:
                 chosen = torch.randint(len(images), (BATCH,))
                 optimizer.zero_grad()
-                squared_distance_cost(network(images[chosen]), labels[chosen]).mean().backward()
+                SquaredDistance()(network(images[chosen]), labels[chosen]).mean().backward()
                 optimizer.step()
                 done += 1
             measured = errors(network, settings, images[:BATCH], labels[:BATCH])

@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.nn import functional
 
 from machine import RESULTS, write_results
 from qcnn_lightning import QCNN
+from qcnn_lightning.costs import SquaredDistance, mean_and_gradient
+from qcnn_lightning.kernels.kernel import AutogradKernel
 from qcnn_lightning.results.scaling_figure import PAPER, TITLES
 
 CURVES = {
@@ -87,12 +88,9 @@ def measure(point: dict[str, int], arguments: argparse.Namespace) -> dict[str, A
     while len(seconds) < arguments.steps:
         for chosen in torch.randperm(len(images)).split(point["batch_size"]):
             start = time.perf_counter()
-            if network.runs_fused(images):
-                network.backpropagate_cost(images[chosen], labels[chosen])
-            else:
-                optimizer.zero_grad()
-                targets = functional.one_hot(labels[chosen], point["num_classes"])
-                (network(images[chosen]) - targets).square().sum(-1).mean().backward()
+            kernel = network.fast_kernel(images[chosen]) or AutogradKernel(network)
+            scores, tape = kernel.forward(images[chosen])
+            kernel.backward(tape, mean_and_gradient(SquaredDistance(), scores, labels[chosen])[1])
             optimizer.step()
             seconds.append(time.perf_counter() - start)
     return {

@@ -28,7 +28,9 @@ from torch import Tensor, nn
 
 from machine import RESULTS, write_results
 from qcnn_lightning import QCNN, command_line  # noqa: F401  the configs use its resolvers
-from qcnn_lightning.training.module import Classifier, squared_distance_cost
+from qcnn_lightning.costs import SquaredDistance, mean_and_gradient
+from qcnn_lightning.kernels.kernel import AutogradKernel
+from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.run import train
 from textbook import TextbookQCNN
 
@@ -71,7 +73,7 @@ def plain_loop(
     while True:
         for chosen in torch.randperm(len(images)).split(batch):
             optimizer.zero_grad()
-            squared_distance_cost(network(images[chosen]), labels[chosen]).mean().backward()
+            SquaredDistance()(network(images[chosen]), labels[chosen]).mean().backward()
             optimizer.step()
             yield
 
@@ -82,7 +84,9 @@ def bare_loop(
     """Train without end, as the project does, but without Lightning."""
     while True:
         for chosen in torch.randperm(len(images)).split(batch):
-            network.backpropagate_cost(images[chosen], labels[chosen])
+            kernel = network.fast_kernel(images[chosen]) or AutogradKernel(network)
+            scores, tape = kernel.forward(images[chosen])
+            kernel.backward(tape, mean_and_gradient(SquaredDistance(), scores, labels[chosen])[1])
             optimizer.step()
             yield
 

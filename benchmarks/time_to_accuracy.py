@@ -22,8 +22,8 @@ from rich.table import Table
 
 from machine import RESULTS, write_results
 from qcnn_lightning import command_line  # noqa: F401  the configs use its resolvers
+from qcnn_lightning.costs import SquaredDistance
 from qcnn_lightning.data.datamodule import ImageDataModule
-from qcnn_lightning.training.module import squared_distance_cost
 from qcnn_lightning.training.run import train
 from textbook import TextbookQCNN
 
@@ -79,7 +79,7 @@ def textbook(data: str, arguments: argparse.Namespace) -> tuple[Curve, int]:
         network.train()
         for chosen in torch.randperm(len(images)).split(PAPER_BATCH):
             optimizer.zero_grad()
-            squared_distance_cost(network(images[chosen]), labels[chosen]).mean().backward()
+            SquaredDistance()(network(images[chosen]), labels[chosen]).mean().backward()
             optimizer.step()
         schedule.step()
         accuracy = textbook_accuracy(network, *splits["test"])

@@ -36,6 +36,7 @@ TRACEBACK = "traceback.txt"
 PATHS_IN_A_CONFIG = {"": ("run_dir",), "data": ("root", "cache", "system_folders")}
 ADDED_SINCE = {
     "average_decay": 0.0,
+    "cost._target_": "qcnn_lightning.costs.SquaredDistance",
     "data.augment.contrast": 0.0,
     "data.augment.erase": 0,
     "data.augment.erase_fraction": 0.5,
@@ -43,11 +44,12 @@ ADDED_SINCE = {
     "data.augment.shift": 0,
     "data.augment.shift_fraction": 0.5,
     "entropy_weight": 0.0,
+    "model.precision": "high",
 }
 """Settings that runs from before they were there do not name, and the values by which those runs went."""
 # Classes of these modules alone, not what they import from elsewhere by a longer path, and not their functions.
 TRUSTED_TARGETS = re.compile(
-    r"(qcnn_lightning\.network|qcnn_lightning\.training\.(entanglement|tracking)|torch\.optim(\.lr_scheduler)?|"
+    r"(qcnn_lightning\.(network|costs)|qcnn_lightning\.training\.(entanglement|tracking)|torch\.optim(\.lr_scheduler)?|"
     r"pytorch_lightning(\.callbacks|\.loggers|\.profilers|\.strategies)?)\.[A-Z]\w*"
 )
 
@@ -205,7 +207,8 @@ def load_network(path: Path) -> tuple[QCNN, dict[str, Any]]:
     try:
         num_levels = len({name.split(".")[1] for name in weights if name.startswith("levels.")})
         num_classes = len(weights["classification.weight"][0])
-        settings = {key: value for key, value in config["model"].items() if not key.startswith("_")}
+        # By which kernel it was trained is no property of the network.
+        settings = {key: value for key, value in config["model"].items() if key != "kernel" and not key.startswith("_")}
         network = QCNN(num_sites=2**num_levels, num_classes=num_classes, **settings)
         network.to(weights["classification.weight"].dtype).load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError, AttributeError) as error:
@@ -292,7 +295,10 @@ def targets(config: Any) -> Iterator[str]:
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run as {"model.d": 18, ...}, those included that came after it."""
-    return ADDED_SINCE | dict(flattened(config))
+    settings = ADDED_SINCE | dict(flattened(config))
+    if settings.get("model.kernel") == "fused_float32":  # the name of both settings in one
+        settings |= {"model.kernel": "fused", "model.precision": "highest"}
+    return settings
 
 
 def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,10 +8,11 @@ from conftest import file_size_limit
 from hydra.errors import InstantiationException
 
 from qcnn_lightning import QCNN, NetworkState
+from qcnn_lightning.costs import SquaredDistance
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.training.module import Classifier, squared_distance_cost
+from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.run import train
 
 
@@ -42,7 +43,7 @@ def test_every_number_of_the_last_row_belongs_to_the_network_in_the_checkpoint(c
     for split, (images, labels) in data.splits.items():
         with torch.no_grad():
             alpha = network(images)
-        assert row[f"cost/{split}"] == pytest.approx(squared_distance_cost(alpha, labels).mean().item(), rel=1e-5)
+        assert row[f"cost/{split}"] == pytest.approx(SquaredDistance()(alpha, labels).mean().item(), rel=1e-5)
         right = (alpha.abs().argmax(1) == labels).float()
         assert row[f"accuracy/{split}"] == pytest.approx(right.mean().item())
         if split == "test":
@@ -138,7 +139,7 @@ def test_the_entropy_is_a_term_of_the_cost(composed, weight):
     torch.manual_seed(config.seed)
     network = QCNN(64, 10, d=config.model.d, sharing="sibling", kernel="plain").double()
     state = NetworkState.from_network(network, network.statistics_of(images))
-    cost = squared_distance_cost(network(images), labels).mean() + weight * state.entanglement_entropy().mean()
+    cost = SquaredDistance()(network(images), labels).mean() + weight * state.entanglement_entropy().mean()
     cost.backward()
     for parameter, trained in zip(network.parameters(), trained_network(config).parameters(), strict=True):
         expected = parameter - config.optimizer.lr * parameter.grad
@@ -234,7 +235,7 @@ def test_the_cost_of_the_batches_is_their_mean_over_the_images(composed):
     loader.sampler.set_epoch(0)
     with torch.no_grad():
         costs = torch.cat(
-            [squared_distance_cost(network(images), labels) for batches in loader for images, labels in batches]
+            [SquaredDistance()(network(images), labels) for batches in loader for images, labels in batches]
         )
     table = pd.read_csv(f"{config.run_dir}/metrics.csv", index_col="epoch")
     assert len(costs) == 1437

@@ -9,12 +9,12 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
 from qcnn_lightning.errors import InputError, checked_settings
-from qcnn_lightning.network import fused
+from qcnn_lightning.kernels.cpu_kernel import CpuKernel, obstacle
 from qcnn_lightning.network.basis import make_basis
 from qcnn_lightning.network.pixels import check_images
 from qcnn_lightning.network.statistics import ChannelStatistics, FixedStatistics, batch_statistics
@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 MATRICES_PER_LEVEL = {"full": 1, "sibling": 2}
 STARTS = ("product_state", "default")
-KERNELS = ("auto", "plain", "fused", "fused_float32")
+KERNELS = ("auto", "plain", "fused")
+PRECISIONS = ("high", "highest")
 CONSTANT = 1e-6
 """A function whose deviation is this small a part of its mean does not vary: it is round-off of float32."""
 
@@ -151,10 +152,10 @@ class QCNN(nn.Module):
             full sharing the output does not change when the two children of any node are exchanged.
         start: "product_state", where learning begins in the first epoch, or "default", PyTorch's own initialisation.
         start_gamma: scale of the batch norms at the product-state start: how far from a product state it lies.
-        kernel: "fused", one C++ operator for the whole network (uint8 images on one CPU, and a compiler), which on
-            processors with matrix units takes every float32 product as three of bfloat16, to 16 bits; "fused_float32",
-            the same with products to the 24 bits of float32; "plain", PyTorch's operators; "auto", fused where it
-            works. The same function up to round-off.
+        kernel: "fused", C++ operators for the whole network (uint8 images on one CPU, and a compiler); "plain",
+            PyTorch's operators; "auto", fused where it works. The same function up to round-off.
+        precision: of float32 products in the fused kernel. "highest" computes them in float32, to 24 bits; "high" takes
+            each as three of bfloat16, to 16 bits, on processors with matrix units, where that is faster.
 
     Raises:
         InputError: a value that no network can have.
@@ -172,6 +173,7 @@ class QCNN(nn.Module):
         start: str = "product_state",
         start_gamma: float = 0.3,
         kernel: str = "auto",
+        precision: str = "high",
     ):
         super().__init__()
         if num_sites < 2 or num_sites & (num_sites - 1):
@@ -186,9 +188,13 @@ class QCNN(nn.Module):
             raise InputError(f"model.start={start}: choose one of {', '.join(STARTS)}")
         if start_gamma <= 0:
             raise InputError(f"model.start_gamma={start_gamma}: must be positive")
+        if kernel == "fused_float32":
+            raise InputError("model.kernel=fused_float32 is called model.kernel=fused model.precision=highest now")
+        if precision not in PRECISIONS:
+            raise InputError(f"model.precision={precision}: choose one of {', '.join(PRECISIONS)}")
         if kernel not in KERNELS:
             raise InputError(f"model.kernel={kernel}: choose one of {', '.join(KERNELS)}")
-        self.kernel = kernel
+        self.kernel, self.precision = kernel, precision
         self.told: set[str] = set()
         self._grey_level_functions: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self.num_sites, self.num_classes = num_sites, num_classes
@@ -215,11 +221,10 @@ class QCNN(nn.Module):
             InputError: x has another shape, dtype or range.
         """
         check_images(x, self.num_sites)
-        if self.runs_fused(x):
-            statistics = [level.statistics for level in self.all_levels]
-            if self.training:
-                return fused.forward(self.as_fused(x), x, running=statistics)[0]
-            return fused.forward(self.as_fused(x), x, fixed=[of_level() for of_level in statistics])[0]
+        kernel = self.fast_kernel(x)
+        if kernel is not None:
+            fixed = () if self.training else [level.statistics() for level in self.all_levels]
+            return kernel.differentiable(x, fixed)
         features = self.represent(x)
         for level in self.levels:
             features = product_pooling(features, *level(features))
@@ -254,46 +259,36 @@ class QCNN(nn.Module):
         given = (level.statistics() for level in self.all_levels)
         return [ChannelStatistics(mean, var, num_values=0) for mean, var in given]
 
-    def runs_fused(self, x: Tensor) -> bool:
-        """Choose the kernel for images like these; the log tells of each choice once.
+    def fast_kernel(self, x: Tensor) -> CpuKernel | None:
+        """Return the fused kernel if it takes images like these; None leaves them to PyTorch's operators.
+
+        The log tells of each choice once.
 
         Raises:
             InputError: the fused kernel is demanded and cannot take them.
         """
         if self.kernel == "plain":
-            return False
-        obstacle = fused.obstacle(x, self.classification.weight.dtype)
-        if obstacle is not None and self.kernel != "auto":
-            raise InputError(f"model.kernel={self.kernel} cannot work here: {obstacle}; choose auto or plain")
-        choice = "fused kernel" if obstacle is None else f"plain kernel; the fused one cannot work here: {obstacle}"
+            return None
+        dtype = self.classification.weight.dtype
+        reason = obstacle(x, dtype)
+        if reason is not None and self.kernel != "auto":
+            raise InputError(f"model.kernel={self.kernel} cannot work here: {reason}; choose auto or plain")
+        choice = "fused kernel" if reason is None else f"plain kernel; the fused one cannot work here: {reason}"
         if choice not in self.told:
             self.told.add(choice)
             log.info(choice)
-        return obstacle is None
-
-    def as_fused(self, x: Tensor) -> fused.Network:
-        """Return what the fused kernel takes of this network, for images like these."""
+        if reason is not None:
+            return None
         levels = self.all_levels
-        return fused.Network(
-            self.grey_level_functions(self.classification.weight.dtype, x.device),
+        return CpuKernel(
+            self.grey_level_functions(dtype, x.device),
             [level.gamma for level in levels],
             [level.beta for level in levels],
             [level.weight for level in levels],
             [level.epsilon for level in levels],
-            split_products=self.kernel != "fused_float32",
+            [level.statistics for level in levels],
+            split_products=self.precision == "high",
         )
-
-    def backpropagate_cost(self, x: Tensor, labels: Int64[Tensor, " batch"]) -> float:
-        """Return the cost of a batch (eq. 48), the mean of sum_y (alpha_y - delta_{y, label})^2, by its own statistics.
-
-        Replaces every parameter's gradient by the cost's. Only where `runs_fused`.
-
-        Raises:
-            InputError: x has another shape.
-        """
-        check_images(x, self.num_sites)
-        statistics = [level.statistics for level in self.all_levels]
-        return fused.backpropagate_cost(self.as_fused(x), x, labels, statistics)
 
     @torch.no_grad()
     def fix_population_statistics(self, x: Tensor) -> None:
@@ -310,7 +305,8 @@ class QCNN(nn.Module):
                 norm would divide round-off by itself.
         """
         check_images(x, self.num_sites)
-        measured = fused.forward(self.as_fused(x), x)[1] if self.runs_fused(x) else self.statistics_of(x)
+        kernel = self.fast_kernel(x)
+        measured = self.statistics_of(x) if kernel is None else kernel.statistics_of(x)
         self.check_variation(measured[0], x)
         for level, population in zip(self.all_levels, measured, strict=True):
             level.statistics.fix_population(population)

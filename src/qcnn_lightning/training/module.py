@@ -1,4 +1,4 @@
-"""The q-CNN as a LightningModule: cost (eq. 48), classification by the largest |alpha| (eq. 35), evaluation."""
+"""A model and a cost as a LightningModule: training, classification by the largest |alpha| (eq. 35), evaluation."""
 
 import math
 import os
@@ -12,27 +12,20 @@ from jaxtyping import Float, Int64, UInt8
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from qcnn_lightning.costs import Cost, mean_and_gradient
 from qcnn_lightning.data.batches import Batch
 from qcnn_lightning.errors import InputError, NonFiniteCostError
+from qcnn_lightning.kernels.kernel import AutogradKernel, Kernel
 from qcnn_lightning.network import QCNN
 from qcnn_lightning.state import NetworkState
 
 EVALUATION_STATISTICS = ("population", "running")
-
-
-def squared_distance_cost(
-    alpha: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]
-) -> Float[Tensor, " batch"]:
-    """Return sum_y (alpha_y(x) - delta_{y, l(x)})^2 for every image: eq. 48 before its mean over the batch."""
-    delta = functional.one_hot(labels, alpha.shape[-1]).to(alpha.dtype)
-    return functional.mse_loss(alpha, delta, reduction="none").sum(-1)
 
 
 class Classifier(pl.LightningModule):
@@ -45,6 +38,7 @@ class Classifier(pl.LightningModule):
 
     Args:
         network: the q-CNN.
+        cost: what is minimised, the mean over the images of a batch.
         optimizer: takes the parameters, returns the optimiser.
         scheduler: takes the optimiser, returns the learning-rate schedule; None keeps the rate constant.
         scheduler_interval: when the schedule moves on: "epoch", or "step", where it is also given `total_steps`, the
@@ -61,6 +55,7 @@ class Classifier(pl.LightningModule):
     def __init__(
         self,
         network: QCNN,
+        cost: Cost,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         scheduler: Callable[..., LRScheduler] | None = None,
         scheduler_interval: str = "epoch",
@@ -74,7 +69,7 @@ class Classifier(pl.LightningModule):
             raise InputError(
                 f"evaluation_statistics={evaluation_statistics}: choose one of {', '.join(EVALUATION_STATISTICS)}"
             )
-        self.network = network
+        self.network, self.cost = network, cost
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.scheduler_interval = scheduler_interval
         self.evaluation_statistics = evaluation_statistics
@@ -119,27 +114,25 @@ class Classifier(pl.LightningModule):
         """
         optimizer: LightningOptimizer = self.optimizers()  # type: ignore[assignment]
         for place, (images, labels) in enumerate(batches):
-            has_entropy = bool(self.entropy_weight) and place == 0
-            if not has_entropy and self.network.runs_fused(images):
-                self.note_cost(self.network.backpropagate_cost(images, labels), images)
-            else:
-                cost = self.cost_of_batch(images, labels)
-                if has_entropy:
-                    cost = cost + self.entropy_weight * len(batches) * self.mean_entropy(images)
-                optimizer.zero_grad()
-                self.manual_backward(cost)
+            self.backpropagate_cost(images, labels)
+            if self.entropy_weight and place == 0:
+                self.manual_backward(self.entropy_weight * len(batches) * self.mean_entropy(images))
             optimizer.step()
             self.move_schedule("step")
 
-    def cost_of_batch(self, images: UInt8[Tensor, "batch sites"], labels: Int64[Tensor, " batch"]) -> Float[Tensor, ""]:
-        """Return the cost of one batch, by the batch's own statistics.
+    def backpropagate_cost(self, images: UInt8[Tensor, "batch sites"], labels: Int64[Tensor, " batch"]) -> None:
+        """Replace the parameters' gradients by those of the batch's mean cost, by the batch's own statistics.
 
         Raises:
-            NonFiniteCostError: it is infinite or NaN.
+            NonFiniteCostError: the cost is infinite or NaN.
         """
-        cost = squared_distance_cost(self.network(images), labels).mean()
+        kernel: Kernel = self.network.fast_kernel(images) or AutogradKernel(self.network, self.manual_backward)
+        scores, tape = kernel.forward(images)
+        cost, gradient = mean_and_gradient(self.cost, scores, labels)
         self.note_cost(cost.item(), images)
-        return cost * self.share_of_batch(len(labels)) if self.trainer.world_size > 1 else cost
+        if self.trainer.world_size > 1:
+            gradient = gradient * self.share_of_batch(len(labels))
+        kernel.backward(tape, gradient)
 
     def note_cost(self, cost: float, images: UInt8[Tensor, "batch sites"]) -> None:
         """Add the cost of a batch to the epoch's.
@@ -200,7 +193,7 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         alpha = self.network(images)
         evaluation = self.evaluations[dataloader_idx]
-        evaluation["cost"].update(squared_distance_cost(alpha, labels))
+        evaluation["cost"].update(self.cost(alpha, labels))
         evaluation["confusion"].update(alpha.abs().argmax(-1), labels)
 
     def on_validation_epoch_end(self) -> None:

@@ -163,6 +163,7 @@ def fit(
     network: QCNN = build_network(num_classes=datamodule.num_classes)
     classifier = Classifier(
         network,
+        cost=instantiate(config.cost),
         optimizer=instantiate(config.optimizer),
         scheduler=instantiate(config.scheduler.scheduler),
         scheduler_interval=config.scheduler.interval,

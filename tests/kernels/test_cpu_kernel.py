@@ -1,7 +1,6 @@
 """The fused kernel against the plain one, which is the definition of what it computes."""
 
 import concurrent.futures
-import copy
 import itertools
 import logging
 import os
@@ -14,16 +13,17 @@ import pytest
 import torch
 
 from qcnn_lightning import QCNN
+from qcnn_lightning.costs import CrossEntropy, SquaredDistance, mean_and_gradient
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.network import fused
-from qcnn_lightning.training.module import squared_distance_cost
+from qcnn_lightning.kernels import build
+from qcnn_lightning.kernels.kernel import AutogradKernel
 
 
 @pytest.fixture(scope="module", autouse=True)
 def operator():
     try:
-        return fused.load_operator()
-    except fused.UnavailableError as error:
+        return build.load_operators()
+    except build.UnavailableError as error:
         pytest.skip(str(error))
 
 
@@ -107,32 +107,45 @@ def test_every_size(settings, dtype, relative):
         assert_close(ours.double(), theirs, relative, scale=1e-3 * largest if dtype == torch.float64 else largest)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("cost", [SquaredDistance(), CrossEntropy()], ids=lambda cost: type(cost).__name__)
 @pytest.mark.parametrize("sharing", ["full", "sibling"])
-def test_cost_and_gradients_in_one_go_are_those_of_autograd(sharing, dtype):
-    _, network = both_kernels(dtype, sharing=sharing)
-    other = copy.deepcopy(network)
+def test_forward_and_backward_by_a_tape_are_those_of_autograd_and_replace_gradients(sharing, cost):
+    plain, network = both_kernels(sharing=sharing)
     x, labels = images(13), torch.arange(13) % 10
-    network.zero_grad()
-    cost = squared_distance_cost(network(x), labels).mean()
-    cost.backward()
-    # What was there before is replaced.
-    for parameter in other.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    assert other.backpropagate_cost(x, labels) == pytest.approx(cost.item(), rel=1e-6)
-    precision = 1e-12 if dtype == torch.float64 else 1e-4
-    for actual, expected in zip(other.parameters(), network.parameters(), strict=True):
-        assert_close(actual.grad, expected.grad, relative=precision)
-    for actual, expected in zip(other.buffers(), network.buffers(), strict=True):
-        assert torch.equal(actual, expected)
+    for kernel, own in ((AutogradKernel(plain), plain), (network.fast_kernel(x), network)):
+        for parameter in own.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        scores, tape = kernel.forward(x)
+        mean, gradient = mean_and_gradient(cost, scores, labels)
+        kernel.backward(tape, gradient)
+        assert not scores.requires_grad
+    assert mean.item() == pytest.approx(cost(plain(x), labels).mean().item(), rel=1e-9)
+    expected = [parameter.grad for parameter in plain.parameters()]
+    assert_gradients_close([parameter.grad for parameter in network.parameters()], expected)
+    # A textbook's way, and running averages that moved twice in the one and once in the other.
+    plain.zero_grad()
+    cost(plain(x), labels).mean().backward()
+    for actual, textbook in zip(expected, plain.parameters(), strict=True):
+        assert_close(actual, textbook.grad, relative=1e-12)
 
 
 def test_a_frozen_parameter_gets_no_gradient():
     _, network = both_kernels()
     frozen = network.levels[0].gamma.requires_grad_(False)
-    network.backpropagate_cost(images(13), torch.arange(13) % 10)
+    kernel = network.fast_kernel(images(13))
+    scores, tape = kernel.forward(images(13))
+    kernel.backward(tape, torch.ones_like(scores))
     assert [parameter.grad is None for parameter in network.parameters()].count(True) == 1
     assert frozen.grad is None
+
+
+def test_a_parameter_that_changes_between_forward_and_backward_is_told():
+    _, network = both_kernels()
+    scores = network(images(13))
+    with torch.no_grad():
+        network.levels[0].gamma.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        scores.sum().backward()
 
 
 @pytest.mark.parametrize(("sharing", "basis", "start"), ARCHITECTURES)
@@ -147,11 +160,11 @@ def test_twenty_optimiser_steps_equal_the_plain_kernels(sharing, basis, start):
         assert_close(actual.double(), expected.double())
 
 
-@pytest.mark.parametrize(("kernel", "bound"), [("fused_float32", 1e-5), ("fused", 5e-5)])
+@pytest.mark.parametrize(("precision", "bound"), [("highest", 1e-5), ("high", 5e-5)])
 @pytest.mark.parametrize("sharing", ["full", "sibling"])
-def test_single_precision_is_as_good_as_its_products(sharing, kernel, bound):
+def test_single_precision_is_as_good_as_its_products(sharing, precision, bound):
     exact, _ = both_kernels(num_sites=256, d=18, sharing=sharing)
-    network = QCNN(256, 10, d=18, sharing=sharing, kernel=kernel)
+    network = QCNN(256, 10, d=18, sharing=sharing, kernel="fused", precision=precision)
     network.load_state_dict(exact.state_dict())
     x = images(50, 256)
     alpha, gradients = backpropagate(exact, x)
@@ -214,14 +227,14 @@ def test_an_image_scores_the_same_alone_as_in_a_batch():
 def test_floats_are_the_plain_kernels():
     x = images(5).double() / 255
     assert QCNN(64, 10, 4)(x).shape == (5, 10)
-    with pytest.raises(InputError, match=r"model\.kernel=fused .*float64, not uint8.*auto or plain"):
+    with pytest.raises(InputError, match=r"model\.kernel=fused .*uint8 images.*float64.*auto or plain"):
         QCNN(64, 10, 4, kernel="fused")(x)
 
 
 def test_a_machine_without_a_compiler_trains_all_the_same(monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    fused.load_operator.cache_clear()
+    build.load_operators.cache_clear()
     try:
         network = QCNN(64, 10, 4)
         with caplog.at_level(logging.INFO):
@@ -233,19 +246,20 @@ def test_a_machine_without_a_compiler_trains_all_the_same(monkeypatch, caplog, t
         with pytest.raises(InputError, match="no-such-compiler"):
             QCNN(64, 10, 4, kernel="fused")(images(5))
     finally:
-        fused.load_operator.cache_clear()
+        build.load_operators.cache_clear()
 
 
 @pytest.fixture
 def small_operator(monkeypatch, tmp_path):
     """Let a source that compiles at once stand in for the operator, in a cache of its own."""
-    source = tmp_path / "operator.cpp"
+    source = tmp_path / "sources" / "operator.cpp"
+    source.parent.mkdir()
     source.write_text("int nothing() { return 0; }")
-    monkeypatch.setattr(fused, "SOURCE", source)
+    monkeypatch.setattr(build, "SOURCES", source.parent)
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "cache"))
-    fused.load_operator.cache_clear()
+    build.load_operators.cache_clear()
     yield source
-    fused.load_operator.cache_clear()
+    build.load_operators.cache_clear()
 
 
 def test_what_the_compiler_says_is_told_in_one_line_and_the_plain_kernel_trains(small_operator, caplog):
@@ -253,7 +267,7 @@ def test_what_the_compiler_says_is_told_in_one_line_and_the_plain_kernel_trains(
     with caplog.at_level(logging.INFO):
         assert QCNN(64, 10, 4)(images(5)).shape == (5, 10)
     announced, told = (record.getMessage() for record in caplog.records)
-    assert announced.startswith("compiling the fused kernel, once, about")
+    assert announced.startswith("compiling the C++ kernel, once, about")
     assert told.startswith("plain kernel; the fused one cannot work here: ")
     assert told.count("\n") == 0
     assert "unheard_of" in told
@@ -268,10 +282,10 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle_to_training(small_operato
 
 def test_jobs_that_start_together_compile_once_also_after_one_that_was_killed(small_operator):
     job = (
-        "import logging, pathlib, sys, torch; from qcnn_lightning.network import fused;"
+        "import logging, pathlib, sys, torch; from qcnn_lightning.kernels import build;"
         "logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stdout);"
-        f"fused.SOURCE = pathlib.Path({str(small_operator)!r});"
-        "fused.load_operator(); assert fused.load_operator() is torch.ops.qcnn_lightning"
+        f"build.SOURCES = pathlib.Path({str(small_operator.parent)!r});"
+        "build.load_operators(); assert build.load_operators() is torch.ops.qcnn_lightning"
     )
     slow_compiler = small_operator.with_name("g++")
     slow_compiler.write_text(
@@ -296,8 +310,8 @@ def test_jobs_that_start_together_compile_once_also_after_one_that_was_killed(sm
     killed.communicate()
     told = [job.communicate()[0] for job in (start(), start()) if job.wait() == 0]
     assert len(told) == 2
-    assert sum("compiled the fused kernel" in lines for lines in told) == 1
-    assert [path.name for path in fused.build_directory().glob("*.so")] == ["qcnn_lightning_fused.so"]
+    assert sum("compiled the C++ kernel" in lines for lines in told) == 1
+    assert [path.name for path in build.build_directory().glob("*.so")] == ["qcnn_lightning_cpu.so"]
 
 
 def test_statistics_of_a_distributed_run_are_the_plain_kernels(monkeypatch):
@@ -307,7 +321,7 @@ def test_statistics_of_a_distributed_run_are_the_plain_kernels(monkeypatch):
 
 
 def test_unknown_kernel():
-    with pytest.raises(InputError, match=r"model\.kernel=quick: choose one of auto, plain, fused, fused_float32"):
+    with pytest.raises(InputError, match=r"model\.kernel=quick: choose one of auto, plain, fused"):
         QCNN(64, 10, 4, kernel="quick")
 
 
@@ -324,41 +338,28 @@ def test_unknown_kernel():
     ],
 )
 def test_the_operator_itself_refuses_what_are_no_images(x, told, operator):
-    _, network = both_kernels()
-    given = network.as_fused(images(1))
+    kernel = both_kernels()[1].fast_kernel(images(1))
     with pytest.raises(RuntimeError, match=told):
-        operator.alpha(x, given.table, given.parameters, [], [], [], [], 0.1, given.epsilon, True)
-    with pytest.raises(RuntimeError, match=told):
-        operator.backpropagate_cost(
-            x, torch.zeros(8).long(), given.table, given.parameters, [], [], 0.1, given.epsilon, True
-        )
-
-
-@pytest.mark.parametrize(
-    ("labels", "told"),
-    [
-        (torch.tensor([0, 12, 3]), "label 12 of image 1: expected 0 to 9"),
-        (torch.tensor([0, 1, -1]), "label -1 of image 2"),
-        (torch.tensor([0, 1]), r"labels are .* of shape \[2\]: expected .* each of 3 images"),
-        (torch.tensor([[0], [1], [2]]), r"of shape \[3, 1\]"),
-        (torch.tensor([0, 1, 2], dtype=torch.int32), "IntTensor.*expected contiguous int64"),
-    ],
-)
-def test_the_operator_itself_refuses_what_are_no_labels(labels, told, operator):
-    _, network = both_kernels()
-    given = network.as_fused(images(1))
-    with pytest.raises(RuntimeError, match=told):
-        operator.backpropagate_cost(images(3), labels, given.table, given.parameters, [], [], 0.1, given.epsilon, True)
+        operator.forward(x, kernel.table, kernel.parameters, [], [], [], [], 0.1, kernel.epsilon, True, False)
 
 
 def test_the_operator_itself_refuses_parameters_that_do_not_fit_together(operator):
-    _, network = both_kernels()
-    given = network.as_fused(images(1))
+    kernel = both_kernels()[1].fast_kernel(images(1))
     for place, wrong in ((0, torch.zeros(3).double()), (8, torch.zeros(4)), (-1, torch.zeros(1, 10, 5).double())):
-        parameters = list(given.parameters)
+        parameters = list(kernel.parameters)
         parameters[place] = wrong
         with pytest.raises(RuntimeError, match="expected contiguous Double on the CPU of shape"):
-            operator.alpha(images(3), given.table, parameters, [], [], [], [], 0.1, given.epsilon, True)
+            operator.forward(images(3), kernel.table, parameters, [], [], [], [], 0.1, kernel.epsilon, True, True)
+
+
+@pytest.mark.parametrize("gradient", [torch.zeros(3, 9), torch.zeros(2, 10), torch.zeros(3, 10, dtype=torch.float32)])
+def test_the_operator_itself_refuses_gradients_of_other_scores(gradient, operator):
+    kernel = both_kernels()[1].fast_kernel(images(1))
+    _, tape = kernel.forward(images(3))
+    if gradient.shape != (3, 10):
+        gradient = gradient.double()
+    with pytest.raises(RuntimeError, match=r"the scores' gradient is .*: expected one like the scores'"):
+        kernel.backward(tape, gradient)
 
 
 def test_callers_in_several_threads_at_a_time_get_the_same_numbers():

@@ -1,0 +1,92 @@
+"""What training minimises: a cost for every image, from the scores of the classes and the image's label.
+
+A cost is a callable, `cost(scores, labels) -> (batch,)`. It may also have `gradient(scores, labels)`, its mean's gradient
+in closed form; autograd takes the gradient of a cost without.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+from torch.nn import functional
+
+from qcnn_lightning.errors import InputError
+
+
+@runtime_checkable
+class Cost(Protocol):
+    """A cost of every image of a batch."""
+
+    def __call__(
+        self, scores: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """Return the cost of every image.
+
+        Args:
+            scores: alpha_y(x) of every image and class.
+            labels: the class of every image.
+        """
+
+
+class SquaredDistance:
+    """sum_y (alpha_y(x) - delta_{y, l(x)})^2, l(x) being the label of x (eq. 48 before its mean over the batch)."""
+
+    def __call__(
+        self, scores: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """Return the squared distance of every image's scores from the indicator of its class."""
+        return self._difference(scores, labels).square().sum(-1)
+
+    def gradient(
+        self, scores: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Return the gradient of the mean over the batch: 2 (alpha_y(x) - delta_{y, l(x)}) / batch."""
+        return self._difference(scores, labels).mul_(2).div_(len(scores))
+
+    def _difference(self, scores: Tensor, labels: Tensor) -> Tensor:
+        return scores - functional.one_hot(labels, scores.shape[-1])
+
+
+class CrossEntropy:
+    """-log p(l(x)|x) with p(y|x) = alpha_y(x)^2 / sum_y' alpha_y'(x)^2, nats (eq. 34).
+
+    Computed from log |alpha|, so that squares neither over- nor underflow. An image whose own score vanishes costs
+    infinity.
+    """
+
+    def __call__(
+        self, scores: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """Return -log p(l(x)|x) of every image."""
+        return functional.cross_entropy(2 * scores.abs().log(), labels, reduction="none")
+
+
+def mean_and_gradient(
+    cost: Cost, scores: Float[Tensor, "batch classes"], labels: Tensor
+) -> tuple[Float[Tensor, ""], Float[Tensor, "batch classes"]]:
+    """Return the mean cost of a batch, and its gradient with respect to the scores.
+
+    Args:
+        cost: of every image.
+        scores: alpha_y(x) of every image and class.
+        labels: (batch,), int64, the class of every image.
+
+    Raises:
+        InputError: there is not one label and one cost for each of the batch's images.
+    """
+    if labels.shape != scores.shape[:1]:
+        raise InputError(f"labels have shape {tuple(labels.shape)}: expected one for each of {len(scores)} images")
+    with torch.enable_grad():
+        closed_form = getattr(cost, "gradient", None)
+        if closed_form is None:
+            scores = scores.detach().requires_grad_()
+        costs = cost(scores, labels)
+        if costs.shape != labels.shape:
+            raise InputError(
+                f"the cost {type(cost).__name__} returned shape {tuple(costs.shape)}: expected one number for each of "
+                f"{len(scores)} images"
+            )
+        mean = costs.mean()
+        gradient = torch.autograd.grad(mean, scores)[0] if closed_form is None else closed_form(scores, labels)
+    return mean.detach(), gradient

@@ -1,0 +1,1 @@
+"""How a model is computed: see `kernel.py` for what a kernel is."""

@@ -1,0 +1,104 @@
+// A q-CNN as two PyTorch operators, forward and backward: the mathematics of qcnn.py (eq. 2-10), in fewer operations.
+//
+// network.h runs the levels, level.h has the mathematics of one of them, blocks.h the rows that it works on; products.h
+// multiplies matrices, workers.h shares work among threads, memory.h hands out tensors. Every number is summed in an order
+// that neither threads nor earlier calls change, so results repeat bit by bit.
+
+#include <ATen/core/LegacyTypeDispatch.h>
+#include <ATen/core/Tensor.h>
+#include <torch/library.h>
+
+#include <tuple>
+#include <vector>
+
+#include "network.h"
+
+namespace qcnn {
+namespace {
+
+// What is read by plain pointers has to have the type and the shape that they take for granted.
+void check(const Setting& setting, const Parameters& parameters) {
+  const Tensor& x = setting.x;
+  const int64_t levels = parameters.levels, sites = int64_t{1} << (levels - 1);
+  const auto type = setting.table.scalar_type();
+  const auto check_numbers = [&](const char* name, const Tensor& numbers, at::IntArrayRef sizes) {
+    TORCH_CHECK(numbers.sizes() == sizes && numbers.scalar_type() == type && numbers.is_contiguous() &&
+                    numbers.device().is_cpu(),
+                name, " is ", numbers.toString(), " of shape ", numbers.sizes(), ": expected contiguous ", type,
+                " on the CPU of shape ", sizes);
+  };
+  TORCH_CHECK(type == at::kFloat || type == at::kDouble, "table is ", type, ": expected float32 or float64");
+  TORCH_CHECK(levels >= 2 && parameters.all.size() == size_t(3 * levels) && setting.epsilon.size() == size_t(levels),
+              "expected gamma, beta, weight and epsilon of at least 2 levels");
+  TORCH_CHECK(x.dim() == 2 && x.size(0) > 0 && x.size(1) == sites && x.scalar_type() == at::kByte &&
+                  x.is_contiguous() && x.device().is_cpu(),
+              "x is ", x.toString(), " of shape ", x.sizes(), ": expected contiguous uint8 on the CPU of shape (batch, ",
+              sites, "), at least one image");
+  int64_t inputs = parameters.weight(0).size(-1);
+  check_numbers("table", setting.table, {256, inputs});
+  for (int64_t level = 0; level < levels; ++level) {
+    const Tensor& weight = parameters.weight(level);
+    TORCH_CHECK(weight.dim() == 3 && (weight.size(0) == 1 || (weight.size(0) == 2 && level < levels - 1)), "weight ",
+                level, " has shape ", weight.sizes(), ": expected 1 matrix, or 2 below the classification");
+    check_numbers("weight", weight, {weight.size(0), weight.size(1), inputs});
+    check_numbers("gamma", parameters.gamma(level), {inputs});
+    check_numbers("beta", parameters.beta(level), {inputs});
+    for (const Tensors* each : {&setting.mean, &setting.var, &setting.running_mean, &setting.running_var}) {
+      TORCH_CHECK(each->empty() || each->size() == size_t(levels), "statistics of ", each->size(), " levels for ", levels);
+      if (!each->empty()) check_numbers("a statistic", (*each)[level], {inputs});
+    }
+    inputs = weight.size(1);
+  }
+}
+
+std::tuple<Tensor, Tensors, Tensors, Tensors> forward_of(const Tensor& x, const Tensor& table, const Tensors& parameters,
+                                                         const Tensors& mean, const Tensors& var,
+                                                         const Tensors& running_mean, const Tensors& running_var,
+                                                         double momentum, const std::vector<double>& epsilon,
+                                                         bool split_products, bool keep) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  const Setting setting{x, table, mean, var, running_mean, running_var, momentum, epsilon, split_products};
+  const Parameters all{parameters};
+  check(setting, all);
+  const bool is_double = table.scalar_type() == at::kDouble;
+  if (!mean.empty() && !keep)
+    return {is_double ? evaluate<double>(setting, all) : evaluate<float>(setting, all), mean, var, {}};
+  const Forward result = is_double ? forward<double>(setting, all, keep) : forward<float>(setting, all, keep);
+  return {result.scores, result.mean, result.var, result.kept};
+}
+
+Tensors backward_of(const Tensor& scores_gradient, const Tensors& parameters, const Tensors& mean, const Tensors& var,
+                    const Tensors& kept, const std::vector<double>& epsilon, bool of_batch, bool split_products) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  const Parameters all{parameters};
+  const size_t levels = all.levels;
+  TORCH_CHECK(levels >= 2 && mean.size() == levels && var.size() == levels && epsilon.size() == levels &&
+                  kept.size() == kKept * levels + 1,
+              "what was kept is not of these parameters");
+  const Tensor& mapped = kept[kKept * (levels - 1) + kMapped];
+  TORCH_CHECK(scores_gradient.dim() == 2 && scores_gradient.size(0) == kept.back().size(0) &&
+                  scores_gradient.size(1) == all.weight(levels - 1).size(1) &&
+                  scores_gradient.scalar_type() == mapped.scalar_type() && scores_gradient.device().is_cpu(),
+              "the scores' gradient is ", scores_gradient.toString(), " of shape ", scores_gradient.sizes(),
+              ": expected one like the scores'");
+  const auto run = mapped.scalar_type() == at::kDouble ? &backward<double> : &backward<float>;
+  return run(scores_gradient.contiguous(), all, mean, var, kept, epsilon, of_batch, split_products);
+}
+
+}  // namespace
+}  // namespace qcnn
+
+TORCH_LIBRARY(qcnn_lightning, library) {
+  // The scores, mean and variance of every level, and, if asked for, what `backward` needs. parameters: gamma of every level,
+  // then beta, then weight. Without mean and var, those of the batch, which the running averages, if given, move towards.
+  library.def(
+      "forward(Tensor x, Tensor table, Tensor[] parameters, Tensor[] mean, Tensor[] var, Tensor(a!)[] running_mean, "
+      "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool split_products, bool keep) -> "
+      "(Tensor scores, Tensor[] mean, Tensor[] var, Tensor[] kept)",
+      &qcnn::forward_of);
+  // The gradient of every parameter.
+  library.def(
+      "backward(Tensor scores_gradient, Tensor[] parameters, Tensor[] mean, Tensor[] var, Tensor[] kept, float[] epsilon, "
+      "bool of_batch, bool split_products) -> Tensor[]",
+      &qcnn::backward_of);
+}

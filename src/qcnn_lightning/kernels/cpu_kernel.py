@@ -1,0 +1,157 @@
+"""A whole q-CNN as two C++ operators: the mathematics of `qcnn.py`, several times faster.
+
+`cpu/operator.cpp` and its headers tell how. The operators take uint8 images, whose grey levels are 256, on the CPU, and
+measure no statistics across processes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from qcnn_lightning.kernels.build import UnavailableError, load_operators
+from qcnn_lightning.network.statistics import ChannelStatistics, FixedStatistics
+
+
+def obstacle(x: Tensor, dtype: torch.dtype) -> str | None:
+    """Say why the operators cannot take these images with weights of this type; None if they can."""
+    if x.dtype != torch.uint8:
+        return f"it requires uint8 images, and these are {x.dtype}"
+    if x.device.type != "cpu":
+        return f"it runs on the CPU, and this network is on {x.device}"
+    if dtype not in (torch.float32, torch.float64):
+        return f"it computes in float32 or float64, and these weights are {dtype}"
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return "the statistics of a batch span all processes of a distributed run"
+    try:
+        load_operators()
+    except UnavailableError as error:
+        return str(error)
+    return None
+
+
+@dataclass(frozen=True)
+class Tape:
+    """What the gradient of a forward pass needs.
+
+    Attributes:
+        mean: of every level, (d_l,), normalised by.
+        var: of every level, (d_l,).
+        kept: rows of distinct blocks and site tensors, as `cpu/network.h` keeps them.
+        of_batch: whether the statistics are the batch's, through which gradients flow.
+    """
+
+    mean: list[Tensor]
+    var: list[Tensor]
+    kept: list[Tensor]
+    of_batch: bool
+
+
+@dataclass(frozen=True)
+class CpuKernel:
+    """A q-CNN as the operators take it: lists of every level, of which the last is the classification.
+
+    Attributes:
+        table: (256, d_0), f_1 .. f_{d_0} of every grey level.
+        gamma: (d_l,) each.
+        beta: (d_l,) each.
+        weight: (1 or 2, d_{l+1}, d_l) each.
+        epsilon: added to the variances.
+        statistics: of every level, whose running averages move towards the batch's when `forward` is called.
+        split_products: take float32 products as three of bfloat16 where the processor has matrix units (PyTorch's
+            float32 matmul precision "high").
+    """
+
+    table: Float[Tensor, "256 d_0"]
+    gamma: Sequence[Tensor]
+    beta: Sequence[Tensor]
+    weight: Sequence[Tensor]
+    epsilon: Sequence[float]
+    statistics: Sequence[FixedStatistics]
+    split_products: bool
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """Parameters in the order in which the operators take them."""
+        return [*self.gamma, *self.beta, *self.weight]
+
+    def forward(self, x: UInt8[Tensor, "batch sites"]) -> tuple[Float[Tensor, "batch classes"], Tape]:
+        """Return the scores by the batch's statistics, and the tape; running averages move."""
+        return self.run(x, running=self.statistics, keep=True)
+
+    def backward(self, tape: Tape, gradient: Float[Tensor, "batch classes"]) -> None:
+        """Replace the gradient of every parameter that has one."""
+        for parameter, of_parameter in zip(self.parameters, self.gradients(tape, gradient), strict=True):
+            if parameter.requires_grad:
+                parameter.grad = of_parameter
+
+    def run(
+        self,
+        x: UInt8[Tensor, "batch sites"],
+        fixed: Sequence[tuple[Tensor, Tensor]] = (),
+        running: Sequence[FixedStatistics] = (),
+        keep: bool = False,
+    ) -> tuple[Float[Tensor, "batch classes"], Tape]:
+        """Return the scores and the tape.
+
+        Args:
+            x: images in tree order.
+            fixed: mean and variance, (d_l,) each, of every level to normalise by; without them, those of the batch.
+            running: of every level, whose running averages shall move towards the batch's statistics.
+            keep: whether the tape shall serve for gradients, not for its statistics alone.
+        """
+        scores, mean, var, kept = load_operators().forward(
+            x.contiguous(),
+            self.table,
+            self.parameters,
+            [mean for mean, _ in fixed],
+            [var for _, var in fixed],
+            [level.running_mean for level in running],
+            [level.running_var for level in running],
+            running[0].momentum if running else 0.0,
+            self.epsilon,
+            self.split_products,
+            keep,
+        )
+        return scores, Tape(mean, var, kept, of_batch=not fixed)
+
+    def gradients(self, tape: Tape, gradient: Float[Tensor, "batch classes"]) -> list[Tensor]:
+        """Return the gradient of every parameter."""
+        return load_operators().backward(
+            gradient, self.parameters, tape.mean, tape.var, tape.kept, self.epsilon, tape.of_batch, self.split_products
+        )
+
+    def statistics_of(self, x: UInt8[Tensor, "batch sites"]) -> list[ChannelStatistics]:
+        """Measure the statistics of every level on these images, normalised by them level by level."""
+        _, tape = self.run(x)
+        return [
+            ChannelStatistics(mean, var, x.numel() >> level)
+            for level, (mean, var) in enumerate(zip(tape.mean, tape.var, strict=True))
+        ]
+
+    def differentiable(
+        self, x: UInt8[Tensor, "batch sites"], fixed: Sequence[tuple[Tensor, Tensor]] = ()
+    ) -> Float[Tensor, "batch classes"]:
+        """Return the scores as part of autograd's graph; by the batch's statistics, which then move, unless fixed."""
+        return _Scores.apply(self, x, fixed, *self.parameters)
+
+
+class _Scores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, kernel: CpuKernel, x: Tensor, fixed: Sequence[tuple[Tensor, Tensor]], *_: Tensor) -> Tensor:
+        keep = any(ctx.needs_input_grad)
+        scores, tape = kernel.run(x, fixed, running=() if fixed else kernel.statistics, keep=keep)
+        ctx.kernel, ctx.tape = kernel, tape
+        # So that a parameter that has changed meanwhile is told.
+        ctx.save_for_backward(*kernel.parameters)
+        return scores
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        _ = ctx.saved_tensors
+        return (None, None, None, *ctx.kernel.gradients(ctx.tape, gradient))

@@ -1,0 +1,55 @@
+"""How a model is computed: forward to the scores and a tape, backward from the scores' gradient to the parameters'.
+
+The cost stands between the two, so every kernel serves every cost.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@runtime_checkable
+class Kernel(Protocol):
+    """A way to compute a model's scores in training, and the gradients of its parameters."""
+
+    def forward(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Any]:
+        """Return the scores of a batch, by the batch's own statistics where a model has any, and a tape for `backward`.
+
+        The scores are part of no graph: whoever wants a gradient through them takes it with respect to them.
+
+        Args:
+            x: (batch, N) images.
+        """
+
+    def backward(self, tape: Any, gradient: Float[Tensor, "batch classes"]) -> None:
+        """Replace the gradient of every parameter by sum_by gradient_by d score_by / d parameter.
+
+        Args:
+            tape: what `forward` returned with the scores; it serves once.
+            gradient: of a cost with respect to the scores.
+        """
+
+
+class AutogradKernel:
+    """PyTorch's own operators and gradients: works for every model, on every device.
+
+    Args:
+        model: takes images, returns scores.
+        backward: `Tensor.backward`, or what stands for it in Lightning.
+    """
+
+    def __init__(self, model: nn.Module, backward: Callable[[Tensor, Tensor], None] = Tensor.backward):
+        self.model = model
+        self._backward = backward
+
+    def forward(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Tensor]:
+        """Return the scores, and the scores with their graph as the tape."""
+        scores: Tensor = self.model(x)
+        return scores.detach(), scores
+
+    def backward(self, tape: Tensor, gradient: Float[Tensor, "batch classes"]) -> None:
+        """Go back through the graph."""
+        self.model.zero_grad()
+        self._backward(tape, gradient)
