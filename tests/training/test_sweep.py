@@ -169,18 +169,18 @@ class Meddler(Callback):
 
 
 @pytest.mark.parametrize(
-    ("how", "code", "told"),
+    ("how", "told"),
     [
-        ("os.utime(path, (0, 0))", 1, "1 of 2 jobs have not finished"),
-        ("path.unlink() if path.parent.name.startswith('.jobs') else None", 1, "no job was run"),
-        ("path.write_text('') if path.parent.name.startswith('.jobs') else None", 1, "JSONDecodeError"),
+        ("os.utime(path, (0, 0))", "1 of 2 jobs have not finished"),
+        ("path.unlink() if path.parent.name.startswith('.jobs') else None", "no job was run"),
+        ("path.write_text('') if path.parent.name.startswith('.jobs') else None", "JSONDecodeError"),
     ],
 )
-def test_a_sweep_never_takes_what_it_cannot_know_for_success(tmp_path, how, code, told):
+def test_a_sweep_never_takes_what_it_cannot_know_for_success(tmp_path, how, told):
     (tmp_path / "meddling.py").write_text(MEDDLER)
     meddler = f'+hydra.callbacks.meddler={{_target_: meddling.Meddler, how: "{how}"}}'
     done = command("-m", *QUICK, "seed=0,-1", meddler, folder=tmp_path)
-    assert done.returncode == code, done.stderr
+    assert done.returncode == 1, done.stderr
     assert told in done.stdout + done.stderr
 
 
