@@ -9,9 +9,9 @@ import gzip
 from pathlib import Path
 
 from qcnn_lightning.command_line import one_message
-from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.files import inside, replace_atomically
 from qcnn_lightning.results.runs import find_run_folders
-from qcnn_lightning.run_folder import inside, read_summary
+from qcnn_lightning.run_folder import read_summary
 
 KEPT_AS_THEY_ARE = ("summary.json", ".hydra/config.yaml", ".hydra/overrides.yaml")
 

@@ -15,11 +15,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from qcnn_lightning import command_line
+from qcnn_lightning.files import inside
 from qcnn_lightning.results.runs import find_run_folders
-from qcnn_lightning.run_folder import LAST, PREVIOUS, inside, read_summary, read_yaml
+from qcnn_lightning.run_folder import HYDRA_FILES, LAST, PREVIOUS, read_summary, read_yaml
 from qcnn_lightning.training.checkpoints import AtomicCheckpoints
 from qcnn_lightning.training.record import RunRecord
-from qcnn_lightning.training.resume import RefusedRunError, put_back, read_hydra_files, sole_owner
+from qcnn_lightning.training.resume import RefusedRunError, sole_owner, write_files
 
 # Of summary.json, what is taken from the rows; the rest are the run's facts.
 FROM_ROWS = ("status", "final", "best", "seconds")
@@ -59,14 +60,12 @@ def restore_run(kept: Path, folder: Path) -> None:
     # With its entries in their own order.
     record.rows[-1] = summary["final"]
     record.facts = {name: value for name, value in summary.items() if name not in FROM_ROWS}
-    record.hydra_files = read_hydra_files(kept)
     checkpoint = {
         "state_dict": {},
         "hyper_parameters": settings_of(kept),
         "callbacks": {record.state_key: record.state_dict()},
     }
-    (folder / ".hydra").mkdir(parents=True, exist_ok=True)
-    put_back(folder, record.hydra_files)
+    write_files(folder, {name: inside(kept, name).read_text() for name in HYDRA_FILES if (kept / name).is_file()})
     record.write(summary["status"])
     AtomicCheckpoints().save_checkpoint(checkpoint, folder / LAST)
 

@@ -4,11 +4,13 @@ import hashlib
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -61,6 +63,11 @@ def quote_paths(*keys: str) -> None:
             sys.argv[position] = f"{key}='{value}'"
 
 
+def quoted(path: str | Path) -> str:
+    """Return a path as Hydra's command line takes it, whatever characters it holds."""
+    return QuotedString(str(path), Quote.double).with_quotes()
+
+
 @contextmanager
 def one_message() -> Iterator[None]:
     """Print errors that are the user's to mend as one message and exit: 2 for a bad setting or file, 1 otherwise.
@@ -84,3 +91,14 @@ def one_message() -> Iterator[None]:
             raise
         print(f"error: {shown}", file=sys.stderr)
         sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(shown, kind)))
+
+
+@contextmanager
+def exit_at_errors() -> Iterator[None]:
+    """Exit at any error in one of Hydra's callbacks: Hydra would make a warning of it, and go on."""
+    try:
+        with one_message():
+            yield
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)

@@ -1,7 +1,7 @@
 """What training minimises: a cost for every image, from the scores of the classes and the image's label.
 
-A cost is a callable, `cost(scores, labels) -> (batch,)`. It may also have `gradient(scores, labels)`, its mean's gradient
-in closed form; autograd takes the gradient of a cost without.
+A cost is a callable, `cost(scores, labels) -> (batch,)`. It may also have `gradient(scores, labels)`, its mean's
+gradient in closed form; autograd takes the gradient of a cost without.
 """
 
 from typing import Protocol, runtime_checkable

@@ -1,4 +1,4 @@
-"""Files that are either the old or the new ones, whatever happens while they are written."""
+"""Files that are written whole or not at all, and stay in the folder that they are written to."""
 
 import os
 import re
@@ -12,6 +12,19 @@ TEMPORARY = re.compile(r"\.(?P<file>.+)\.\d+")
 
 SMALL_FILE = 8192
 """Bytes; more than Hydra writes about a run."""
+
+
+def inside(folder: Path, name: str | Path) -> Path:
+    """Return the path of a file in a folder. The folder itself may be a link.
+
+    Raises:
+        InputError: the path leads out of the folder, by a link or by its name.
+    """
+    path = folder / name
+    # Of links that lead in circles, pathlib makes an error of its own.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        raise InputError(f"{path} is a link, or a name, that leads out of {folder}: refused")
+    return path
 
 
 def replace_atomically(path: Path, content: str | bytes, previous: Path | None = None) -> None:

@@ -11,9 +11,14 @@ STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "interru
 WIDTH_OF_A_FILE = 240
 
 
+def plain_console() -> Console:
+    """Return a console that prints text as it is: names and error messages may look like rich's markup."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
 def job_console() -> Console:
     """Return a console that does not break rows in a pipe or a file."""
-    console = Console(highlight=False)
+    console = plain_console()
     if not console.is_terminal:
         console.width = max(console.width, WIDTH_OF_A_FILE)
     return console

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.files import inside
 from qcnn_lightning.network import QCNN
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,12 @@ LOCK = ".lock"
 LAST = Path("checkpoints", "last.ckpt")
 PREVIOUS = Path("checkpoints", "previous.ckpt")
 """The checkpoint of the epoch before the last, should the last be damaged."""
+BEST = Path("checkpoints", "best.ckpt")
+COMPOSED = ".hydra/config.yaml"
+HYDRA_FILES = (COMPOSED, ".hydra/hydra.yaml", ".hydra/overrides.yaml")
+METRICS = "metrics.csv"
+SUMMARY = "summary.json"
+LOG = "train.log"
 TRACEBACK = "traceback.txt"
 """Why the last attempt failed: the message, an empty line, the traceback."""
 PATHS_IN_A_CONFIG = {"": ("run_dir",), "data": ("root", "cache", "system_folders")}
@@ -87,7 +94,7 @@ def read_run(folder: str | Path) -> RunFolder:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a run folder is what training leaves behind")
-    composed = inside(folder, ".hydra/config.yaml")
+    composed = inside(folder, COMPOSED)
     if composed.is_file():
         refuse_foreign_targets(read_yaml(composed), composed)
     found = read_last_checkpoint(folder)
@@ -219,7 +226,7 @@ def load_network(path: Path) -> tuple[QCNN, dict[str, Any]]:
 def read_summary(folder: Path) -> dict[str, Any]:
     """Read `summary.json`; what is missing or damaged is empty."""
     try:
-        summary = json.loads(inside(folder, "summary.json").read_text())
+        summary = json.loads(inside(folder, SUMMARY).read_text())
     except (OSError, ValueError):
         return {}
     return summary if isinstance(summary, dict) else {}
@@ -249,18 +256,6 @@ def read_yaml(path: Path) -> Any:
         return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def inside(folder: Path, name: str | Path) -> Path:
-    """Return the path of a file in a run folder.
-
-    Raises:
-        InputError: it is a link that leads out of the folder.
-    """
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{path} is a link that leads out of the run folder: refused")
-    return path
 
 
 def refuse_foreign_targets(config: Any, path: Path, trusted: Collection[str] = ()) -> None:

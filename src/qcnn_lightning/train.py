@@ -11,8 +11,8 @@ MOST_STARTS = 10
 
 
 @hydra.main(version_base="1.3", config_path="pkg://qcnn_lightning.conf", config_name="train")
-def main(config: DictConfig) -> float:
-    """Train one network; return what a search maximises."""
+def main(config: DictConfig) -> float | str:
+    """Train one network; return what a search maximises, or why a sweep's job failed."""
     # Imported only now, so that --help and --cfg answer at once.
     from qcnn_lightning.training.job import run_job
 

@@ -309,6 +309,28 @@ def test_what_cannot_be_evaluated_is_told(run, tmp_path, overrides, message):
         evaluation_of(*(override.format(**places) for override in overrides))
 
 
+@pytest.mark.parametrize("name", ["evaluation", "evaluation/entropies.png", "evaluation/evaluation.json"])
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_a_link_out_of_the_run_folder_is_refused_before_anything_is_measured(run, tmp_path, monkeypatch, name, split):
+    copy, outside = tmp_path / "copy", tmp_path / "outside"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("evaluation*"))
+    outside.mkdir()
+    link = copy / name.replace("evaluation", "evaluation" if split == "test" else "evaluation-val", 1)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(outside if name == "evaluation" else outside / "victim")
+    with monkeypatch.context() as patch:
+        patch.setattr("qcnn_lightning.results.evaluate.measure", None)
+        with pytest.raises(InputError, match="leads out of") as raised:
+            evaluation_of(f"run={copy}", f"split={split}", figures="[png]")
+    assert str(link) in str(raised.value)
+    assert not list(outside.iterdir())
+    # A link that the user names is the user's own choice.
+    link.unlink()
+    (tmp_path / "mine").symlink_to(outside)
+    evaluation_of(f"run={copy}", f"split={split}", f"out={tmp_path / 'mine'}")
+    assert (outside / NUMBERS).is_file()
+
+
 @pytest.mark.parametrize(
     ("figures", "message"), [("png", "as in figures=.png."), ("[gif]", "figures=gif: choose from")]
 )

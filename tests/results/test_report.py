@@ -88,6 +88,52 @@ def test_names_cannot_smuggle_markup_into_the_page(tmp_path):
     assert "<img src=x" not in page.read_text()
 
 
+@pytest.mark.parametrize(
+    "names", [["x/../../../../outside/victim"], ["a/b", "a_b"], ["n" * 300, "n" * 299], [r"$\frac$", "$"]]
+)
+def test_a_name_from_somebody_elses_run_stays_a_file_name(tmp_path, names):
+    for name in names:
+        run = write_run(tmp_path / "runs" / str(names.index(name)), data=name, epochs=9, profile_levels=3)
+        summary = json.loads((run / "summary.json").read_text())
+        (run / "summary.json").write_text(json.dumps(summary | {"class_names": [name] * 10}))
+    out = tmp_path / "room" / "for" / "a" / "deep" / "report"
+    report = write_report([tmp_path / "runs"], out, ReportSettings(**{**vars(QUICK), "formats": ("svg",)}))
+    assert len(set(report.figures)) == len(report.figures) == 5 + 2 * len(names)
+    written = {path.name for path in (out / "figures").iterdir()}
+    assert written == {f"{name}.svg" for name in report.figures}
+    assert all(re.fullmatch(r"[\w=.-]+", name, re.ASCII) for name in written)
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", "room"}
+    links = [link["link"] for entry in contents(report.page)["files"] for link in entry["links"]]
+    assert all((out / link.replace("%3D", "=")).is_file() for link in links)
+
+
+@pytest.mark.parametrize("name", ["report.html", "runs.csv", "figures", "figures/figure_2.svg"])
+def test_a_link_out_of_the_report_is_refused_before_anything_is_written(tmp_path, name):
+    write_run(tmp_path / "runs" / "a", epochs=9)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "out").mkdir()
+    # That the folder itself is a link is the user's own choice.
+    (tmp_path / "report").symlink_to(tmp_path / "out")
+    (tmp_path / "out" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "out" / name).symlink_to(outside if name == "figures" else outside / "victim")
+    settings = ReportSettings(**{**vars(QUICK), "formats": ("svg",)})
+    with pytest.raises(InputError, match="leads out of") as raised:
+        write_report([tmp_path / "runs"], tmp_path / "report", settings)
+    assert name in str(raised.value)
+    assert not list(outside.iterdir())
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [Path(name).parts[0]]
+    (tmp_path / "out" / name).unlink()
+    assert write_report([tmp_path / "runs"], tmp_path / "report", settings).page.is_file()
+
+
+def test_a_report_that_nobody_placed_stays_beside_the_runs(tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "report").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="leads out of"):
+        default_folder([tmp_path / "runs"])
+
+
 def test_the_page_is_the_same_for_the_same_runs_and_names_no_address(tmp_path):
     write_sweep(tmp_path / "runs", d=(2,), epochs=3)
     pages = [write_report([tmp_path / "runs"], tmp_path / out, QUICK).page.read_text() for out in ("a", "b")]

@@ -62,6 +62,31 @@ def test_a_folder_whose_configuration_names_a_foreign_class_is_refused_and_stays
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("name", [".hydra/overrides.yaml", "train.log"])
+def test_what_hydra_would_write_through_a_link_is_refused(tmp_path, name):
+    link = tmp_path / "run" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(tmp_path / "outside")
+    refused = command(*SMALL, "hydra.run.dir=run", folder=tmp_path)
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1
+    assert f"{name} is a link, or a name, that leads out of" in refused.stderr
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_folder_whose_name_looks_like_markup_is_named_as_it_is(tmp_path):
+    done = command(*SMALL, "logger=none", "trainer.max_epochs=1", "hydra.run.dir='run[/b]:x:'", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"results   {tmp_path}/run[/b]:x:\n" in done.stdout
+
+
+def test_hydra_itself_may_not_write_about_a_run(tmp_path):
+    refused = command(*SMALL, "hydra.output_subdir=.hydra", folder=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: hydra.output_subdir=.hydra: must be null")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_log_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "run" / "train.log").mkdir(parents=True)
     failed = command(*SMALL, "hydra.run.dir=run", folder=tmp_path)

@@ -11,13 +11,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import SMALL, TIMEOUT_S, file_size_limit, wandb_records
+from conftest import SMALL, TIMEOUT_S, command, file_size_limit, wandb_records
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.training.checkpoints import Checkpoints
 from qcnn_lightning.training.interruption import Interrupted
+from qcnn_lightning.training.record import RunRecord
 from qcnn_lightning.training.resume import RefusedRunError, differences
 from qcnn_lightning.training.run import train
 
@@ -112,33 +113,47 @@ def test_a_finished_run_is_returned_at_once(composed, caplog):
     assert "sweep.name" in line
 
 
-def test_a_finished_run_keeps_the_settings_that_it_was_trained_with(composed):
-    config = composed()
-    given = Path(config.run_dir, ".hydra", "overrides.yaml")
-    given.parent.mkdir()
-    given.write_text("- data.evaluation_batch_size=50\n")
-    train(config)
-    # As Hydra does before a job begins.
-    given.write_text("- data.evaluation_batch_size=500\n")
-    assert train(composed("data.evaluation_batch_size=500")).was_finished
-    assert given.read_text() == "- data.evaluation_batch_size=50\n"
+def files_of(folder: Path) -> dict[Path, tuple[bytes, int]]:
+    """The content and the time of the last change of every file in a folder."""
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
 def test_changed_settings_are_refused_and_what_is_there_stays(composed, interrupted):
-    hydra = Path(composed().run_dir, ".hydra")
-    hydra.mkdir()
-    (hydra / "overrides.yaml").write_text("- old\n")
     config = interrupted(EPOCHS)
-    state = {path: path.read_bytes() for path in Path(config.run_dir).rglob("*") if path.is_file()}
-    # As Hydra does before a job begins.
-    (hydra / "overrides.yaml").write_text("- new\n")
+    before = files_of(Path(config.run_dir))
     with pytest.raises(RefusedRunError, match=r"optimizer\.lr: 0\.01 -> 0\.02") as raised:
         train(composed(EPOCHS, "optimizer.lr=0.02"))
     assert "sweep.name" in str(raised.value)
     assert "model.d" not in str(raised.value)
-    written = {path: path.read_bytes() for path in Path(config.run_dir).rglob("*") if path.is_file()}
-    assert "optimizer.lr: 0.01 -> 0.02" in written.pop(Path(config.run_dir, "traceback.txt")).decode()
-    assert written == state
+    after = files_of(Path(config.run_dir))
+    assert "optimizer.lr: 0.01 -> 0.02" in after.pop(Path(config.run_dir, "traceback.txt"))[0].decode()
+    assert after == before
+
+
+def test_hydras_files_are_those_of_the_settings_that_the_run_was_trained_with(tmp_path):
+    run = tmp_path / "sweep" / "run"
+    place = ("hydra.sweep.dir=sweep", "hydra.sweep.subdir=run")
+    quick = (*SMALL, "model.kernel=plain", "logger=none", "trainer.max_epochs=1")
+    assert command(*quick, *place, folder=tmp_path).returncode == 0
+    before = files_of(run / ".hydra")
+    assert "- logger=none" in before[run / ".hydra" / "overrides.yaml"][0].decode().splitlines()
+    # It has finished; other settings; it is being trained, and nothing at all is written then.
+    assert command(*quick, *place, "data.evaluation_batch_size=50", folder=tmp_path).returncode == 0
+    refused = command(*quick, *place, "optimizer.lr=0.02", folder=tmp_path)
+    assert refused.returncode == 2
+    assert "optimizer.lr: 0.01 -> 0.02" in refused.stderr
+    assert files_of(run / ".hydra") == before
+    everything = files_of(run)
+    with FileLock(run / ".lock"):
+        refused = command(*quick, *place, "optimizer.lr=0.02", folder=tmp_path)
+        assert refused.returncode == 2
+        assert refused.stderr.startswith("error: ")
+        assert "another process" in refused.stderr
+        refused = command("-m", *quick, *place, "optimizer.lr=0.02", folder=tmp_path)
+        assert refused.returncode == 1
+        assert "another process" in refused.stdout
+        assert "1 of 1 jobs have not finished" in refused.stdout
+    assert files_of(run) == everything
 
 
 def test_settings_that_do_not_change_results_may_change(composed, interrupted):
@@ -178,23 +193,6 @@ def test_two_processes_do_not_train_in_one_folder(composed):
     assert [path.name for path in Path(config.run_dir).iterdir()] == [".lock"]
 
 
-def test_settings_that_were_refused_while_a_run_is_trained_do_not_stay(composed, monkeypatch):
-    config = composed()
-    overrides = Path(config.run_dir, ".hydra", "overrides.yaml")
-    overrides.parent.mkdir()
-    overrides.write_text("- old\n")
-    save = Checkpoints.on_train_epoch_end
-
-    def save_while_another_is_refused(self, trainer, pl_module):
-        save(self, trainer, pl_module)
-        # As Hydra does before a job begins.
-        overrides.write_text("- new\n")
-
-    monkeypatch.setattr(Checkpoints, "on_train_epoch_end", save_while_another_is_refused)
-    train(config)
-    assert overrides.read_text() == "- old\n"
-
-
 @pytest.mark.parametrize("name", ["metrics.csv", "summary.json", "checkpoints/last.ckpt"])
 def test_a_damaged_file_is_named_and_the_run_goes_on(composed, interrupted, caplog, name):
     whole = composed(EPOCHS, folder="whole")
@@ -205,6 +203,42 @@ def test_a_damaged_file_is_named_and_the_run_goes_on(composed, interrupted, capl
     train(config)
     assert str(path) in caplog.text
     assert_same_run(config.run_dir, whole.run_dir)
+
+
+@pytest.mark.parametrize("lost", ["the last checkpoint", "and metrics.csv", "and summary.json", "two epochs"])
+def test_a_finished_run_whose_last_checkpoint_is_lost_trains_what_it_lacks_again(
+    composed, interrupted, monkeypatch, lost
+):
+    whole = composed(EPOCHS, folder="whole")
+    train(whole)
+    config = interrupted(EPOCHS, after_epoch=0)
+    last = Path(config.run_dir, "checkpoints", "last.ckpt")
+    first = last.read_bytes()
+    train(config)
+    last.write_bytes(first if lost == "two epochs" else last.read_bytes()[:1000])
+    if lost.startswith("and "):
+        Path(config.run_dir, lost.removeprefix("and ")).write_text("")
+    rows = []
+    write = RunRecord.write
+
+    def write_and_look(self, *arguments, **more):
+        write(self, *arguments, **more)
+        rows.append(len(table_of(self.folder)))
+
+    monkeypatch.setattr(RunRecord, "write", write_and_look)
+    assert not train(config).was_finished
+    assert min(rows) == (3 if lost == "and metrics.csv" else 4)
+    assert_same_run(config.run_dir, whole.run_dir)
+    assert summary_of(config.run_dir)["status"] == "finished"
+    assert checkpoint_of(config.run_dir, "previous")["epoch"] == 1
+
+
+def test_a_run_that_ended_early_by_itself_has_finished(composed):
+    stop = "{_target_: pytorch_lightning.callbacks.EarlyStopping, monitor: cost/test, stopping_threshold: 1000}"
+    config = composed("trainer.max_epochs=5", f"+callbacks.stop={stop}")
+    assert len(train(config).rows) == 2
+    assert train(config).was_finished
+    assert len(table_of(config.run_dir)) == 2
 
 
 def test_missing_files_of_a_finished_run_are_written_again(composed, caplog):
@@ -255,6 +289,25 @@ def test_a_folder_that_cannot_be_written_is_told(composed, name):
         path.mkdir()
     with pytest.raises(InputError, match=name):
         train(config)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".lock", ".hydra", "train.log", "metrics.csv", "summary.json", "checkpoints", "checkpoints/last.ckpt", "wandb"],
+)
+def test_a_link_out_of_the_run_folder_is_refused_before_anything_is_written(composed, tmp_path, name):
+    config = composed()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "victim").write_text("theirs")
+    link = Path(config.run_dir, name)
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(outside if name in (".hydra", "checkpoints", "wandb") else outside / "victim")
+    with pytest.raises(InputError, match="leads out of") as raised:
+        train(config)
+    assert str(link) in str(raised.value)
+    assert {path.name: path.read_text() for path in outside.iterdir()} == {"victim": "theirs"}
+    assert {path.name for path in Path(config.run_dir).iterdir()} == {Path(name).parts[0]}
 
 
 @pytest.mark.parametrize("kind", ["a foreign class", "a pickled object"])

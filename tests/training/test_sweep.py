@@ -12,7 +12,7 @@ from conftest import SMALL, TIMEOUT_S, command
 from omegaconf import OmegaConf
 
 from qcnn_lightning.run_folder import LOCK, is_running
-from qcnn_lightning.training.record import write_traceback
+from qcnn_lightning.training.record import message_of
 from qcnn_lightning.training.sweep import in_one_line, read_job
 
 SEARCHED = ("data=digits", "model.kernel=plain", "logger=none", "trainer.max_epochs=1", "sweep.name=test")
@@ -147,10 +147,90 @@ def test_a_failed_job_is_run_again_by_the_command_that_is_told(tmp_path):
 
 
 def test_an_error_without_a_message_is_a_failure_as_well(tmp_path):
-    write_traceback(tmp_path, MemoryError())
-    job = read_job(tmp_path)
-    assert job.status == "failed"
-    assert "MemoryError" in in_one_line(job)
+    note = {"folder": str(tmp_path / "job"), "status": "failed", "error": message_of(MemoryError())}
+    (tmp_path / "0.json").write_text(json.dumps(note | {"overrides": [], "max_epochs": 1}))
+    assert in_one_line(read_job(tmp_path / "0.json", tmp_path)).startswith("job: failed: MemoryError")
+
+
+# A callback of Hydra's that meddles with what a job has left.
+MEDDLER = """
+import os
+from pathlib import Path
+from hydra.experimental.callback import Callback
+
+class Meddler(Callback):
+    def __init__(self, how):
+        self.how = how
+
+    def on_multirun_end(self, config, **kwargs):
+        for path in Path(config.hydra.sweep.dir).rglob("*"):
+            exec(self.how)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("os.utime(path, (0, 0))", "1 of 2 jobs have not finished"),
+        ("path.unlink() if path.parent.name.startswith('.jobs') else None", "no job was run"),
+        ("path.write_text('') if path.parent.name.startswith('.jobs') else None", "JSONDecodeError"),
+    ],
+)
+def test_a_sweep_never_takes_what_it_cannot_know_for_success(tmp_path, how, told):
+    (tmp_path / "meddling.py").write_text(MEDDLER)
+    meddler = f'+hydra.callbacks.meddler={{_target_: meddling.Meddler, how: "{how}"}}'
+    done = command("-m", *QUICK, "seed=0,-1", meddler, folder=tmp_path)
+    assert done.returncode == 1, done.stderr
+    assert told in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "names"),
+    [
+        ((), ["data.flatten=left_right", "data.flatten=[-b]"]),
+        (("hydra.sweep.subdir=${hydra.job.num}",), ["0", "1"]),
+        (("hydra.sweep.subdir=runs/${hydra.job.num}/run", "hydra.output_subdir=null"), ["runs/0/run", "runs/1/run"]),
+        (("hydra.sweep.dir='a b/[/c]'", "hydra.sweep.subdir=${hydra.job.num}", "hydra/launcher=joblib"), ["0", "1"]),
+    ],
+)
+def test_every_job_is_in_the_table_wherever_it_is_and_whatever_its_error_says(tmp_path, place, names):
+    done = command("-m", *QUICK, "data.flatten=left_right,'[/b]'", *place, folder=tmp_path)
+    assert done.returncode == 1, done.stderr
+    table = done.stdout[done.stdout.index("job  ") :].splitlines()[1:3]
+    for name, line, status in zip(names, table, ("finished", "failed"), strict=True):
+        assert line.startswith(name)
+        assert status in line
+    assert "data.flatten=[/b] is not a pixel order" in done.stdout
+    assert "1 of 2 jobs have not finished" in done.stdout
+    assert not list(tmp_path.rglob(".jobs*"))
+    # What is told runs the same job in the same folder.
+    pasted = done.stdout.split("to run it again: ")[1].splitlines()[0]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    folders = set(tmp_path.rglob("summary.json"))
+    subprocess.run(pasted, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path}, timeout=TIMEOUT_S)
+    assert set(tmp_path.rglob("summary.json")) == folders
+
+
+def test_only_the_job_whose_folder_leads_out_of_the_sweep_is_refused(tmp_path):
+    sweep, outside = tmp_path / "sweep", tmp_path / "outside"
+    outside.mkdir()
+    sweep.mkdir()
+    (sweep / "0").symlink_to(outside)
+    (sweep / "1" / ".hydra").mkdir(parents=True)
+    for name in (".hydra/config.yaml", "train.log"):
+        (sweep / "1" / name).symlink_to(outside / "victim")
+    place = ("hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.num}")
+    done = command("-m", *QUICK, "seed=0,1,2", *place, folder=tmp_path)
+    assert done.returncode == 1
+    assert "2 of 3 jobs have not finished" in done.stdout
+    assert done.stdout.count("leads out of") == 4
+    assert not list(outside.iterdir())
+    (sweep / "multirun.yaml").unlink()
+    (sweep / "multirun.yaml").symlink_to(outside / "victim")
+    refused = command("-m", *QUICK, "seed=0,1,2", *place, folder=tmp_path)
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: sweep/multirun.yaml")
+    assert not list(outside.iterdir())
 
 
 def test_two_processes_train_as_one_does(tmp_path):

@@ -13,6 +13,7 @@ from qcnn_lightning.results.runs import Collection, Experiment, LeftOut, caption
 from qcnn_lightning.results.studies import classes_at_the_end, entropy_and_error, mean_with_interval
 from qcnn_lightning.results.tables import last, mean_and_deviation
 from qcnn_lightning.results.training_figures import (
+    LONGEST_CLASS_NAME,
     MARKERS,
     MEAN_ENTROPY,
     MOST_PANELS,
@@ -28,6 +29,7 @@ from qcnn_lightning.results.training_figures import (
     spread,
     title_above,
     unique,
+    wrapped,
 )
 
 MOST_CURVES = len(OKABE_ITO)
@@ -37,7 +39,7 @@ WEIGHT = "entropy_weight"
 def planned_comparisons(
     collection: Collection, choices: Choices, left_out: list[LeftOut]
 ) -> Iterator[tuple[str, Callable[[], Figure | str]]]:
-    """Yield the name of every figure and the function that draws it."""
+    """Yield the title of every figure and the function that draws it."""
     for data in collection.data_sets:
         chosen = [experiment for experiment in collection.experiments if experiment.data == data]
         # That only so many fit is said of the other figures with a panel per experiment.
@@ -79,7 +81,13 @@ def entropy_and_error_of_classes(experiments: Sequence[Experiment]) -> Figure | 
                 marker="o",
                 markersize=3,
             )
-            axes.annotate(label, (100 * error, entropy), xytext=(3, 2), textcoords="offset points", fontsize=6.5)
+            axes.annotate(
+                wrapped(label[:LONGEST_CLASS_NAME], PANEL_WIDTH),
+                (100 * error, entropy),
+                xytext=(3, 2),
+                textcoords="offset points",
+                fontsize=6.5,
+            )
         mean = mean_with_interval([entropy_and_error(run) for run in experiment.complete_runs])
         if np.isfinite(mean.value):
             axes.set_title(f"ρ = {mean.value:.2f}".replace("-", "−"), loc="right")
@@ -107,7 +115,7 @@ def compare_variants(collection: Collection, choices: Choices) -> Figure | str:
             for part, style in (("train", "--"), ("test", "-")):
                 draw_band(above, experiment.table(f"cost/{part}"), colour, style)
             draw_band(below, experiment.entropy_trends(choices.window), colour, "-")
-        above.set_title(data, loc="left")
+        above.set_title(wrapped(data, PANEL_WIDTH), loc="left")
         for axes, title in ((above, "cost"), (below, MEAN_ENTROPY)):
             axes.set_ylabel(title)
             if not axes.lines:
@@ -170,7 +178,7 @@ def against_weight(collection: Collection, choices: Choices) -> Figure | str:
                     linewidth=0.9,
                     capsize=2.5,
                 )
-        above.set_title(data, loc="left")
+        above.set_title(wrapped(data, PANEL_WIDTH), loc="left")
         above.set_ylabel("test accuracy")
         above.yaxis.set_major_formatter(PercentFormatter(1))
         below.set_ylabel(MEAN_ENTROPY)

@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.text import Text
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.job_table import STYLES, add_job, empty_job_table, job_console
+from qcnn_lightning.job_table import STYLES, add_job, empty_job_table, job_console, plain_console
 from qcnn_lightning.results.correlation import FEWEST_POINTS, spearman
 from qcnn_lightning.results.report import WrittenReport
 from qcnn_lightning.results.runs import LeftOut, Run, find_run_folders, read_run, status_of
@@ -20,15 +18,15 @@ MOST_LEFT_OUT = 20
 
 def show_report(report: WrittenReport) -> None:
     """Say where the report is and what is not in it."""
-    console = Console(highlight=False)
+    console = plain_console()
     if report.left_out:
         console.print("left out:")
         for item in report.left_out[:MOST_LEFT_OUT]:
-            console.print(Text(f"  {item}"), soft_wrap=True)
+            console.print(f"  {item}", soft_wrap=True)
         if len(report.left_out) > MOST_LEFT_OUT:
             console.print(f"  and {len(report.left_out) - MOST_LEFT_OUT} more, all named in the page")
     figures = f", {len(report.figures)} figures in {report.page.parent / 'figures'}" if report.figures else ""
-    console.print(Text(f"report of {report.num_runs} runs: {report.page}{figures}"), soft_wrap=True)
+    console.print(f"report of {report.num_runs} runs: {report.page}{figures}", soft_wrap=True)
 
 
 def show_runs(paths: Sequence[Path], first_epoch: int = 30) -> None:
@@ -57,7 +55,7 @@ def show_runs(paths: Sequence[Path], first_epoch: int = 30) -> None:
         add_job(table, name, status, numbers)
     console.print(table)
     for item in unread:
-        console.print(Text(str(item)), soft_wrap=True)
+        console.print(str(item), soft_wrap=True)
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in STYLES if status in statuses)
     console.print(f"{len(statuses)} jobs: {counts}; EE ~ train cost: Spearman correlation from epoch {first_epoch} on")
 

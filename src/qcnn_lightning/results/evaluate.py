@@ -11,11 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from qcnn_lightning.data.datamodule import DATA_NAMES, ImageDataModule
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.files import inside, replace_atomically
 from qcnn_lightning.network import QCNN
 from qcnn_lightning.results.evaluation import Evaluation, as_json, measure
-from qcnn_lightning.results.state_figures import check_formats, draw_all
-from qcnn_lightning.run_folder import PATHS_IN_A_CONFIG, inside, load_network, read_checkpoint, read_run
+from qcnn_lightning.results.state_figures import check_formats, draw_all, figure_files
+from qcnn_lightning.run_folder import PATHS_IN_A_CONFIG, load_network, read_checkpoint, read_run
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     check_formats(config.figures)
     device = choose_device(config.device)
     checkpoint, folder = find_checkpoint(config)
+    for name in (NUMBERS, STATE, *figure_files(config.figures)):
+        inside(folder, name)
     network, settings = load_network(checkpoint)
     # Nobody should need a compiler to look at a network.
     network.kernel = "plain"
@@ -63,14 +65,15 @@ def find_checkpoint(config: DictConfig) -> tuple[Path, Path]:
     """Return the checkpoint that is meant, and the folder for the results.
 
     Raises:
-        InputError: neither or both of `run` and `checkpoint` are given, or there is no such thing.
+        InputError: neither or both of `run` and `checkpoint` are given, or there is no such thing; or the folder for
+            the results is a link out of the run folder.
     """
     if (config.run is None) == (config.checkpoint is None):
         given = "both were given" if config.run is not None else "neither was given"
         raise InputError(f"say which network: run=DIR or checkpoint=FILE, one of the two; {given}")
     if config.run is not None:
         run = read_run(str(config.run))
-        checkpoint, folder = run.checkpoint_path, inside(run.folder, "evaluation")
+        checkpoint, folder = run.checkpoint_path, run.folder / "evaluation"
     else:
         checkpoint = Path(str(config.checkpoint))
         if checkpoint.is_dir():
@@ -79,8 +82,8 @@ def find_checkpoint(config: DictConfig) -> tuple[Path, Path]:
             raise InputError(f"checkpoint={checkpoint}: no such file")
         folder = checkpoint.with_name(f"{checkpoint.stem}-evaluation")
     # So that each split keeps its own results.
-    own = folder if config.split == "test" else folder.with_name(f"{folder.name}-{config.split}")
-    return checkpoint, own if config.out is None else Path(str(config.out))
+    own = folder.name if config.split == "test" else f"{folder.name}-{config.split}"
+    return checkpoint, inside(folder.parent, own) if config.out is None else Path(str(config.out))
 
 
 def choose_device(name: str) -> torch.device:

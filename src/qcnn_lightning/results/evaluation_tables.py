@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qcnn_lightning.job_table import plain_console
 from qcnn_lightning.results.evaluation import LARGEST_DISAGREEMENT, Evaluation
 
 # Of lines in a file or a pipe, which rich would otherwise fold to 80 columns.
@@ -25,9 +26,9 @@ def show_evaluation(evaluation: Evaluation, folder: Path, console: Console | Non
         console: where it is printed; the standard output unless given.
     """
     if console is None:
-        console = Console(highlight=False)
+        console = plain_console()
         if not console.is_terminal:
-            console = Console(highlight=False, width=WIDTH_IN_A_PIPE)
+            console.width = WIDTH_IN_A_PIPE
     classification, entanglement = evaluation.classification, evaluation.entanglement
     names = evaluation.class_names
     console.print(

@@ -21,7 +21,7 @@ import pandas as pd
 from matplotlib.colors import to_hex
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.files import inside, replace_atomically
 from qcnn_lightning.results.comparison_figures import planned_comparisons
 from qcnn_lightning.results.runs import (
     MARKS_OF_A_RUN,
@@ -108,8 +108,12 @@ class WrittenReport:
 
 
 def default_folder(paths: Sequence[Path]) -> Path:
-    """Return where the report goes if nobody says: `report/` in the folder that holds all the runs."""
-    return Path(os.path.commonpath([path.absolute() for path in paths])) / "report"
+    """Return where the report goes if nobody says: `report/` in the folder that holds all the runs.
+
+    Raises:
+        InputError: that is a link out of the folder.
+    """
+    return inside(Path(os.path.commonpath([path.absolute() for path in paths])), "report")
 
 
 def write_report(
@@ -124,8 +128,10 @@ def write_report(
         reload_every_s: the page reloads itself this often; never if None.
 
     Raises:
-        InputError: no runs were found, or a file cannot be written.
+        InputError: no runs were found; or a file cannot be written, or is a link out of the folder.
     """
+    for name in (PAGE, *TABLES, FIGURES, *(f"{FIGURES}/{path.name}" for path in (out / FIGURES).glob("*"))):
+        inside(out, name)
     collection = read_collection(paths)
     accuracies = accuracy_table(collection, settings.window)
     correlations, uncorrelated = correlation_table(

@@ -21,11 +21,11 @@ import numpy as np
 import pandas as pd
 
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.files import inside
 from qcnn_lightning.run_folder import (
     LAST,
     PREVIOUS,
     TRACEBACK,
-    inside,
     is_running,
     read_summary,
     read_yaml,
@@ -34,7 +34,7 @@ from qcnn_lightning.run_folder import (
     settings_of,
 )
 
-MARKS_OF_A_RUN = ("metrics.csv", "metrics.csv.gz", "summary.json", ".hydra/config.yaml")
+MARKS_OF_A_RUN = ("metrics.csv", "metrics.csv.gz", "summary.json", ".hydra/config.yaml", TRACEBACK)
 MEASURED = ("accuracy/train", "accuracy/test", "cost/train", "cost/test", "ee/mean")
 # The train cost of results, where it was recorded: the mean over the epoch's batches, what was minimised and, in all
 # likelihood, what the paper shows. With fixed statistics, one image in 60000 can outweigh all others.

@@ -41,6 +41,11 @@ def check_formats(formats: Sequence[str]) -> None:
         raise InputError(f"figures={','.join(unknown)}: choose from {', '.join(FORMATS)}")
 
 
+def figure_files(formats: Sequence[str]) -> list[str]:
+    """Return the names of the files that `draw_all` writes."""
+    return [f"{name}.{suffix}" for name in FIGURES for suffix in formats]
+
+
 def draw_all(evaluation: Evaluation, folder: Path, formats: Sequence[str]) -> None:
     """Draw every figure into a folder, in every format."""
     with mpl.rc_context(STYLE):

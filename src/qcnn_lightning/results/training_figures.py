@@ -5,7 +5,9 @@ are Okabe and Ito's, and viridis where there is an order: both are told apart wi
 printer. The same runs always give the same files, to the byte.
 """
 
+import io
 import math
+import re
 import textwrap
 import zlib
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
@@ -32,6 +34,7 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
+from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.results.runs import Collection, Experiment, LeftOut, Run, as_number, caption, rank
 from qcnn_lightning.results.studies import PAPER_ACCURACY
 from qcnn_lightning.results.tables import last, mean_and_deviation
@@ -42,11 +45,12 @@ MOST_PANELS = 12
 MOST_TICKS = 12
 FEW_DECADES = 300
 PROFILE_EPOCHS = 5
-LONGEST_SUFFIX = 120
+LONGEST_FILE_NAME = 140
 # In inches; of the letters and lines of legends and titles.
 CHARACTER_WIDTH = 0.066
 LINE_HEIGHT = 0.16
 PANEL_WIDTH = 2.6
+LONGEST_CLASS_NAME = 30
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DATA_COLOURS = {"mnist": OKABE_ITO[0], "fmnist": OKABE_ITO[1], "digits": OKABE_ITO[2]}
 MARKERS = "osD^vP*X"
@@ -92,7 +96,10 @@ class Choices:
 
 
 Plan = Callable[[Collection, Choices, list[LeftOut]], Iterator[tuple[str, Callable[[], Figure | str]]]]
-"""Yields the names of figures and the functions that draw them, and adds to the list what is not to be drawn."""
+"""Yields the titles of figures, which name their files, and the functions that draw them.
+
+Adds to the list what is not to be drawn.
+"""
 
 
 def draw_all(
@@ -118,10 +125,13 @@ def draw_all(
     """
     folder.mkdir(parents=True, exist_ok=True)
     names: list[str] = []
+    taken: set[str] = set()
     left_out: list[LeftOut] = []
     with mpl.rc_context(STYLE):
         planned = chain.from_iterable(plan(collection, choices, left_out) for plan in plans or (planned_figures,))
-        for name, draw in planned:
+        for title, draw in planned:
+            name = file_name(title, taken)
+            taken.add(name)
             if only is not None and name not in only:
                 continue
             drawn = draw()
@@ -140,13 +150,15 @@ def save(figure: Figure, stem: Path, formats: Iterable[str]) -> None:
         layout.execute(figure)
     figure.set_layout_engine("none")
     for suffix in formats:
-        figure.savefig(stem.with_name(f"{stem.name}.{suffix}"), dpi=200, metadata=METADATA[suffix])
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=suffix, dpi=200, metadata=METADATA[suffix])
+        replace_atomically(stem.with_name(f"{stem.name}.{suffix}"), drawn.getvalue())
 
 
 def planned_figures(
     collection: Collection, choices: Choices, left_out: list[LeftOut]
 ) -> Iterator[tuple[str, Callable[[], Figure | str]]]:
-    """Yield the name of every figure and the function that draws it."""
+    """Yield the title of every figure and the function that draws it."""
     variants = unique(experiment.variant for experiment in collection.experiments)
     if len(variants) > MOST_VARIANTS:
         shown = spread(variants, MOST_VARIANTS)
@@ -155,9 +167,8 @@ def planned_figures(
         variants = shown
     for variant in variants:
         chosen = [experiment for experiment in collection.experiments if experiment.variant == variant]
-        suffix = file_suffix(variant)
-        yield f"figure_2{suffix}", partial(figure_2, chosen, choices)
-        yield f"figure_3a{suffix}", partial(figure_3a, chosen, choices)
+        yield "_".join(filter(None, ("figure_2", variant))), partial(figure_2, chosen, choices)
+        yield "_".join(filter(None, ("figure_3a", variant))), partial(figure_3a, chosen, choices)
     yield "figure_3b", partial(figure_3b, collection, choices)
     for data in collection.data_sets:
         chosen = [experiment for experiment in collection.experiments if experiment.data == data]
@@ -290,7 +301,7 @@ def figure_3b(collection: Collection, choices: Choices) -> Figure | str:
                         rasterized=True,
                     )
             axes.set_xlabel(f"{cost} cost")
-            axes.set_title(data, loc="left")
+            axes.set_title(wrapped(data, PANEL_WIDTH), loc="left")
             use_logarithm_if_wide(axes, "x")
             if not axes.lines:
                 say_empty(axes, f"no epochs from {choices.first_epoch} on")
@@ -332,7 +343,7 @@ def entropy_per_class(experiments: Sequence[Experiment]) -> Figure | str:
             edges, np.arange(len(table) + 1) - 0.5, table, cmap=ORDERED, vmin=0, vmax=scale, rasterized=True
         )
         names = max((run.class_names for run in experiment.runs), key=len)
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), [wrapped(name[:LONGEST_CLASS_NAME], PANEL_WIDTH) for name in names])
         axes.invert_yaxis()
         axes.grid(visible=False)
         axes.set_xlabel("epoch")
@@ -495,8 +506,8 @@ def title_above(figure: Figure, *parts: str) -> None:
 
 
 def wrapped(text: str, width: float) -> str:
-    """Break a text into lines of at most this many inches, between words."""
-    return textwrap.fill(text, int(width / CHARACTER_WIDTH), break_long_words=False, break_on_hyphens=False)
+    """Break a text into lines of at most this many inches, between words where possible; "$" stays a dollar sign."""
+    return textwrap.fill(text, int(width / CHARACTER_WIDTH), break_on_hyphens=False).replace("$", r"\$")
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
@@ -615,13 +626,20 @@ def without_d(experiment: Experiment) -> str:
     return ", ".join(part for part in experiment.variant.split(", ") if not part.startswith("d="))
 
 
-def file_suffix(variant: str) -> str:
-    """Return a variant as the end of a file name."""
-    kept = "".join(character if character.isalnum() or character in "=.-" else "_" for character in variant)
-    kept = kept.replace("__", "_")
-    if len(kept) > LONGEST_SUFFIX:
-        kept = f"{kept[:LONGEST_SUFFIX]}_{zlib.crc32(variant.encode()):08x}"
-    return f"_{kept}" if variant else ""
+def file_name(title: str, taken: Container[str]) -> str:
+    """Return a title as the name of a file: letters, digits and "_=.-"; it may hold what somebody else's run says.
+
+    Args:
+        title: a name and settings, of any length.
+        taken: names of others. What is cut, or would have one of these names, ends in a hash of the title.
+    """
+    name = re.sub(r"[^\w=.-]+", "_", title, flags=re.ASCII)
+    shortened = name[:LONGEST_FILE_NAME]
+    if shortened != name or shortened in taken:
+        shortened += f"_{zlib.crc32(title.encode()):08x}"
+    while shortened in taken:
+        shortened += "_"
+    return shortened
 
 
 def unique(items: Iterable[Any]) -> list[Any]:

@@ -10,10 +10,8 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.run_folder import LAST, PREVIOUS
+from qcnn_lightning.run_folder import BEST, LAST, PREVIOUS
 from qcnn_lightning.training.record import RunRecord
-
-BEST = LAST.with_name("best.ckpt")
 
 
 class AtomicCheckpoints(TorchCheckpointIO):

@@ -3,9 +3,9 @@
 from typing import Any
 
 import pytorch_lightning as pl
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from qcnn_lightning.job_table import plain_console
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.record import RunRecord
 
@@ -30,7 +30,7 @@ class EpochTable(pl.Callback):
 
     def __init__(self, record: RunRecord):
         self.record = record
-        self.console = Console(highlight=False)
+        self.console = plain_console()
         self.progress: Progress | None = None
         self._header_printed = False
 
@@ -96,7 +96,7 @@ class EpochTable(pl.Callback):
 
 def show_closing_summary(record: RunRecord) -> None:
     """Print the last row in words, where the results are, and what to type next."""
-    console = Console(highlight=False)
+    console = plain_console()
     final, summary = record.rows[-1], record.summarise()
     console.print(
         f"\ntest accuracy {final['accuracy/test']:.2%} (best {summary['best']['accuracy/test']:.2%}), "

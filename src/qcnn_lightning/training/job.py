@@ -1,8 +1,8 @@
 """One job of the command line: a run of its own, or one of a sweep, which must survive it."""
 
 import logging
-import math
 import sys
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -10,20 +10,22 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
 from qcnn_lightning.errors import InputError, NonFiniteCostError
+from qcnn_lightning.files import inside
 from qcnn_lightning.training.console import show_closing_summary
 from qcnn_lightning.training.interruption import Interrupted
+from qcnn_lightning.training.record import message_of
 from qcnn_lightning.training.run import train
 from qcnn_lightning.training.sweep import runs_elsewhere
 
 log = logging.getLogger(__name__)
 
 
-def run_job(config: DictConfig) -> float:
+def run_job(config: DictConfig) -> float | str:
     """Train, and show the result unless the sweep does.
 
     Returns:
-        What a search maximises: the last accuracy on the images held out, or on the test images if there are none; NaN
-        if the job failed and is one of a sweep, which goes on.
+        What a search maximises: the last accuracy on the images held out, or on the test images if there are none. A
+        message if the job failed and is one of a sweep, which goes on.
 
     Raises:
         Exception: what failed, where there is no sweep that could go on.
@@ -34,6 +36,8 @@ def run_job(config: DictConfig) -> float:
         silence()
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     try:
+        if hydra.mode == RunMode.MULTIRUN:
+            inside(Path(hydra.runtime.cwd, hydra.sweep.dir), hydra.sweep.subdir)
         record = train(config, quiet=quiet)
     except (InputError, NonFiniteCostError, Interrupted) as error:
         if not is_first:
@@ -42,20 +46,17 @@ def run_job(config: DictConfig) -> float:
         if hydra.mode != RunMode.MULTIRUN or isinstance(error, Interrupted):
             raise
         log.error("failed: %s", error)
-        return math.nan
-    except Exception:
+        return message_of(error)
+    except Exception as error:
         if hydra.mode != RunMode.MULTIRUN or not is_first:
             raise
         log.exception("failed")
-        return math.nan
+        return message_of(error)
     if is_first and not quiet and not record.was_finished:
         show_closing_summary(record)
     return record.rows[-1].get("accuracy/val", record.rows[-1]["accuracy/test"])
 
 
 def silence() -> None:
-    """Let only the job's log file hear of it."""
-    root = logging.getLogger()
-    for handler in list(root.handlers):
-        if not isinstance(handler, logging.FileHandler):
-            root.removeHandler(handler)
+    """Let nobody hear of it but the log file that the run adds."""
+    logging.getLogger().handlers[:] = [logging.NullHandler()]

@@ -20,7 +20,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 import qcnn_lightning
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.run_folder import TRACEBACK
+from qcnn_lightning.run_folder import METRICS, SUMMARY, TRACEBACK
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.tracking import EntanglementTracker
 
@@ -41,7 +41,6 @@ class RunRecord(pl.Callback):
     Attributes:
         rows: the rows so far.
         facts: what else `summary.json` shall hold.
-        hydra_files: what Hydra wrote when the run began.
         was_finished: whether there was nothing to train.
     """
 
@@ -49,9 +48,9 @@ class RunRecord(pl.Callback):
         self.folder = folder
         self.max_epochs = max_epochs
         self.facts: dict[str, Any] = {}
-        self.hydra_files: dict[str, str] = {}
         self.was_finished = False
         self.rows: list[dict[str, float | int]] = []
+        self._lines_found: list[str] = []
         self._learning_rate: float | None = None
         self._row_began = time.perf_counter()
 
@@ -113,9 +112,13 @@ class RunRecord(pl.Callback):
             more: further entries of `summary.json`.
         """
         if self.rows:
-            replace_atomically(self.folder / "metrics.csv", self.table.to_csv(index=False))
+            lines = self.lines()
+            if status != "finished" and self._lines_found[:1] == lines[:1]:
+                # Epochs that are trained once more stay until they have been.
+                lines += self._lines_found[len(lines) :]
+            replace_atomically(self.folder / METRICS, "".join(lines))
         summary = {"status": status, **self.facts, **self.summarise(), **more}
-        replace_atomically(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        replace_atomically(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
 
     def write_failure(self, error: Exception) -> None:
         """Replace `metrics.csv` and `summary.json`, and write the traceback beside them, if they can be written."""
@@ -126,8 +129,11 @@ class RunRecord(pl.Callback):
             log.warning("%s", further)
 
     def repair(self, status: str) -> None:
-        """Write `metrics.csv` and `summary.json` from the checkpoint; say so if they were missing or cut off."""
-        for name, least in (("metrics.csv", self.table.to_csv(index=False).count("\n")), ("summary.json", 1)):
+        """Write `metrics.csv` and `summary.json` from the checkpoint; say so if they were missing or cut off.
+
+        Later epochs that `metrics.csv` holds stay there until they have been trained once more.
+        """
+        for name, least in ((METRICS, len(self.lines())), (SUMMARY, 1)):
             path = self.folder / name
             try:
                 text = path.read_text()
@@ -136,7 +142,13 @@ class RunRecord(pl.Callback):
                 whole = False
             if not whole:
                 log.warning("%s was missing or cut off; it is written again from the checkpoint", path)
+            elif name == METRICS:
+                self._lines_found = text.splitlines(keepends=True)
         self.write(status)
+
+    def lines(self) -> list[str]:
+        """Return the lines of `metrics.csv`, the first with the names of the columns."""
+        return self.table.to_csv(index=False).splitlines(keepends=True)
 
     def summarise(self) -> dict[str, Any]:
         """Return the last row, and the best cost and accuracy of every part of the data."""
@@ -149,7 +161,7 @@ class RunRecord(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the checkpoint shall hold."""
-        return {"rows": self.rows, "facts": self.facts, "hydra_files": self.hydra_files}
+        return {"rows": self.rows, "facts": self.facts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back what a checkpoint holds; later epochs are trained again."""
@@ -157,12 +169,16 @@ class RunRecord(pl.Callback):
         self.facts = {**state_dict.get("facts", {}), **self.facts}
 
 
+def message_of(error: Exception) -> str:
+    """Return what an error says, and what it is unless its message alone tells the user what to do."""
+    # Of others it says little, or nothing: KeyError, MemoryError.
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+
+
 def write_traceback(folder: Path, error: Exception) -> None:
     """Write an error's message and, below it, its traceback to a file in the run's folder, if it can be written."""
-    # Of others the message alone says little, or nothing: KeyError, MemoryError.
-    message = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
     try:
-        replace_atomically(folder / TRACEBACK, f"{message}\n\n{''.join(traceback.format_exception(error))}")
+        replace_atomically(folder / TRACEBACK, f"{message_of(error)}\n\n{''.join(traceback.format_exception(error))}")
     except InputError as further:
         log.warning("%s", further)
 

@@ -1,21 +1,29 @@
 """Resuming by repeating: what a run folder holds already, and whether it is this very run."""
 
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
+from qcnn_lightning.command_line import exit_at_errors
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.files import check_writable, replace_atomically
+from qcnn_lightning.files import check_writable, inside, replace_atomically
 from qcnn_lightning.run_folder import (
+    BEST,
+    COMPOSED,
+    HYDRA_FILES,
     LAST,
     LOCK,
-    inside,
+    LOG,
+    METRICS,
+    PREVIOUS,
+    SUMMARY,
+    TRACEBACK,
     read_last_checkpoint,
     read_summary,
     read_yaml,
@@ -42,8 +50,12 @@ FREE_TO_CHANGE = (
     "trainer.num_nodes",
     "trainer.strategy",
 )
-COMPOSED = ".hydra/config.yaml"
-HYDRA_FILES = (COMPOSED, ".hydra/hydra.yaml", ".hydra/overrides.yaml")
+# What a run writes, the loggers' folders included, and what a sweep writes beside its jobs.
+WRITTEN = (
+    *(LOCK, LOG, METRICS, SUMMARY, TRACEBACK, LAST, PREVIOUS, BEST, *HYDRA_FILES),
+    *("wandb", "tensorboard/hparams.yaml"),
+)
+WRITTEN_BY_A_SWEEP = ("multirun.yaml", "optimization_results.yaml", ".submitit")
 # Whoever looks at runs tries their locks for a moment.
 SECONDS_TO_WAIT_FOR_A_LOCK = 2
 
@@ -65,34 +77,52 @@ class RefusedRunError(InputError):
 
 
 class FolderCheck(Callback):
-    """Hydra's callback before it writes anything: exits with 2 where that is not possible, or should not be.
-
-    Hydra would write over what is there, and leave half a file where there is no space.
-    """
+    """Hydra's callback before it makes a folder: exits with 2 where nothing can, or should, be written there."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check a run's folder, and refuse it if its configuration names a foreign class."""
-        folder, own = Path(config.hydra.run.dir), set(targets(OmegaConf.to_container(config)))
-        with exit_if_refused():
-            composed = inside(folder, COMPOSED)
-            if composed.is_file():
-                refuse_foreign_targets(read_yaml(composed), composed, trusted=own)
-            check_writable(folder)
+        """Check a run's folder."""
+        with exit_at_errors():
+            leave_hydra_files_to_us(config)
+            check_writable(Path(config.hydra.run.dir))
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a sweep's folder."""
-        with exit_if_refused():
-            check_writable(Path(config.hydra.sweep.dir))
+        folder = Path(config.hydra.sweep.dir)
+        with exit_at_errors():
+            leave_hydra_files_to_us(config)
+            for name in WRITTEN_BY_A_SWEEP:
+                inside(folder, name)
+            check_writable(folder)
 
 
-@contextmanager
-def exit_if_refused() -> Iterator[None]:
-    """Print an error and exit, where Hydra would make a warning of it."""
-    try:
-        yield
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+def leave_hydra_files_to_us(config: DictConfig) -> None:
+    """Refuse that Hydra itself writes `.hydra/`: it would do so before the folder's lock is tried.
+
+    Raises:
+        InputError: `hydra.output_subdir` is not null.
+    """
+    if config.hydra.output_subdir is not None:
+        raise InputError(
+            f"hydra.output_subdir={config.hydra.output_subdir}: must be null; a run writes .hydra/ by itself, once "
+            "nobody else trains in its folder"
+        )
+
+
+def refuse_foreign_folder(folder: Path, config: DictConfig) -> None:
+    """Refuse a folder in which a run would write elsewhere, or whose configuration names a foreign class.
+
+    Args:
+        folder: the run's folder.
+        config: the configuration of now, whose own classes are trusted.
+
+    Raises:
+        InputError: a file or folder that the run would write leads out of the folder; or a class is not allowed.
+    """
+    for name in WRITTEN:
+        inside(folder, name)
+    if (folder / COMPOSED).is_file():
+        own = set(targets(OmegaConf.to_container(config)))
+        refuse_foreign_targets(read_yaml(folder / COMPOSED), folder / COMPOSED, trusted=own)
 
 
 @contextmanager
@@ -146,8 +176,6 @@ def read_state(folder: Path, config: Mapping[str, Any]) -> State | None:
     path, checkpoint = found
     changes = differences(checkpoint["hyper_parameters"], config)
     if changes:
-        # Hydra has written the new settings already.
-        put_back(folder, checkpoint["callbacks"].get("RunRecord", {}).get("hydra_files", {}))
         lines = "".join(f"\n  {key}: {old} -> {new}" for key, (old, new) in changes.items())
         raise RefusedRunError(
             f"{folder} was trained with other settings:{lines}\nGive the old values to resume it; choose another "
@@ -172,14 +200,16 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     }
 
 
-def read_hydra_files(folder: Path) -> dict[str, str]:
-    """Return what Hydra wrote about this run: name -> text."""
-    return {name: (folder / name).read_text() for name in HYDRA_FILES if (folder / name).is_file()}
+def hydra_files(config: DictConfig) -> dict[str, str]:
+    """Return what Hydra knows about this job, as it would write it: name -> text; nothing outside of its jobs."""
+    if not HydraConfig.initialized():
+        return {}
+    hydra = HydraConfig.instance().cfg
+    parts = (config, hydra, HydraConfig.get().overrides.task)
+    return {name: OmegaConf.to_yaml(part) for name, part in zip(HYDRA_FILES, parts, strict=True)}
 
 
-def put_back(folder: Path, files: Mapping[str, str]) -> None:
-    """Write back files that Hydra has overwritten."""
-    now = read_hydra_files(folder)
-    for name in HYDRA_FILES:
-        if name in files and (folder / name).parent.is_dir() and now.get(name) != files[name]:
-            replace_atomically(folder / name, files[name])
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write files, name -> text, into a folder."""
+    for name, text in files.items():
+        replace_atomically(folder / name, text)

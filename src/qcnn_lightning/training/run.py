@@ -26,14 +26,21 @@ from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import remove_temporaries
 from qcnn_lightning.network import QCNN
-from qcnn_lightning.run_folder import TRACEBACK, read_summary
+from qcnn_lightning.run_folder import LAST, LOG, TRACEBACK, read_summary
 from qcnn_lightning.training.checkpoints import AtomicCheckpoints, Checkpoints
 from qcnn_lightning.training.console import EpochTable
 from qcnn_lightning.training.interruption import Interrupted, StopOnSignal
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.processes import other_processes
 from qcnn_lightning.training.record import RunRecord, git_revision, versions, write_traceback
-from qcnn_lightning.training.resume import State, put_back, read_hydra_files, read_state, sole_owner
+from qcnn_lightning.training.resume import (
+    State,
+    hydra_files,
+    read_state,
+    refuse_foreign_folder,
+    sole_owner,
+    write_files,
+)
 from qcnn_lightning.training.tracking import EntanglementTracker, tags_of
 
 log = logging.getLogger(__name__)
@@ -54,7 +61,7 @@ def train(config: DictConfig, quiet: bool = False) -> RunRecord:
 
     Raises:
         InputError: a setting that cannot be used, found before training starts wherever that can be known; a file that
-            cannot be read or written.
+            cannot be read or written, or that is a link out of the run folder.
         RefusedRunError: the folder holds a run with other settings, or one that another process trains.
         NonFiniteCostError: the cost became infinite or NaN; the checkpoint of the epoch before is kept.
         Interrupted: SIGTERM or SIGINT came; what has been trained so far is kept.
@@ -67,7 +74,8 @@ def train(config: DictConfig, quiet: bool = False) -> RunRecord:
         logging.getLogger("qcnn_lightning").setLevel(logging.WARNING)
         settings = resolved(config)
         return train_from(read_state(folder, settings), config, settings, quiet)
-    with sole_owner(folder):
+    refuse_foreign_folder(folder, config)
+    with sole_owner(folder), log_file(folder / LOG):
         try:
             settings = resolved(config)
             state = read_state(folder, settings)
@@ -77,6 +85,19 @@ def train(config: DictConfig, quiet: bool = False) -> RunRecord:
         remove_temporaries(folder)
         (folder / TRACEBACK).unlink(missing_ok=True)
         return train_from(state, config, settings, quiet)
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Keep a log in a file."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -96,14 +117,11 @@ def train_from(state: State | None, config: DictConfig, settings: dict[str, Any]
     folder = Path(config.run_dir)
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     record = RunRecord(folder, config.trainer.max_epochs)
-    record.hydra_files = read_hydra_files(folder)
     if state is not None:
         record.load_state_dict(state.checkpoint["callbacks"][record.state_key])
-        if record.is_finished or read_summary(folder).get("status") == "finished":
+        if has_finished(record, state):
             record.was_finished = True
             if is_first:
-                # Hydra has written the settings of now, of which some are free to change.
-                put_back(folder, state.checkpoint["callbacks"][record.state_key].get("hydra_files", {}))
                 record.repair(status="finished")
             log.info(
                 "%s has finished already, with test accuracy %.2f%%; to run it again delete the folder, or choose "
@@ -112,6 +130,11 @@ def train_from(state: State | None, config: DictConfig, settings: dict[str, Any]
                 100 * record.rows[-1]["accuracy/test"],
             )
             return record
+    if is_first:
+        write_files(folder, hydra_files(config))
+        if state is not None and state.path.name != LAST.name:
+            # It is damaged, and would take the place of the one before when the next is saved.
+            (folder / LAST).unlink(missing_ok=True)
     stop = StopOnSignal()
     try:
         with stop.listening(), subnormals_as_zero():
@@ -125,13 +148,19 @@ def train_from(state: State | None, config: DictConfig, settings: dict[str, Any]
         if is_first:
             record.write_failure(error)
         raise
-    finally:
-        if is_first:
-            # Another command with other settings, which was refused meanwhile, has let Hydra write its own.
-            put_back(folder, record.hydra_files)
     if stop.received:
         raise Interrupted(stop.received)
     return record
+
+
+def has_finished(record: RunRecord, state: State) -> bool:
+    """Return whether a run has its last epoch, or ended before by itself, as early stopping lets it.
+
+    Not if its last checkpoint is lost: then the epochs that the one before it lacks are trained once more.
+    """
+    summary = read_summary(record.folder)
+    ended = summary.get("status") == "finished" and summary.get("final", {}).get("epoch") == record.rows[-1]["epoch"]
+    return record.is_finished or (ended and state.path.name == LAST.name)
 
 
 def fit(

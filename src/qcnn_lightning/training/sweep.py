@@ -1,11 +1,14 @@
 """A sweep as a whole: the progress of jobs that run elsewhere, and how all of them ended.
 
-All is read from the jobs' folders, so it is the same whichever launcher runs them, on this machine or on others.
+Every job notes that it has begun, and how it ended, in a file of the sweep's folder. So a sweep knows its jobs,
+whichever launcher runs them on whichever machine, and whatever their folders are called.
 """
 
 import atexit
+import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -15,22 +18,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from hydra.types import RunMode, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities import rank_zero_only
 from rich.live import Live
 from rich.table import Table
 
-from qcnn_lightning.errors import InputError
+from qcnn_lightning.command_line import exit_at_errors, quoted
+from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.job_table import add_job, empty_job_table, job_console
-from qcnn_lightning.run_folder import TRACEBACK, is_running, read_summary, read_yaml
+from qcnn_lightning.run_folder import read_summary
 from qcnn_lightning.training.interruption import Interrupted
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 SECONDS_BETWEEN_LOOKS = 1.0
-# Displays of sweeps that have not been told of their end, because an error or a signal ended them.
-DISPLAYS = ExitStack()
-atexit.register(DISPLAYS.close)
+PLACES = ("hydra.sweep.", "hydra.job.")
+"""Settings of Hydra that say where jobs' folders are."""
+# Displays and notes of sweeps that have not been told of their end, because an error or a signal ended them.
+LEFT_OPEN = ExitStack()
+atexit.register(LEFT_OPEN.close)
 
 
 def runs_elsewhere(hydra: Any) -> bool:
@@ -40,102 +48,149 @@ def runs_elsewhere(hydra: Any) -> bool:
 
 @dataclass(frozen=True)
 class Job:
-    """What a job's folder tells.
+    """What a job noted of itself, and its folder tells.
 
     Attributes:
+        name: the run's folder, seen from the sweep's.
         folder: the run's folder.
-        status: running, or of its last attempt: finished, failed or interrupted.
+        status: running, finished or failed.
         error: why it failed.
         summary: `summary.json`.
         overrides: its settings on the command line.
-        max_epochs: how many epochs it shall have; None if unknown.
+        max_epochs: how many epochs it shall have.
     """
 
+    name: str
     folder: Path
     status: str
     error: str
     summary: dict[str, Any]
     overrides: tuple[str, ...]
-    max_epochs: int | None
+    max_epochs: Any
 
-    def command(self, sweep_name: str, hydra_overrides: list[str]) -> str:
-        """Return the command that runs this job alone, in the same folder."""
+    def command(self, sweep_name: str, own_place: bool) -> str:
+        """Return the command that runs this job alone, in the same folder.
+
+        Args:
+            sweep_name: `sweep.name`.
+            own_place: whether the sweep's folders are others than `conf/train.yaml` says.
+        """
         named = any(override.startswith("sweep.name=") for override in self.overrides)
-        name = [] if named else [f"sweep.name={sweep_name}"]
-        return shlex.join(["python", "-m", "qcnn_lightning.train", *self.overrides, *name, *hydra_overrides])
+        more = [] if named else [f"sweep.name={sweep_name}"]
+        if own_place:
+            more.append(f"hydra.run.dir={quoted(self.folder)}")
+        return shlex.join(["python", "-m", "qcnn_lightning.train", *self.overrides, *more])
 
 
-def read_job(folder: Path) -> Job:
-    """Read a job's folder; what is missing or damaged is left out."""
-    summary = read_summary(folder)
-    try:
-        error = (folder / TRACEBACK).read_text().split("\n\n")[0]
-    except OSError:
-        error = ""
-    try:
-        overrides = tuple(str(override) for override in read_yaml(folder / ".hydra" / "overrides.yaml"))
-        max_epochs = read_yaml(folder / ".hydra" / "config.yaml")["trainer"]["max_epochs"]
-    except (InputError, TypeError, KeyError):
-        overrides, max_epochs = (), None
-    status = "running" if is_running(folder) else "failed" if error else summary.get("status", "interrupted")
-    return Job(folder, status, error, summary, overrides, max_epochs)
+def read_job(note: Path, sweep: Path) -> Job:
+    """Read what a job noted of itself, and its summary.
+
+    Args:
+        note: the file of its note.
+        sweep: the sweep's folder.
+    """
+    noted = json.loads(note.read_text())
+    folder = Path(noted["folder"])
+    return Job(
+        name=os.path.relpath(folder, sweep),
+        folder=folder,
+        status=noted["status"],
+        error=noted["error"],
+        summary=read_summary(folder),
+        overrides=tuple(noted["overrides"]),
+        max_epochs=noted["max_epochs"],
+    )
 
 
 class SweepMonitor(Callback):
     """Hydra's callback around a sweep: shows progress where the jobs cannot, and at the end what came of every job.
 
-    The sweep's exit code is 0 if all of its jobs have finished, 1 otherwise.
+    The sweep's exit code is 0 if there are jobs and all of them have finished, 1 otherwise.
     """
 
     def __init__(self) -> None:
         self.console = job_console()
+        self.notes: Path | None = None
         self._done = threading.Event()
         self._display: threading.Thread | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Hydra's callbacks travel to the processes of the jobs, where this one has nothing to do.
-        return {}
+        # Hydra's callbacks travel to the processes of the jobs, where this one only takes notes.
+        return {"notes": self.notes}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note when the sweep begins, and watch its jobs if they run elsewhere; end at SIGTERM as at SIGINT."""
-        DISPLAYS.close()
-        self.folder = Path(config.hydra.sweep.dir)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        # By the clock of the file system that the jobs write to.
-        with tempfile.TemporaryFile(dir=self.folder) as file:
-            self.began = os.fstat(file.fileno()).st_mtime_ns
-        if runs_elsewhere(config.hydra):
-            self._display = threading.Thread(target=self._watch, daemon=True)
-            self._display.start()
-            DISPLAYS.callback(self._stop)
-        # By default the process would be gone at once, and jobs in processes of their own would go on without it.
-        signal.signal(signal.SIGTERM, self._interrupt)
-        signal.signal(signal.SIGINT, self._interrupt)
+        """Make a folder for the jobs' notes, and watch them if they run elsewhere; end at SIGTERM as at SIGINT."""
+        with exit_at_errors():
+            LEFT_OPEN.close()
+            self.folder = Path(config.hydra.sweep.dir)
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # Jobs may have another working directory.
+            self.notes = Path(tempfile.mkdtemp(prefix=".jobs-", dir=self.folder.absolute()))
+            LEFT_OPEN.callback(shutil.rmtree, self.notes, ignore_errors=True)
+            if runs_elsewhere(config.hydra):
+                self._display = threading.Thread(target=self._watch, daemon=True)
+                self._display.start()
+                LEFT_OPEN.callback(self._stop)
+            # By default the process would be gone at once, and jobs in processes of their own would go on without it.
+            signal.signal(signal.SIGTERM, self._interrupt)
+            signal.signal(signal.SIGINT, self._interrupt)
+
+    def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
+        """Note, in the process of a sweep's job, that it has begun."""
+        if self.notes is None or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+            return
+        with exit_at_errors():
+            note = {
+                "folder": str(Path(config.hydra.sweep.dir) / config.hydra.sweep.subdir),
+                "status": "running",
+                "error": "",
+                "overrides": OmegaConf.to_container(config.hydra.overrides.task),
+                "max_epochs": config.trainer.get("max_epochs"),
+            }
+            replace_atomically(self.notes / f"{config.hydra.job.num}.json", json.dumps(note))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Note, in the process of a sweep's job, how it ended."""
+        if self.notes is None or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+            return
+        with exit_at_errors():
+            path = self.notes / f"{config.hydra.job.num}.json"
+            # The sweep itself may have been ended meanwhile.
+            if path.exists() and job_return.status == JobStatus.COMPLETED:
+                told = job_return.return_value
+                error = told if isinstance(told, str) else ""
+                note = {"status": "failed" if error else "finished", "error": error}
+                replace_atomically(path, json.dumps(json.loads(path.read_text()) | note))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Show the closing table, and exit with 1 if a job has not finished."""
-        self._stop()
-        jobs = self.jobs()
-        self.console.print(job_table(jobs, running="interrupted"))
-        unfinished = [job for job in jobs if job.status != "finished"]
-        for job in unfinished:
-            self.console.print(f"\n{job.folder.name}: {job.error or job.status}", style="bold", soft_wrap=True)
-            folder = [override for override in config.hydra.overrides.hydra if override.startswith("hydra.sweep.")]
-            command = job.command(config.sweep.name, folder)
-            self.console.print(f"  to run it again: {command}", soft_wrap=True)
-        if unfinished:
-            self.console.print(f"\n{len(unfinished)} of {len(jobs)} jobs have not finished", style="bold")
-            sys.exit(1)
+        with exit_at_errors():
+            self._stop()
+            jobs = self.jobs()
+            LEFT_OPEN.close()
+            self.console.print(job_table(jobs, running="interrupted"))
+            unfinished = [job for job in jobs if job.status != "finished"]
+            # As they were given: what they refer to is the jobs'.
+            given: Any = OmegaConf.to_container(config.hydra.overrides.hydra)
+            own_place = any(override.lstrip("+").startswith(PLACES) for override in given)
+            for job in unfinished:
+                self.console.print(f"\n{job.name}: {job.error or job.status}", style="bold", soft_wrap=True)
+                command = job.command(config.sweep.name, own_place)
+                self.console.print(f"  to run it again: {command}", soft_wrap=True)
+            if unfinished or not jobs:
+                told = f"{len(unfinished)} of {len(jobs)} jobs have not finished" if jobs else "no job was run"
+                self.console.print(f"\n{told}", style="bold")
+                sys.exit(1)
 
     def _interrupt(self, signum: int, frame: Any) -> None:
         self.console.print("interrupted; the same command resumes it")
         raise Interrupted(signum)
 
     def jobs(self) -> list[Job]:
-        """Read the jobs of this sweep that have been begun, or found finished, since the command was given."""
-        # Hydra writes this file at every start of a job.
-        marks = (mark for mark in self.folder.glob("*/.hydra/overrides.yaml") if mark.stat().st_mtime_ns >= self.began)
-        return [read_job(mark.parent.parent) for mark in sorted(marks)]
+        """Read the jobs that have begun since the command was given, in Hydra's order."""
+        assert self.notes is not None
+        notes = sorted(self.notes.glob("*.json"), key=lambda note: int(note.stem))
+        return [read_job(note, self.folder) for note in notes]
 
     def _watch(self) -> None:
         told: set[Path] = set()
@@ -170,7 +225,7 @@ def job_table(jobs: list[Job], running: str) -> Table:
     table = empty_job_table(("epoch", "accuracy test", "best", "mean EE (nats)", "seconds"))
     for job in jobs:
         final, best = job.summary.get("final", {}), job.summary.get("best", {})
-        status = running if job.status == "interrupted" else job.status
+        status = running if job.status == "running" else job.status
         numbers = (
             f"{int(final['epoch']) + 1} of {job.max_epochs}" if "epoch" in final else "",
             f"{final['accuracy/test']:.2%}" if "accuracy/test" in final else "",
@@ -178,13 +233,13 @@ def job_table(jobs: list[Job], running: str) -> Table:
             f"{final['ee/mean']:.4f}" if "ee/mean" in final else "",
             f"{job.summary['seconds']:.0f}" if "seconds" in job.summary else "",
         )
-        add_job(table, job.folder.name, status, numbers)
+        add_job(table, job.name, status, numbers)
     return table
 
 
 def in_one_line(job: Job) -> str:
     """Say how a job ended."""
     if job.status == "failed":
-        return f"{job.folder.name}: failed: {job.error.splitlines()[0]}"
+        return f"{job.name}: failed: {job.error.splitlines()[0]}"
     final = job.summary["final"]
-    return f"{job.folder.name}: finished, test accuracy {final['accuracy/test']:.2%}, {job.summary['seconds']:.0f} s"
+    return f"{job.name}: finished, test accuracy {final['accuracy/test']:.2%}, {job.summary['seconds']:.0f} s"
