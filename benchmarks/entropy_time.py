@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from qcnn_lightning import QCNN, NetworkState
-from qcnn_lightning.state.tensornetwork import TensorNetworkState
+from qcnn_lightning.states.contraction import TensorNetworkState
 
 NUM_CLASSES = 10
 BESIDE_TENSORNETWORK = {"d": 4, "sites": (8, 16, 32, 64, 128, 256)}

@@ -7,7 +7,9 @@ from importlib.metadata import version
 # cores, everything waits for threads that spin. OpenMP reads this once, when PyTorch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from qcnn_lightning.network import QCNN as QCNN
-from qcnn_lightning.state import NetworkState as NetworkState
+from qcnn_lightning.models import QCNN as QCNN
+from qcnn_lightning.models import Model as Model
+from qcnn_lightning.states import NetworkState as NetworkState
+from qcnn_lightning.states import State as State
 
 __version__ = version("qcnn-lightning")

@@ -23,7 +23,7 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import inside
-from qcnn_lightning.network import QCNN
+from qcnn_lightning.models import QCNN
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ ADDED_SINCE = {
 """Settings that runs from before they were there do not name, and the values by which those runs went."""
 # Classes of these modules alone, not what they import from elsewhere by a longer path, and not their functions.
 TRUSTED_TARGETS = re.compile(
-    r"(qcnn_lightning\.(network|costs)|qcnn_lightning\.training\.(entanglement|tracking)|torch\.optim(\.lr_scheduler)?|"
+    r"(qcnn_lightning|qcnn_lightning\.(network|costs)|qcnn_lightning\.training\.(entanglement|tracking)|torch\.optim(\.lr_scheduler)?|"
     r"pytorch_lightning(\.callbacks|\.loggers|\.profilers|\.strategies)?)\.[A-Z]\w*"
 )
 
@@ -216,6 +216,10 @@ def load_network(path: Path) -> tuple[QCNN, dict[str, Any]]:
         num_classes = len(weights["classification.weight"][0])
         # By which kernel it was trained is no property of the network.
         settings = {key: value for key, value in config["model"].items() if key != "kernel" and not key.startswith("_")}
+        if "." in str(settings.get("basis")):
+            raise InputError(
+                f"{path} names {settings['basis']}, a local basis that is not ours: refused, nothing was executed"
+            )
         network = QCNN(num_sites=2**num_levels, num_classes=num_classes, **settings)
         network.to(weights["classification.weight"].dtype).load_state_dict(weights)
     except (KeyError, TypeError, RuntimeError, AttributeError) as error:
@@ -291,6 +295,8 @@ def targets(config: Any) -> Iterator[str]:
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run as {"model.d": 18, ...}, those included that came after it."""
     settings = ADDED_SINCE | dict(flattened(config))
+    if settings.get("model._target_") == "qcnn_lightning.network.QCNN":
+        settings["model._target_"] = "qcnn_lightning.QCNN"
     if settings.get("model.kernel") == "fused_float32":  # the name of both settings in one
         settings |= {"model.kernel": "fused", "model.precision": "highest"}
     return settings

@@ -8,7 +8,7 @@ from test_evaluation import evaluation_of
 
 from qcnn_lightning import NetworkState
 from qcnn_lightning.run_folder import PATHS_IN_A_CONFIG, load_network, read_checkpoint
-from qcnn_lightning.state.tensornetwork import TensorNetworkState
+from qcnn_lightning.states.contraction import TensorNetworkState
 
 NETWORKS = sorted((Path(__file__).parents[2] / "docs" / "networks").glob("*.ckpt"))
 

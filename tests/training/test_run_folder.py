@@ -9,7 +9,7 @@ from qcnn_lightning import QCNN
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.run_folder import DamagedFileError, load_network, read_checkpoint, read_run
 
-MODEL = {"_target_": "qcnn_lightning.network.QCNN", "d": 4, "sharing": "sibling"}
+MODEL = {"_target_": "qcnn_lightning.models.QCNN", "d": 4, "sharing": "sibling"}
 
 
 class Exploit:
@@ -54,7 +54,7 @@ def test_no_path_of_the_configuration_is_handed_on(tmp_path):
         "torch.optim.functools.partial",
         "qcnn_lightning.files.replace_atomically",
         "qcnn_lightning.training.record.subprocess.run",
-        "qcnn_lightning.network.QCNN.load_state_dict",
+        "qcnn_lightning.models.QCNN.load_state_dict",
         ["os.system"],
     ],
 )

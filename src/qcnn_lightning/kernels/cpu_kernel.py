@@ -14,7 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from qcnn_lightning.kernels.build import UnavailableError, load_operators
-from qcnn_lightning.network.statistics import ChannelStatistics, FixedStatistics
+from qcnn_lightning.models.statistics import ChannelStatistics, FixedStatistics
 
 
 def obstacle(x: Tensor, dtype: torch.dtype) -> str | None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from qcnn_lightning.data.datamodule import DATA_NAMES, ImageDataModule
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import inside, replace_atomically
-from qcnn_lightning.network import QCNN
+from qcnn_lightning.models import QCNN
 from qcnn_lightning.results.evaluation import Evaluation, as_json, measure
 from qcnn_lightning.results.state_figures import check_formats, draw_all, figure_files
 from qcnn_lightning.run_folder import PATHS_IN_A_CONFIG, load_network, read_checkpoint, read_run

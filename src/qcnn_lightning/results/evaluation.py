@@ -21,9 +21,9 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import lay_on_image
-from qcnn_lightning.network import QCNN
-from qcnn_lightning.state import NetworkState
-from qcnn_lightning.state.entropy import renyi_entropy, von_neumann_entropy
+from qcnn_lightning.models import QCNN
+from qcnn_lightning.states import NetworkState
+from qcnn_lightning.states.entropy import renyi_entropy, von_neumann_entropy
 
 BATCH_SIZE = 1000
 EXAMPLES = 6
@@ -255,7 +255,7 @@ def measure(
         settings: the run's configuration.
     """
     with torch.no_grad():
-        state = NetworkState.from_network(network)
+        state = network.state()
         images, labels = datamodule.splits[split]
         classification = classify(network, state, images, labels)
         entanglement = measure_entanglement(state)
@@ -287,7 +287,7 @@ def classify(
     labels: Int64[Tensor, " images"],
 ) -> Classification:
     """Classify images by the largest |alpha| (eq. 35), with the network, and measure p(y|x) with its states."""
-    device = network.classification.weight.device
+    device = next(network.parameters()).device
     cost = MeanMetric(nan_strategy="disable").to(device)
     confusion = MulticlassConfusionMatrix(network.num_classes, validate_args=False).to(device)
     probabilities = []
@@ -308,7 +308,7 @@ def classify(
 def disagreement(network: QCNN, state: NetworkState, images: UInt8[Tensor, "images sites"]) -> float:
     """Return max |alpha_y(x) - <x|Psi_y>| / max |<x|Psi_y>| of network's scores and states' amplitudes (eq. 31)."""
     amplitude = state.amplitude(images)
-    scores = network(images.to(network.classification.weight.device)).cpu().double()
+    scores = network(images.to(next(network.parameters()).device)).cpu().double()
     return ((scores - amplitude).abs().max() / amplitude.abs().max()).item()
 
 

@@ -10,9 +10,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 
 from qcnn_lightning.errors import InputError, checked_settings
-from qcnn_lightning.network import QCNN
-from qcnn_lightning.state import NetworkState
-from qcnn_lightning.state.entropy import renyi_entropy, von_neumann_entropy
+from qcnn_lightning.states import State
+from qcnn_lightning.states.entropy import renyi_entropy, von_neumann_entropy
 from qcnn_lightning.training.module import Classifier
 
 LOGGED_SCHMIDT_VALUES = 8
@@ -32,7 +31,8 @@ def one_thread() -> Iterator[None]:
 class EntanglementMonitor(pl.Callback):
     """Logs how entangled the two halves of the image are, for every class, in nats.
 
-    The state is that of the network which is being evaluated: same weights, same statistics. Every epoch:
+    The state is that of the model which is being evaluated: same weights, same statistics. A model without a state has no
+    entropies. Every epoch:
     `ee/class_0` ... and `ee/mean`, the von Neumann entropy; `renyi_2/class_0` ... and `renyi_2/mean`.
 
     Args:
@@ -58,23 +58,26 @@ class EntanglementMonitor(pl.Callback):
         assert isinstance(pl_module, Classifier)
         start = time.perf_counter()
         with one_thread():
-            measured = self._measure(pl_module.network, self._profile_is_due(trainer))
+            # Running averages have seen nothing before training; what is evaluated then is what is measured.
+            state = pl_module.network.state(pl_module.network.fixed_statistics)
+            if state is None:
+                return
+            measured = self._measure(state, self._profile_is_due(trainer))
         measured["time/entanglement_s"] = torch.tensor(time.perf_counter() - start)
         # As float32 where the device has no float64.
         measured = {name: value.float() for name, value in measured.items()}
         pl_module.log_dict(measured, logger=False, rank_zero_only=True)
 
-    def _measure(self, network: QCNN, with_profile: bool) -> dict[str, Tensor]:
-        # Running averages have seen nothing before training; what is evaluated then is what is measured.
-        state = NetworkState.from_network(network, network.fixed_statistics)
+    def _measure(self, state: State, with_profile: bool) -> dict[str, Tensor]:
         spectrum = state.schmidt_spectrum()
         measured = {}
         for name, entropies in {"ee": von_neumann_entropy(spectrum), "renyi_2": renyi_entropy(spectrum, 2)}.items():
             measured[f"{name}/mean"] = entropies.mean()
             measured |= {f"{name}/class_{label}": entropy for label, entropy in enumerate(entropies)}
         if with_profile:
-            profile = state.entropy_profile().mean(0)
-            measured |= {f"profile/level_{level}": entropy for level, entropy in enumerate(profile)}
+            if hasattr(state, "entropy_profile"):
+                profile = state.entropy_profile().mean(0)
+                measured |= {f"profile/level_{level}": entropy for level, entropy in enumerate(profile)}
             largest = spectrum.mean(0)[:LOGGED_SCHMIDT_VALUES]
             measured |= {f"spectrum/p_{place}": probability for place, probability in enumerate(largest, start=1)}
         return measured

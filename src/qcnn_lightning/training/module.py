@@ -22,8 +22,7 @@ from qcnn_lightning.costs import Cost, mean_and_gradient
 from qcnn_lightning.data.batches import Batch
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 from qcnn_lightning.kernels.kernel import AutogradKernel, Kernel
-from qcnn_lightning.network import QCNN
-from qcnn_lightning.state import NetworkState
+from qcnn_lightning.models.model import completed
 
 EVALUATION_STATISTICS = ("population", "running")
 
@@ -37,7 +36,7 @@ class Classifier(pl.LightningModule):
     one network that fixed statistics define: the network whose entanglement is measured.
 
     Args:
-        network: the q-CNN.
+        network: a `Model`, or any module that maps images to scores.
         cost: what is minimised, the mean over the images of a batch.
         optimizer: takes the parameters, returns the optimiser.
         scheduler: takes the optimiser, returns the learning-rate schedule; None keeps the rate constant.
@@ -54,7 +53,7 @@ class Classifier(pl.LightningModule):
 
     def __init__(
         self,
-        network: QCNN,
+        network: nn.Module,
         cost: Cost,
         optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
         scheduler: Callable[..., LRScheduler] | None = None,
@@ -69,7 +68,8 @@ class Classifier(pl.LightningModule):
             raise InputError(
                 f"evaluation_statistics={evaluation_statistics}: choose one of {', '.join(EVALUATION_STATISTICS)}"
             )
-        self.network, self.cost = network, cost
+        self.network: Any = completed(network)
+        self.cost = cost
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.scheduler_interval = scheduler_interval
         self.evaluation_statistics = evaluation_statistics
@@ -154,7 +154,7 @@ class Classifier(pl.LightningModule):
 
     def mean_entropy(self, images: UInt8[Tensor, "batch sites"]) -> Float[Tensor, ""]:
         """Return the mean entanglement entropy of the classes' states, nats, by the statistics of these images."""
-        state = NetworkState.from_network(self.network, self.network.statistics_of(images))
+        state = self.network.state(self.network.statistics_of(images))
         return state.entanglement_entropy().mean().to(self.device)
 
     def on_train_epoch_end(self) -> None:

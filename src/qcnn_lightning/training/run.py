@@ -25,7 +25,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import remove_temporaries
-from qcnn_lightning.network import QCNN
+from qcnn_lightning.models import QCNN
 from qcnn_lightning.run_folder import LAST, LOG, TRACEBACK, read_summary
 from qcnn_lightning.training.checkpoints import AtomicCheckpoints, Checkpoints
 from qcnn_lightning.training.console import EpochTable

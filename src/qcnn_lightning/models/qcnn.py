@@ -1,7 +1,7 @@
 """The q-CNN: representation, L levels of batch norm, 1x1 convolution and product pooling, classification (eq. 1-10).
 
 Batch norm with given statistics is affine, and so is the convolution after it: one matrix and one shift per level
-(eq. 13-16). Both the network's own forward pass and its site tensors, from which `qcnn_lightning.state` builds quantum
+(eq. 13-16). Both the network's own forward pass and its site tensors, from which `qcnn_lightning.states` builds quantum
 states, are made of them, so they cannot disagree.
 """
 
@@ -13,11 +13,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.kernels.cpu_kernel import CpuKernel, obstacle
-from qcnn_lightning.network.basis import make_basis
-from qcnn_lightning.network.pixels import check_images
-from qcnn_lightning.network.statistics import ChannelStatistics, FixedStatistics, batch_statistics
+from qcnn_lightning.models.model import Model
+from qcnn_lightning.models.statistics import ChannelStatistics, FixedStatistics, batch_statistics
+from qcnn_lightning.pixels import check_images
+from qcnn_lightning.states.tree import NetworkState
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +141,7 @@ def product_pooling(
     return left * right
 
 
-class QCNN(nn.Module):
+class QCNN(Model):
     """A convolutional classifier that is exactly a tree tensor network (arXiv 2103.11785).
 
     Args:
@@ -376,6 +378,17 @@ class QCNN(nn.Module):
                 features = product_pooling(features, *level.affine_map(mean, var))
         return "the scores of the classes"
 
+    def state(self, statistics: Sequence[ChannelStatistics] | None = None) -> NetworkState:
+        """Return the states |Psi_y> whose amplitudes are the scores in evaluation (eq. 30, 31).
+
+        Args:
+            statistics: of every level, to normalise by, as `statistics_of` measures them; those of evaluation if None.
+
+        Raises:
+            InputError: as `site_tensors`.
+        """
+        return NetworkState.from_network(self, statistics)
+
     def site_tensors(
         self, statistics: Sequence[ChannelStatistics] | None = None
     ) -> tuple[list[Float[Tensor, "matrices rows columns"]], Float[Tensor, "classes extended"]]:
@@ -387,7 +400,14 @@ class QCNN(nn.Module):
         Returns:
             The site tensors of levels 0 .. L-1, each (1 or 2, d_{l+1} + 1, d_l + 1), left child first, and the top
             tensor (classes, d_L + 1). Index 0 is the constant channel. All float64, on the CPU.
+
+        Raises:
+            InputError: no statistics are given, and the network has not measured any.
         """
+        if statistics is None and not all(level.statistics.measured for level in self.all_levels):
+            raise InputError(
+                "the network has no statistics yet, so it is no state: call fix_population_statistics(images) first"
+            )
         given = [None] * (self.num_levels + 1) if statistics is None else statistics
         tensors = []
         for level, of_level in zip(self.levels, given[:-1], strict=True):

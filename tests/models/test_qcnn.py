@@ -13,7 +13,7 @@ from torch import nn
 
 from qcnn_lightning import QCNN, NetworkState
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.network.qcnn import Level
+from qcnn_lightning.models.qcnn import Level
 
 ARCHITECTURES = [
     {"sharing": sharing, "basis": basis, "start": start}

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.state.network_state import NetworkState
+from qcnn_lightning.states.tree import NetworkState
 
 LARGEST_DENSITY_MATRIX = 4096
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.network import make_basis
 
 BASES = [("fourier", 2), ("fourier", 18), ("fourier", 40), ("legendre", 1), ("legendre", 7), ("legendre", 40)]
 

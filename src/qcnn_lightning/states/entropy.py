@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.state.gram import BlockStates, Environment, Level
+from qcnn_lightning.states.gram import BlockStates, Environment, Level
 
 RESOLUTION = 8 * torch.finfo(torch.float64).eps
 """A Schmidt probability this much smaller than the largest cannot be told from round-off."""

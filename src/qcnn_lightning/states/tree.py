@@ -17,13 +17,12 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
+from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.network import QCNN, make_basis
-from qcnn_lightning.network.pixels import check_images
-from qcnn_lightning.network.statistics import ChannelStatistics
-from qcnn_lightning.state.entropy import cut_spectrum, descend, renyi_entropy, von_neumann_entropy
-from qcnn_lightning.state.gram import Environment, balance, binary_exponent, climb, times_power_of_two
+from qcnn_lightning.pixels import check_images
+from qcnn_lightning.states.entropy import cut_spectrum, descend, renyi_entropy, von_neumann_entropy
+from qcnn_lightning.states.gram import Environment, balance, binary_exponent, climb, times_power_of_two
 
 LARGEST_DENSE_SIZE = 2**24
 IMAGES_AT_A_TIME = 500
@@ -54,24 +53,20 @@ class NetworkState:
         self.basis = make_basis(basis, site_tensors[0].shape[-1] - 1)
 
     @classmethod
-    def from_network(cls, network: QCNN, statistics: Sequence[ChannelStatistics] | None = None) -> "NetworkState":
+    def from_network(cls, network: Any, statistics: Any = None) -> "NetworkState":
         """Read the states off a network.
 
         The site tensors are computed in float64 on the CPU, whatever the network's device and dtype. Gradients flow
         back to the network's parameters; call under `torch.no_grad()` if you do not want them.
 
         Args:
-            network: the network, in whatever mode.
+            network: a `QCNN`, or any model with `site_tensors(statistics)` and a `basis`; in whatever mode.
             statistics: of every level, to normalise by, as `QCNN.statistics_of` measures them on a batch; those that
                 evaluation uses if None.
 
         Raises:
-            InputError: no statistics are given, and the network has not measured any.
+            InputError: the network has measured no statistics, and none are given.
         """
-        if statistics is None and not all(level.statistics.measured for level in network.all_levels):
-            raise InputError(
-                "the network has no statistics yet, so it is no state: call fix_population_statistics(images) first"
-            )
         site_tensors, top = network.site_tensors(statistics)
         return cls(site_tensors, top, basis=network.basis.name)
 
@@ -220,6 +215,18 @@ class NetworkState:
         magnitude = torch.where(amplitude.detach() != 0, binary_exponent(amplitude) + exponent, -(2**62))
         weights = times_power_of_two(amplitude, exponent - magnitude.amax(-1, keepdim=True)).square()
         return weights / weights.sum(-1, keepdim=True)
+
+    def log_amplitude(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
+        """Return log |<x|Psi_y>| and the sign of <x|Psi_y>, -1, 0 or 1, also where amplitudes over- or underflow.
+
+        Args:
+            x: (batch, N) pixels, uint8 grey levels or floats in [0, 1].
+
+        Raises:
+            InputError: x has another shape, dtype or range.
+        """
+        amplitude, exponent = self._scaled_amplitude(x)
+        return amplitude.abs().log() + math.log(2) * exponent, amplitude.sign()
 
     def _scaled_amplitude(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
         """Return amplitudes without, and the exponents of, their powers of two.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qcnn_lightning import NetworkState
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.state.tensornetwork import TensorNetworkState
+from qcnn_lightning.states.contraction import TensorNetworkState
 
 
 def close(ours: Tensor, theirs: Tensor) -> None:

@@ -13,6 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.own_parts import own_part
+
+MIDPOINTS = 10000
+ORTHONORMAL_TO = 0.01
 
 
 class Basis(ABC):
@@ -76,9 +80,46 @@ BASES: dict[str, type[Basis]] = {basis.name: basis for basis in (FourierBasis, L
 def make_basis(name: str, num_functions: int) -> Basis:
     """Return the local basis called `name` with `num_functions` functions besides the constant.
 
+    Args:
+        name: one of `BASES`, or the dotted path of a class of one's own. `Class(num_functions)` makes a callable that
+            maps grey levels (...) in [0, 1] to (..., num_functions), orthonormal on [0, 1] together with f_0 = 1.
+        num_functions: d_0.
+
     Raises:
-        InputError: no basis has that name, or it cannot have that many functions.
+        InputError: no basis has that name, it cannot have that many functions, or they are not orthonormal.
     """
-    if name not in BASES:
-        raise InputError(f"model.basis={name}: unknown local basis; choose one of {', '.join(BASES)}")
-    return BASES[name](num_functions)
+    if name in BASES:
+        return BASES[name](num_functions)
+    if "." not in name:
+        raise InputError(
+            f"model.basis={name}: unknown local basis; choose one of {', '.join(BASES)}, or the dotted path of a class "
+            "of your own, such as mine.MyBasis"
+        )
+    basis: Basis = own_part(name, "model.basis")(num_functions)
+    basis.name, basis.num_functions = name, num_functions  # type: ignore[misc]
+    check_orthonormal(basis)
+    return basis
+
+
+def check_orthonormal(basis: Basis) -> None:
+    """Check f_0 = 1, f_1, ... for orthonormality on [0, 1], by the midpoint rule.
+
+    Raises:
+        InputError: values of another shape, or <f_i|f_j> is not delta_ij to 1%.
+    """
+    midpoints = (torch.arange(MIDPOINTS, dtype=torch.float64) + 0.5) / MIDPOINTS
+    values = basis(midpoints)
+    if values.shape != (MIDPOINTS, basis.num_functions):
+        raise InputError(
+            f"model.basis={basis.name}: {MIDPOINTS} grey levels gave values of shape {tuple(values.shape)}: expected "
+            f"({MIDPOINTS}, {basis.num_functions})"
+        )
+    functions = torch.cat((torch.ones_like(midpoints).unsqueeze(-1), values), dim=-1)
+    gram = functions.mT @ functions / MIDPOINTS
+    error = (gram - torch.eye(len(gram), dtype=gram.dtype)).abs()
+    if not (error <= ORTHONORMAL_TO).all():
+        i, j = divmod(int(error.nan_to_num(torch.inf).argmax()), len(gram))
+        raise InputError(
+            f"model.basis={basis.name}: <f_{i}|f_{j}> = {gram[i, j]:.3g}: expected functions that are orthonormal on "
+            "[0, 1] together with f_0 = 1; else entropies would be wrong"
+        )

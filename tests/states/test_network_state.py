@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qcnn_lightning import QCNN, NetworkState
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.state import gram
+from qcnn_lightning.states import gram
 
 
 @pytest.fixture
