@@ -10,8 +10,8 @@ from torch import Tensor
 class State(Protocol):
     """The quantum states of the classes. Everything is exact up to round-off, in float64.
 
-    Callbacks, evaluation and figures speak to this protocol alone. A state of one's own has these members; a further one,
-    `entropy_profile() -> (classes, levels)`, is logged and drawn where a state has it.
+    Callbacks, evaluation and figures speak to this protocol alone. A state of one's own has these members. One more,
+    `entropy_profile() -> (classes, levels)`, is logged where a state has it.
     """
 
     @property

@@ -31,8 +31,8 @@ def one_thread() -> Iterator[None]:
 class EntanglementMonitor(pl.Callback):
     """Logs how entangled the two halves of the image are, for every class, in nats.
 
-    The state is that of the model which is being evaluated: same weights, same statistics. A model without a state has no
-    entropies. Every epoch:
+    The state is the evaluated model's: same weights, same statistics. A model without a state has no entropies.
+    Every epoch:
     `ee/class_0` ... and `ee/mean`, the von Neumann entropy; `renyi_2/class_0` ... and `renyi_2/mean`.
 
     Args:
