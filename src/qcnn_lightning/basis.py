@@ -95,7 +95,13 @@ def make_basis(name: str, num_functions: int) -> Basis:
             f"model.basis={name}: unknown local basis; choose one of {', '.join(BASES)}, or the dotted path of a class "
             "of your own, such as mine.MyBasis"
         )
-    basis: Basis = own_part(name, "model.basis")(num_functions)
+    own_class = own_part(name, "model.basis")
+    try:
+        basis: Basis = own_class(num_functions)
+    except TypeError as error:
+        raise InputError(
+            f"model.basis={name}: expected a class that takes num_functions={num_functions}: {error}"
+        ) from error
     basis.name, basis.num_functions = name, num_functions  # type: ignore[misc]
     check_orthonormal(basis)
     return basis

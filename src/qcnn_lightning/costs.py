@@ -62,6 +62,10 @@ class CrossEntropy:
         return functional.cross_entropy(2 * scores.abs().log(), labels, reduction="none")
 
 
+COSTS: dict[str, type[Cost]] = {f"{__name__}.{cost.__name__}": cost for cost in (SquaredDistance, CrossEntropy)}
+"""The costs that a configuration may name."""
+
+
 def mean_and_gradient(
     cost: Cost, scores: Float[Tensor, "batch classes"], labels: Tensor
 ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch classes"]]:

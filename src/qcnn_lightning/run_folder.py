@@ -1,7 +1,8 @@
 """Run folders read back as data: nothing in them is executed, and no path in them leads out of them.
 
-A run folder may be somebody else's. Its checkpoint is loaded without unpickling objects, its configuration may name
-only classes on an allow-list, and paths that the configuration holds are left out: they are of another machine.
+A run folder may be somebody else's. Its checkpoint is loaded without unpickling objects. A class that its configuration
+names is text: code of somebody's own runs only where the user names it again. Paths that the configuration holds are
+left out, for they are of another machine.
 """
 
 import json
@@ -19,11 +20,16 @@ import torch
 from filelock import FileLock, Timeout
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch import nn
 from yaml import YAMLError  # type: ignore[import-untyped]
 
+from qcnn_lightning.basis import BASES
+from qcnn_lightning.costs import COSTS, Cost
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import inside
-from qcnn_lightning.models import QCNN
+from qcnn_lightning.models import MODELS, QCNN
+from qcnn_lightning.models.model import completed
+from qcnn_lightning.own_parts import own_part
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +60,6 @@ ADDED_SINCE = {
     "model.precision": "high",
 }
 """Settings that runs from before they were there do not name, and the values by which those runs went."""
-# Classes of these modules alone, not what they import from elsewhere by a longer path, and not their functions.
-TRUSTED_TARGETS = re.compile(
-    r"(qcnn_lightning|qcnn_lightning\.(network|costs)|qcnn_lightning\.training\.(entanglement|tracking)|torch\.optim(\.lr_scheduler)?|"
-    r"pytorch_lightning(\.callbacks|\.loggers|\.profilers|\.strategies)?)\.[A-Z]\w*"
-)
 
 
 class DamagedFileError(InputError):
@@ -87,16 +88,12 @@ def read_run(folder: str | Path) -> RunFolder:
     """Read a run folder.
 
     Raises:
-        InputError: no run folder; no checkpoint that can be read; one that holds pickled objects; a configuration, in
-            `.hydra/config.yaml` or in the checkpoint, that names a class which is not on the allow-list; or a link that
-            leads out of the folder.
+        InputError: no run folder; no checkpoint that can be read; one that holds pickled objects; or a link that leads
+            out of the folder.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a run folder is what training leaves behind")
-    composed = inside(folder, COMPOSED)
-    if composed.is_file():
-        refuse_foreign_targets(read_yaml(composed), composed)
     found = read_last_checkpoint(folder)
     if found is None:
         raise InputError(f"{folder / LAST}: no such file; is {folder} a run folder, and its first epoch completed?")
@@ -104,12 +101,11 @@ def read_run(folder: str | Path) -> RunFolder:
     return RunFolder(folder, without_paths(checkpoint["hyper_parameters"]), path, read_summary(folder))
 
 
-def read_last_checkpoint(folder: Path, trusted: Collection[str] = ()) -> tuple[Path, dict[str, Any]] | None:
+def read_last_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """Read the last checkpoint of a run; if that is damaged the one before it, with a warning.
 
     Args:
         folder: the run's folder.
-        trusted: further targets that the configuration in it may name.
 
     Returns:
         The file and its content; None if there is no checkpoint.
@@ -122,10 +118,10 @@ def read_last_checkpoint(folder: Path, trusted: Collection[str] = ()) -> tuple[P
     if not last.exists() and not previous.exists():
         return None
     try:
-        return last, read_checkpoint(last, trusted)
+        return last, read_checkpoint(last)
     except DamagedFileError as damage:
         try:
-            checkpoint = read_checkpoint(previous, trusted)
+            checkpoint = read_checkpoint(previous)
         except DamagedFileError as further:
             raise DamagedFileError(
                 f"{damage}; {further}. Delete {folder} to begin again, or restore a copy of one of them"
@@ -134,17 +130,12 @@ def read_last_checkpoint(folder: Path, trusted: Collection[str] = ()) -> tuple[P
         return previous, checkpoint
 
 
-def read_checkpoint(path: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint: tensors, numbers and text, no objects.
-
-    Args:
-        path: the file.
-        trusted: further targets that the configuration in it may name.
 
     Raises:
         DamagedFileError: it is missing, cut off or altered.
-        InputError: it holds pickled objects, is not a checkpoint of this program, or names a class that is not on the
-            allow-list.
+        InputError: it holds pickled objects, or is not a checkpoint of this program.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -161,7 +152,6 @@ def read_checkpoint(path: Path, trusted: Collection[str] = ()) -> dict[str, Any]
         raise DamagedFileError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise InputError(f"{path} is not a checkpoint of qcnn_lightning.train")
-    refuse_foreign_targets(checkpoint["hyper_parameters"], path, trusted)
     return checkpoint
 
 
@@ -190,15 +180,20 @@ def refusal_of_objects(path: Path, error: pickle.UnpicklingError) -> InputError:
     )
 
 
-def load_network(path: Path) -> tuple[QCNN, dict[str, Any]]:
-    """Rebuild the network of a checkpoint, in evaluation mode, on the CPU.
+def load_network(path: Path, own: Collection[str] = ()) -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuild the model of a checkpoint, in evaluation mode, on the CPU.
+
+    Args:
+        path: the checkpoint.
+        own: dotted paths of the user's own code that may be run.
 
     Returns:
-        The network, and the configuration it was trained with, without the paths that it held.
+        The model, and the configuration it was trained with, without the paths that it held.
 
     Raises:
         InputError: as `read_checkpoint`; there are no weights, only the record of a run that was restored from its
-            metrics; or the weights are not those of a q-CNN with these settings.
+            metrics; the configuration names code that is neither ours nor in `own`; or the weights are not those of the
+            model that it describes.
     """
     checkpoint = read_checkpoint(path)
     config = checkpoint["hyper_parameters"]
@@ -212,19 +207,73 @@ def load_network(path: Path) -> tuple[QCNN, dict[str, Any]]:
         if name.startswith("network.")
     }
     try:
-        num_levels = len({name.split(".")[1] for name in weights if name.startswith("levels.")})
-        num_classes = len(weights["classification.weight"][0])
-        # By which kernel it was trained is no property of the network.
-        settings = {key: value for key, value in config["model"].items() if key != "kernel" and not key.startswith("_")}
-        if "." in str(settings.get("basis")):
-            raise InputError(
-                f"{path} names {settings['basis']}, a local basis that is not ours: refused, nothing was executed"
-            )
-        network = QCNN(num_sites=2**num_levels, num_classes=num_classes, **settings)
-        network.to(weights["classification.weight"].dtype).load_state_dict(weights)
-    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        model_class = named_part(str(settings_of(config)["model._target_"]), MODELS, own, path)
+        settings = {key: value for key, value in config["model"].items() if not key.startswith("_")}
+        if model_class is QCNN:
+            named_part(str(settings["basis"]), BASES, own, path)
+            # Nobody should need a compiler to look at a network.
+            settings["kernel"] = "plain"
+        sizes = sizes_of(checkpoint, weights)
+        model = model_class(**sizes, **settings)
+        dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
+        model.to(torch.float64 if torch.float64 in dtypes else torch.float32).load_state_dict(weights)
+    except (KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         raise InputError(f"{path} does not hold the network that its settings describe: {error}") from error
-    return network.eval(), without_paths(config)
+    model = completed(model.eval())
+    for name, size in sizes.items():
+        if not hasattr(model, name):
+            setattr(model, name, size)
+    return model, without_paths(config)
+
+
+def sizes_of(checkpoint: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Return num_sites and num_classes: those that the run recorded, or those of a q-CNN's weights."""
+    facts = checkpoint.get("callbacks", {}).get("RunRecord", {}).get("facts", {})
+    if "num_sites" in facts and "class_names" in facts:
+        return {"num_sites": int(facts["num_sites"]), "num_classes": len(facts["class_names"])}
+    num_levels = len({name.split(".")[1] for name in weights if name.startswith("levels.")})
+    return {"num_sites": 2**num_levels, "num_classes": len(weights["classification.weight"][0])}
+
+
+def load_cost(config: Mapping[str, Any], own: Collection[str], path: Path) -> Cost:
+    """Rebuild the cost that a run minimised.
+
+    Args:
+        config: the run's configuration.
+        own: dotted paths of the user's own code that may be run.
+        path: where the configuration was read from.
+
+    Raises:
+        InputError: it is neither ours nor in `own`, or does not take its settings.
+    """
+    settings = settings_of(config)
+    cost = named_part(str(settings["cost._target_"]), COSTS, own, path)
+    given = config.get("cost", {})
+    try:
+        return cost(**{key: value for key, value in given.items() if not key.startswith("_")})
+    except TypeError as error:
+        raise InputError(f"{path}: the cost {settings['cost._target_']} does not take its settings: {error}") from error
+
+
+def named_part(name: str, ours: Mapping[str, Any], own: Collection[str], path: Path) -> Any:
+    """Return the class that a configuration names: one of ours, or the user's own where the user allows it now.
+
+    Args:
+        name: as the configuration has it; text, and nothing more, until the user says that it may be run.
+        ours: name -> class.
+        own: dotted paths that the user allows.
+        path: where the configuration was read from.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if name in ours:
+        return ours[name]
+    if name in own:
+        return own_part(name, "own")
+    raise InputError(
+        f"{path} was trained with {name}, somebody's own code, which was not executed; if it is yours, say own=[{name}]"
+    )
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -260,36 +309,6 @@ def read_yaml(path: Path) -> Any:
         return OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from error
-
-
-def refuse_foreign_targets(config: Any, path: Path, trusted: Collection[str] = ()) -> None:
-    """Refuse a configuration that names anything but our own, torch's and Lightning's classes.
-
-    Args:
-        config: nested dicts and lists.
-        path: where it was read from.
-        trusted: further names that are allowed.
-
-    Raises:
-        InputError: it names another.
-    """
-    foreign = [target for target in targets(config) if target not in trusted and not TRUSTED_TARGETS.fullmatch(target)]
-    if foreign:
-        raise InputError(
-            f"{path} names {', '.join(foreign)}, which is no class of the q-CNN's, torch.optim's or Lightning's: "
-            "refused, nothing was executed"
-        )
-
-
-def targets(config: Any) -> Iterator[str]:
-    """Yield every `_target_` of a nested configuration."""
-    if isinstance(config, dict):
-        if "_target_" in config:
-            yield str(config["_target_"])
-        config = list(config.values())
-    if isinstance(config, list):
-        for item in config:
-            yield from targets(item)
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from qcnn_lightning.data.datamodule import DATA_NAMES, ImageDataModule
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import inside, replace_atomically
-from qcnn_lightning.models import QCNN
 from qcnn_lightning.results.evaluation import Evaluation, as_json, measure
 from qcnn_lightning.results.state_figures import check_formats, draw_all, figure_files
-from qcnn_lightning.run_folder import PATHS_IN_A_CONFIG, load_network, read_checkpoint, read_run
+from qcnn_lightning.run_folder import PATHS_IN_A_CONFIG, load_cost, load_network, read_checkpoint, read_run
+from qcnn_lightning.states import NetworkState
 
 log = logging.getLogger(__name__)
 
@@ -44,18 +44,19 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     checkpoint, folder = find_checkpoint(config)
     for name in (NUMBERS, STATE, *figure_files(config.figures)):
         inside(folder, name)
-    network, settings = load_network(checkpoint)
-    # Nobody should need a compiler to look at a network.
-    network.kernel = "plain"
+    own = [str(path) for path in config.own]
+    network, settings = load_network(checkpoint, own)
+    cost = load_cost(settings, own, checkpoint)
     epoch = read_checkpoint(checkpoint).get("epoch")
     datamodule = rebuild_data(settings, config.data)
     check_fit(network, datamodule, config.split)
     log.info("evaluating %s on %s", checkpoint, device)
-    evaluation = measure(network.to(device), datamodule, config.split, checkpoint, epoch, settings)
+    evaluation = measure(network.to(device), cost, datamodule, config.split, checkpoint, epoch, settings)
 
     make_folder(folder)
     replace_atomically(folder / NUMBERS, as_json(evaluation.as_plain_data()))
-    evaluation.state.save(folder / STATE)
+    if isinstance(evaluation.state, NetworkState):
+        evaluation.state.save(folder / STATE)
     if config.figures:
         draw_all(evaluation, folder, config.figures)
     return evaluation, folder
@@ -129,7 +130,7 @@ def rebuild_data(settings: Mapping[str, Any], paths: DictConfig) -> ImageDataMod
     return datamodule
 
 
-def check_fit(network: QCNN, datamodule: ImageDataModule, split: str) -> None:
+def check_fit(network: Any, datamodule: ImageDataModule, split: str) -> None:
     """Check that these are data for this network.
 
     Raises:

@@ -1,7 +1,7 @@
 """What a trained network knows and how entangled it is: every number of an evaluation.
 
-Cost and accuracy are the network's own. The probabilities p(y|x) (eq. 34) and all about entanglement (eq. 36-45) are
-its states', in float64.
+Cost and accuracy are the model's own. The probabilities p(y|x) (eq. 34) and all about entanglement (eq. 36-45) are its
+states', in float64. A model without states has probabilities of its scores, and no entanglement.
 """
 
 import json
@@ -14,15 +14,14 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int64, UInt8
 from scipy.stats import spearmanr
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from qcnn_lightning.costs import Cost
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import lay_on_image
-from qcnn_lightning.models import QCNN
-from qcnn_lightning.states import NetworkState
+from qcnn_lightning.states import NetworkState, State
 from qcnn_lightning.states.entropy import renyi_entropy, von_neumann_entropy
 
 BATCH_SIZE = 1000
@@ -38,11 +37,11 @@ class Classification:
 
     Attributes:
         labels: the class of every image.
-        cost: squared distance of the scores from the indicator of the class, mean over the images (eq. 48).
+        cost: what training minimised (eq. 48 by default), mean over the images.
         confusion: number of images of a class (row) that were taken for a class (column).
         probabilities: p(y|x) of every image (eq. 34).
         disagreement: largest difference of the network's scores and its states' amplitudes, which are equal but for
-            round-off (eq. 31), over the first images, as a part of the largest amplitude.
+            round-off (eq. 31), over the first images, as a part of the largest amplitude; 0 without states.
     """
 
     labels: Int64[Tensor, " images"]
@@ -80,7 +79,7 @@ class Classification:
 
 @dataclass(frozen=True)
 class Entanglement:
-    """The states of the classes, by numbers.
+    """The states of the classes, by numbers; blocks only where a state knows their entropies.
 
     Attributes:
         schmidt_spectrum: Schmidt probabilities of half the image against the other half, descending (eq. 45).
@@ -112,6 +111,8 @@ class Entanglement:
     @property
     def profile(self) -> Float[Tensor, "classes levels"]:
         """The mean entropy of the blocks of 1, 2, 4, ... sites, nats."""
+        if not self.block_entropies:
+            return self.entropy.new_empty(len(self.entropy), 0)
         return torch.stack([entropies.mean(-1) for entropies in self.block_entropies], dim=-1)
 
     @property
@@ -158,9 +159,9 @@ class Evaluation:
         num_parameters: number of trained parameters.
         class_names: in the order of the labels.
         classification: cost, accuracy and probabilities.
-        state: the states of the classes.
-        entanglement: the same by numbers.
-        pixel_entropies: the entropy of every pixel with all others, nats.
+        state: the states of the classes; None for a model without.
+        entanglement: the same by numbers; None for a model without.
+        pixel_entropies: the entropy of every pixel with all others, nats; None where nobody knows them.
         mean_images: mean of the images of every class, grey levels from 0 to 255.
         most_probable: every class's own images with the highest p(y|x).
         least_probable: every class's own images with the lowest p(y|x).
@@ -174,9 +175,9 @@ class Evaluation:
     num_parameters: int
     class_names: tuple[str, ...]
     classification: Classification
-    state: NetworkState
-    entanglement: Entanglement
-    pixel_entropies: Float[Tensor, "classes height width"]
+    state: State | None
+    entanglement: Entanglement | None
+    pixel_entropies: Float[Tensor, "classes height width"] | None
     mean_images: Float[Tensor, "classes height width"]
     most_probable: Examples
     least_probable: Examples
@@ -185,8 +186,10 @@ class Evaluation:
     def entropy_and_error(self) -> tuple[float, float]:
         """Spearman's correlation of the classes' entropies and error rates, and its two-sided p-value.
 
-        Not a number if fewer than three classes have images, or if one of the two is the same for all.
+        Not a number if fewer than three classes have images, if one of the two is the same for all, or without states.
         """
+        if self.entanglement is None:
+            return math.nan, math.nan
         known = self.classification.class_sizes > 0
         entropy, error = self.entanglement.entropy[known], 1 - self.classification.class_accuracies[known]
         if known.sum() < FEWEST_CLASSES or len(entropy.unique()) == 1 or len(error.unique()) == 1:
@@ -203,11 +206,22 @@ class Evaluation:
             "images": classification.class_sizes,
             "accuracy": classification.class_accuracies,
             "mean_probability": classification.class_probabilities,
-            "entanglement_entropy": entanglement.entropy,
-            "renyi_2": entanglement.renyi_2,
-            "effective_schmidt_rank": entanglement.effective_schmidt_rank,
-            "log_norm": entanglement.log_norm,
         }
+        of_states: dict[str, Any] = {}
+        if entanglement is not None:
+            classes |= {
+                "entanglement_entropy": entanglement.entropy,
+                "renyi_2": entanglement.renyi_2,
+                "effective_schmidt_rank": entanglement.effective_schmidt_rank,
+                "log_norm": entanglement.log_norm,
+            }
+            of_states = {
+                "overlaps": entanglement.overlaps,
+                "schmidt_spectrum": entanglement.schmidt_spectrum,
+                "block_sizes": entanglement.block_sizes,
+                "entropy_profile": entanglement.profile,
+                "pixel_entropies": self.pixel_entropies,
+            }
         columns = [plain(column) for column in classes.values()]
         return plain(
             {
@@ -221,15 +235,11 @@ class Evaluation:
                 "cost": classification.cost,
                 "accuracy": classification.accuracy,
                 "disagreement": classification.disagreement,
-                "mean_entanglement_entropy": entanglement.entropy.mean(),
+                "mean_entanglement_entropy": None if entanglement is None else entanglement.entropy.mean(),
                 "entropy_and_error": {"spearman": correlation, "p_value": p_value},
                 "classes": [dict(zip(classes, row, strict=True)) for row in zip(*columns, strict=True)],
                 "confusion": classification.confusion,
-                "overlaps": entanglement.overlaps,
-                "schmidt_spectrum": entanglement.schmidt_spectrum,
-                "block_sizes": entanglement.block_sizes,
-                "entropy_profile": entanglement.profile,
-                "pixel_entropies": self.pixel_entropies,
+                **of_states,
                 "most_probable": described(self.most_probable),
                 "least_probable": described(self.least_probable),
             }
@@ -237,17 +247,19 @@ class Evaluation:
 
 
 def measure(
-    network: QCNN,
+    network: nn.Module,
+    cost: Cost,
     datamodule: ImageDataModule,
     split: str,
     checkpoint: Path,
     epoch: int | None,
     settings: Mapping[str, Any],
 ) -> Evaluation:
-    """Measure a network by the images of a split.
+    """Measure a model by the images of a split.
 
     Args:
-        network: in evaluation mode, on the device it shall work on.
+        network: the model, in evaluation mode, on the device it shall work on.
+        cost: of an image.
         datamodule: set up.
         split: of the data.
         checkpoint: where the network was read from.
@@ -255,13 +267,13 @@ def measure(
         settings: the run's configuration.
     """
     with torch.no_grad():
-        state = network.state()
+        state: State | None = network.state()  # type: ignore[operator]
         images, labels = datamodule.splits[split]
-        classification = classify(network, state, images, labels)
-        entanglement = measure_entanglement(state)
+        classification = classify(network, cost, state, images, labels, datamodule.num_classes)
+        entanglement = None if state is None else measure_entanglement(state)
     order = datamodule.pixel_order
     upright = lay_on_image(images, order)
-    by_class = [upright[labels == label].double() for label in range(state.num_classes)]
+    by_class = [upright[labels == label].double() for label in range(datamodule.num_classes)]
     return Evaluation(
         checkpoint=checkpoint,
         epoch=epoch,
@@ -273,7 +285,11 @@ def measure(
         classification=classification,
         state=state,
         entanglement=entanglement,
-        pixel_entropies=lay_on_image(entanglement.block_entropies[0], order),
+        pixel_entropies=(
+            lay_on_image(entanglement.block_entropies[0], order)
+            if entanglement is not None and entanglement.block_entropies
+            else None
+        ),
         mean_images=torch.stack([own.mean(0) if len(own) else own.new_zeros(own.shape[1:]) for own in by_class]),
         most_probable=choose_examples(classification, upright, descending=True),
         least_probable=choose_examples(classification, upright, descending=False),
@@ -281,44 +297,55 @@ def measure(
 
 
 def classify(
-    network: QCNN,
-    state: NetworkState,
+    network: nn.Module,
+    cost: Cost,
+    state: State | None,
     images: UInt8[Tensor, "images sites"],
     labels: Int64[Tensor, " images"],
+    num_classes: int,
 ) -> Classification:
-    """Classify images by the largest |alpha| (eq. 35), with the network, and measure p(y|x) with its states."""
+    """Classify images by the largest |alpha| (eq. 35), with the model, and measure p(y|x) with its states."""
     device = next(network.parameters()).device
-    cost = MeanMetric(nan_strategy="disable").to(device)
-    confusion = MulticlassConfusionMatrix(network.num_classes, validate_args=False).to(device)
+    mean_cost = MeanMetric(nan_strategy="disable").to(device)
+    confusion = MulticlassConfusionMatrix(num_classes, validate_args=False).to(device)
     probabilities = []
     for pixels, own in zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True):
         alpha, own = network(pixels.to(device)), own.to(device)
-        cost.update((alpha - functional.one_hot(own, network.num_classes)).square().sum(-1))
+        mean_cost.update(cost(alpha, own))
         confusion.update(alpha.abs().argmax(-1), own)
-        probabilities.append(state.conditional_probability(pixels))
+        if state is None:
+            squares = alpha.cpu().double().square()
+            probabilities.append(squares / squares.sum(-1, keepdim=True))
+        else:
+            probabilities.append(state.conditional_probability(pixels))
     return Classification(
         labels=labels,
-        cost=cost.compute().item(),
+        cost=mean_cost.compute().item(),
         confusion=confusion.compute().cpu(),
         probabilities=torch.cat(probabilities),
-        disagreement=disagreement(network, state, images[:BATCH_SIZE]),
+        disagreement=0.0 if state is None else disagreement(network, state, images[:BATCH_SIZE]),
     )
 
 
-def disagreement(network: QCNN, state: NetworkState, images: UInt8[Tensor, "images sites"]) -> float:
-    """Return max |alpha_y(x) - <x|Psi_y>| / max |<x|Psi_y>| of network's scores and states' amplitudes (eq. 31)."""
-    amplitude = state.amplitude(images)
+def disagreement(network: nn.Module, state: State, images: UInt8[Tensor, "images sites"]) -> float:
+    """Return max |alpha_y(x) - <x|Psi_y>| / max |<x|Psi_y>| of a model's scores and its states' amplitudes (eq. 31)."""
+    logarithm, sign = state.log_amplitude(images)
+    amplitude = sign * logarithm.exp()
     scores = network(images.to(next(network.parameters()).device)).cpu().double()
     return ((scores - amplitude).abs().max() / amplitude.abs().max()).item()
 
 
-def measure_entanglement(state: NetworkState) -> Entanglement:
+def measure_entanglement(state: State) -> Entanglement:
     """Measure the states of all classes."""
     return Entanglement(
         schmidt_spectrum=state.schmidt_spectrum(),
         log_norm=state.log_norm(),
         overlaps=state.overlaps(),
-        block_entropies=tuple(state.block_entropies(level) for level in range(state.num_levels)),
+        block_entropies=(
+            tuple(state.block_entropies(level) for level in range(state.num_levels))
+            if isinstance(state, NetworkState)
+            else ()
+        ),
     )
 
 

@@ -44,7 +44,8 @@ def show_evaluation(evaluation: Evaluation, folder: Path, console: Console | Non
             style="bold red",
             soft_wrap=True,
         )
-    console.print(f"mean entanglement entropy {entanglement.entropy.mean():.4f} nats")
+    if entanglement is not None:
+        console.print(f"mean entanglement entropy {entanglement.entropy.mean():.4f} nats")
     spearman, p_value = evaluation.entropy_and_error
     if math.isfinite(spearman):
         console.print(f"Spearman's correlation of entropies and error rates {spearman:.2f} (p = {p_value:.2g})")
@@ -52,22 +53,28 @@ def show_evaluation(evaluation: Evaluation, folder: Path, console: Console | Non
         "images": [f"{value}" for value in classification.class_sizes.tolist()],
         "accuracy": [f"{value:.2%}" for value in classification.class_accuracies.tolist()],
         "mean p(y|x)": [f"{value:.4f}" for value in classification.class_probabilities.tolist()],
-        "EE (nats)": [f"{value:.6f}" for value in entanglement.entropy.tolist()],
-        "Rényi-2 (nats)": [f"{value:.6f}" for value in entanglement.renyi_2.tolist()],
-        "effective rank": [f"{value:.3f}" for value in entanglement.effective_schmidt_rank.tolist()],
-        "log norm": [f"{value:.4f}" for value in entanglement.log_norm.tolist()],
     }
+    if entanglement is not None:
+        columns |= {
+            "EE (nats)": [f"{value:.6f}" for value in entanglement.entropy.tolist()],
+            "Rényi-2 (nats)": [f"{value:.6f}" for value in entanglement.renyi_2.tolist()],
+            "effective rank": [f"{value:.3f}" for value in entanglement.effective_schmidt_rank.tolist()],
+            "log norm": [f"{value:.4f}" for value in entanglement.log_norm.tolist()],
+        }
     tables = [table("class", names, columns)]
-    profile = {
-        f"{size}": [f"{value:.4f}" for value in entropies]
-        for size, entropies in zip(entanglement.block_sizes, entanglement.profile.T.tolist(), strict=True)
-    }
-    tables.append(table("entropy (nats) of blocks of ... sites", names, profile))
+    if entanglement is not None and entanglement.block_entropies:
+        profile = {
+            f"{size}": [f"{value:.4f}" for value in entropies]
+            for size, entropies in zip(entanglement.block_sizes, entanglement.profile.T.tolist(), strict=True)
+        }
+        tables.append(table("entropy (nats) of blocks of ... sites", names, profile))
     if len(names) <= MOST_CLASSES:
         matrices = {
-            "overlap": [[f"{value:.3f}" for value in row] for row in entanglement.overlaps.T.tolist()],
             "images taken for": [[f"{value}" for value in row] for row in classification.confusion.T.tolist()],
         }
+        if entanglement is not None:
+            overlaps = [[f"{value:.3f}" for value in row] for row in entanglement.overlaps.T.tolist()]
+            matrices = {"overlap": overlaps} | matrices
         for title, rows in matrices.items():
             tables.append(table(title, names, dict(zip(names, rows, strict=True))))
     for shown in tables:

@@ -29,7 +29,6 @@ from qcnn_lightning.run_folder import (
     is_running,
     read_summary,
     read_yaml,
-    refuse_foreign_targets,
     refuse_pickled_objects,
     settings_of,
 )
@@ -354,8 +353,7 @@ def read_run(folder: Path, name: str | None = None) -> tuple[Run, list[LeftOut]]
     """Read one run, and what had to be left out of it.
 
     Raises:
-        InputError: there is nothing to show, the configuration names a foreign class, or a checkpoint holds pickled
-            objects.
+        InputError: there is nothing to show, or a checkpoint holds pickled objects.
     """
     name = name or folder.name
     notes = []
@@ -364,7 +362,6 @@ def read_run(folder: Path, name: str | None = None) -> tuple[Run, list[LeftOut]]
     composed, given = inside(folder, ".hydra/config.yaml"), inside(folder, ".hydra/overrides.yaml")
     if composed.is_file():
         config = read_yaml(composed)
-        refuse_foreign_targets(config, composed)
     else:
         notes.append(LeftOut(name, "no .hydra/config.yaml: data set, d and seed are unknown"))
     for checkpoint in (LAST, PREVIOUS):

@@ -17,7 +17,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.results.evaluation import Evaluation, Examples
+from qcnn_lightning.results.evaluation import Entanglement, Evaluation, Examples
 from qcnn_lightning.results.training_figures import ENTROPY, FORMATS, OKABE_ITO, STYLE, save
 
 BLUE, VERMILION = OKABE_ITO[:2]
@@ -47,15 +47,29 @@ def figure_files(formats: Sequence[str]) -> list[str]:
 
 
 def draw_all(evaluation: Evaluation, folder: Path, formats: Sequence[str]) -> None:
-    """Draw every figure into a folder, in every format."""
+    """Draw every figure for which the model has the numbers into a folder, in every format."""
     with mpl.rc_context(STYLE):
         for name, draw in FIGURES.items():
-            save(draw(evaluation), folder / name, formats)
+            if not missing(name, evaluation):
+                save(draw(evaluation), folder / name, formats)
+
+
+def missing(name: str, evaluation: Evaluation) -> bool:
+    """Return whether a figure shows what this model does not have: states, or entropies of blocks."""
+    if evaluation.entanglement is None:
+        return name not in ("confusion", "examples")
+    return name in ("entropy_profile", "pixel_entropies") and not evaluation.entanglement.block_entropies
+
+
+def states_of(evaluation: Evaluation) -> Entanglement:
+    """Return the numbers of the states, in a figure that is drawn for models with states only."""
+    assert evaluation.entanglement is not None
+    return evaluation.entanglement
 
 
 def draw_entropies(evaluation: Evaluation) -> Figure:
     """Draw every class's entropy, in descending order, and its error rate beside it."""
-    entanglement = evaluation.entanglement
+    entanglement = states_of(evaluation)
     order = entanglement.entropy.argsort(descending=True, stable=True).numpy()
     error = 1 - evaluation.classification.class_accuracies.numpy()[order]
     figure, (left, right) = class_rows([evaluation.class_names[label] for label in order], columns=2)
@@ -77,7 +91,7 @@ def draw_entropies(evaluation: Evaluation) -> Figure:
 
 def draw_schmidt_spectra(evaluation: Evaluation) -> Figure:
     """Draw the Schmidt spectrum of every class."""
-    entanglement = evaluation.entanglement
+    entanglement = states_of(evaluation)
     spectra = entanglement.schmidt_spectrum.numpy()
     shown = np.where(spectra > SMALLEST_PROBABILITY, spectra, np.nan)
     rank = np.arange(1, spectra.shape[1] + 1)
@@ -107,7 +121,7 @@ def draw_schmidt_spectra(evaluation: Evaluation) -> Figure:
 
 def draw_entropy_profile(evaluation: Evaluation) -> Figure:
     """Draw, for every class, the entropy of blocks of 1, 2, 4, ... sites against the rest."""
-    entanglement = evaluation.entanglement
+    entanglement = states_of(evaluation)
     sizes, profile = entanglement.block_sizes, entanglement.profile.numpy()
     figure, panels = class_panels(len(profile), height=1.75, sharex=True, sharey=True)
     for label, axes in enumerate(panels):
@@ -134,9 +148,9 @@ def draw_pixel_entropies(evaluation: Evaluation) -> Figure:
 
     If all pixels are alike, as with full weight sharing, a map would show nothing; bars do.
     """
-    if evaluation.entanglement.sites_are_alike:
+    if states_of(evaluation).sites_are_alike:
         return draw_entropy_of_any_pixel(evaluation)
-    maps = evaluation.pixel_entropies.numpy()
+    maps = evaluation.pixel_entropies.numpy()  # type: ignore[union-attr]
     figure, panels = class_panels(len(maps), height=1.8)
     largest = max(np.nanmax(maps), SMALLEST_PROBABILITY)
     smallest = largest / PIXEL_ENTROPY_RANGE
@@ -166,7 +180,7 @@ def draw_pixel_entropies(evaluation: Evaluation) -> Figure:
 def draw_entropy_of_any_pixel(evaluation: Evaluation) -> Figure:
     """Draw the one entropy that all pixels of a class have."""
     figure, (axes,) = class_rows(evaluation.class_names, columns=1)
-    entropy = evaluation.entanglement.profile[:, 0].numpy()
+    entropy = states_of(evaluation).profile[:, 0].numpy()
     axes.barh(range(len(entropy)), entropy, color=BLUE, height=0.65)
     axes.set_xlabel("entanglement entropy of one pixel with all others (nats)")
     figure.suptitle(f"No map: sites share their weights, so all pixels of a class are alike\n{subject(evaluation)}")
@@ -175,7 +189,7 @@ def draw_entropy_of_any_pixel(evaluation: Evaluation) -> Figure:
 
 def draw_overlaps(evaluation: Evaluation) -> Figure:
     """Draw the overlaps of the classes' normalised states."""
-    overlaps = evaluation.entanglement.overlaps.numpy().copy()
+    overlaps = states_of(evaluation).overlaps.numpy().copy()
     diagonal = np.eye(len(overlaps), dtype=bool)
     largest = max(np.nanmax(np.abs(overlaps[~diagonal]), initial=0), SMALLEST_PROBABILITY)
     figure, axes = matrix_figure(evaluation)

@@ -81,7 +81,7 @@ class Classifier(pl.LightningModule):
         metrics = MetricCollection(
             {
                 "cost": MeanMetric(nan_strategy="disable"),
-                "confusion": MulticlassConfusionMatrix(self.network.num_classes, validate_args=False),
+                "confusion": MulticlassConfusionMatrix(self.datamodule.num_classes, validate_args=False),
             },
             compute_groups=False,
         )

@@ -15,7 +15,6 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import check_writable, inside, replace_atomically
 from qcnn_lightning.run_folder import (
     BEST,
-    COMPOSED,
     HYDRA_FILES,
     LAST,
     LOCK,
@@ -26,10 +25,7 @@ from qcnn_lightning.run_folder import (
     TRACEBACK,
     read_last_checkpoint,
     read_summary,
-    read_yaml,
-    refuse_foreign_targets,
     settings_of,
-    targets,
 )
 
 # Settings, and whole groups of them, that do not change what is learned; all others must stay as they were.
@@ -108,21 +104,14 @@ def leave_hydra_files_to_us(config: DictConfig) -> None:
         )
 
 
-def refuse_foreign_folder(folder: Path, config: DictConfig) -> None:
-    """Refuse a folder in which a run would write elsewhere, or whose configuration names a foreign class.
-
-    Args:
-        folder: the run's folder.
-        config: the configuration of now, whose own classes are trusted.
+def refuse_links_out(folder: Path) -> None:
+    """Refuse a folder in which a run would write elsewhere.
 
     Raises:
-        InputError: a file or folder that the run would write leads out of the folder; or a class is not allowed.
+        InputError: a file or folder that the run would write leads out of the folder.
     """
     for name in WRITTEN:
         inside(folder, name)
-    if (folder / COMPOSED).is_file():
-        own = set(targets(OmegaConf.to_container(config)))
-        refuse_foreign_targets(read_yaml(folder / COMPOSED), folder / COMPOSED, trusted=own)
 
 
 @contextmanager
@@ -165,7 +154,7 @@ def read_state(folder: Path, config: Mapping[str, Any]) -> State | None:
         RefusedRunError: the checkpoint is of another configuration, or the run has finished and its checkpoint is gone.
         InputError: see `read_last_checkpoint`.
     """
-    found = read_last_checkpoint(folder, trusted=set(targets(config)))
+    found = read_last_checkpoint(folder)
     if found is None:
         if read_summary(folder).get("status") == "finished":
             raise RefusedRunError(

@@ -25,8 +25,9 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import remove_temporaries
-from qcnn_lightning.models import QCNN
+from qcnn_lightning.models.model import num_parameters
 from qcnn_lightning.run_folder import LAST, LOG, TRACEBACK, read_summary
+from qcnn_lightning.training.build import build
 from qcnn_lightning.training.checkpoints import AtomicCheckpoints, Checkpoints
 from qcnn_lightning.training.console import EpochTable
 from qcnn_lightning.training.interruption import Interrupted, StopOnSignal
@@ -37,7 +38,7 @@ from qcnn_lightning.training.resume import (
     State,
     hydra_files,
     read_state,
-    refuse_foreign_folder,
+    refuse_links_out,
     sole_owner,
     write_files,
 )
@@ -74,7 +75,7 @@ def train(config: DictConfig, quiet: bool = False) -> RunRecord:
         logging.getLogger("qcnn_lightning").setLevel(logging.WARNING)
         settings = resolved(config)
         return train_from(read_state(folder, settings), config, settings, quiet)
-    refuse_foreign_folder(folder, config)
+    refuse_links_out(folder)
     with sole_owner(folder), log_file(folder / LOG):
         try:
             settings = resolved(config)
@@ -183,18 +184,23 @@ def fit(
     shown = [] if quiet else [EpochTable(record)]
     callbacks = [*weight_averaging(config), record, *shown, stop, Checkpoints(record)]
     trainer = build_trainer(config, callbacks, logger)
-    build_network = partial(instantiate, config.model, _convert_="all", num_sites=datamodule.num_sites)
-    build_network(num_classes=2)
+    build_network = partial(build, config.model, "model", num_sites=datamodule.num_sites)
+    trial = build_network(num_classes=2)
+    try:
+        build(config.optimizer, "optimizer")(trial.parameters())
+    except (TypeError, ValueError) as error:
+        raise InputError(f"optimizer._target_={config.optimizer.get('_target_')}: {error}") from error
+    cost = build(config.cost, "cost")
     datamodule.prepare_data()
     datamodule.setup()
 
     torch.manual_seed(config.seed)
-    network: QCNN = build_network(num_classes=datamodule.num_classes)
+    network = build_network(num_classes=datamodule.num_classes)
     classifier = Classifier(
         network,
-        cost=instantiate(config.cost),
-        optimizer=instantiate(config.optimizer),
-        scheduler=instantiate(config.scheduler.scheduler),
+        cost=cost,
+        optimizer=build(config.optimizer, "optimizer"),
+        scheduler=build(config.scheduler.scheduler, "scheduler.scheduler"),
         scheduler_interval=config.scheduler.interval,
         evaluation_statistics=config.evaluation_statistics,
         entropy_weight=config.entropy_weight,
@@ -204,7 +210,7 @@ def fit(
     trainer.precision_plugin.convert_module(classifier)
     record.facts = {
         "seed": config.seed,
-        "num_parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "num_parameters": num_parameters(network),
         "num_sites": datamodule.num_sites,
         "class_names": list(datamodule.class_names),
         "wandb_run_id": logger.version if isinstance(logger, EntanglementTracker) else None,
@@ -295,6 +301,7 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], logger: Logg
                 f"trainer.{key}={config.trainer[key]}: every batch is one optimisation step with its whole gradient "
                 f"(eq. 48); leave it out, and choose data.batch_size and optimizer.lr"
             )
+    own_callbacks = [build(callback, f"callbacks.{name}") for name, callback in config.callbacks.items()]
     try:
         with warnings.catch_warnings():
             ignore_hints()
@@ -304,7 +311,7 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], logger: Logg
                 plugins.append(SLURMEnvironment(auto_requeue=False))
             return instantiate(
                 config.trainer,
-                callbacks=[*instantiate(config.callbacks, _convert_="all").values(), *callbacks],
+                callbacks=[*own_callbacks, *callbacks],
                 plugins=plugins,
                 logger=logger,
                 default_root_dir=config.run_dir,
@@ -342,11 +349,11 @@ def build_logger(config: DictConfig, record: RunRecord) -> Logger | bool:
     """
     if "_target_" not in config.logger:
         return False
-    build = instantiate(config.logger, _convert_="all")
-    if build.func is not EntanglementTracker:
-        return build(save_dir=record.folder)
+    make = build(config.logger, "logger")
+    if make.func is not EntanglementTracker:
+        return make(save_dir=record.folder)
     begun = record.facts.get("wandb_run_id") or read_summary(record.folder).get("wandb_run_id")
-    return build(
+    return make(
         save_dir=record.folder,
         run_id=str(begun or uuid.uuid4().hex[:8]),
         name=record.folder.name,
