@@ -69,6 +69,16 @@ class RunRecord(pl.Callback):
         """Start the clock of the first row."""
         self._row_began = time.perf_counter()
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell W&B which epoch begins."""
+        for tracker in trackers(trainer):
+            tracker.epoch = trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell W&B which epoch is next, when the configuration's callbacks have logged this one."""
+        for tracker in trackers(trainer):
+            tracker.epoch = trainer.current_epoch + 1
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the learning rate: the schedule may have moved on when the epoch has been evaluated."""
         self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
@@ -79,14 +89,17 @@ class RunRecord(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the last epoch's confusion matrix, which all processes of the run have counted together."""
-        trackers = [logger for logger in trainer.loggers if isinstance(logger, EntanglementTracker)]
-        if not trackers or trainer.state.fn == TrainerFn.VALIDATING or trainer.current_epoch + 1 != trainer.max_epochs:
+        if (
+            not trackers(trainer)
+            or trainer.state.fn == TrainerFn.VALIDATING
+            or trainer.current_epoch + 1 != trainer.max_epochs
+        ):
             return
         assert isinstance(pl_module, Classifier)
         test = pl_module.evaluations[list(pl_module.datamodule.evaluation_splits).index("test")]
         counts = test["confusion"].compute().tolist()
-        for tracker in trackers:
-            tracker.log_confusion_matrix(counts, pl_module.datamodule.class_names, step=trainer.current_epoch + 1)
+        for tracker in trackers(trainer):
+            tracker.log_confusion_matrix(counts, pl_module.datamodule.class_names)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Complete the epoch's row and write it."""
@@ -100,8 +113,14 @@ class RunRecord(pl.Callback):
         self.rows.append(row)
         if trainer.is_global_zero:
             self.write(status="interrupted")
+            # Of a callback's metrics Lightning itself gives some to the loggers, by its own step.
+            given = trainer.logged_metrics
+            own = {name: value for name, value in row.items() if name == "epoch" or name not in given}
             for logger in trainer.loggers:
-                logger.log_metrics(row, step=int(row["epoch"]) + 1)
+                if isinstance(logger, EntanglementTracker):
+                    logger.log_epoch(own, is_last=self.is_finished)
+                else:
+                    logger.log_metrics(own, step=int(row["epoch"]) + 1)
 
     def write(self, status: str, **more: Any) -> None:
         """Replace `metrics.csv` and `summary.json`.
@@ -155,6 +174,11 @@ class RunRecord(pl.Callback):
         """Take back what a checkpoint holds; later epochs are trained again."""
         self.rows = list(state_dict["rows"])
         self.facts = {**state_dict.get("facts", {}), **self.facts}
+
+
+def trackers(trainer: pl.Trainer) -> list[EntanglementTracker]:
+    """Return the W&B loggers of a trainer."""
+    return [logger for logger in trainer.loggers if isinstance(logger, EntanglementTracker)]
 
 
 def write_traceback(folder: Path, error: Exception) -> None:

@@ -34,7 +34,7 @@ from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.processes import other_processes
 from qcnn_lightning.training.record import RunRecord, git_revision, versions, write_traceback
 from qcnn_lightning.training.resume import State, put_back, read_hydra_files, read_state, sole_owner
-from qcnn_lightning.training.tracking import EntanglementTracker, tags_of
+from qcnn_lightning.training.tracking import EntanglementTracker, grouping_of, tags_of
 
 log = logging.getLogger(__name__)
 
@@ -322,6 +322,7 @@ def build_logger(config: DictConfig, record: RunRecord) -> Logger | bool:
         name=record.folder.name,
         group=config.sweep.name,
         tags=[*(config.logger.get("tags") or ()), *tags_of(config)],
+        config=grouping_of(config),
     )
 
 
