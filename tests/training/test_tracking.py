@@ -15,6 +15,7 @@ from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb_server import WandbServer
 
+from qcnn_lightning.errors import InputError
 from qcnn_lightning.training.checkpoints import Checkpoints
 from qcnn_lightning.training.interruption import Interrupted
 from qcnn_lightning.training.run import train
@@ -396,6 +397,12 @@ def test_tensorboard_draws_every_metric_by_one_kind_of_step_whatever_callbacks_l
         assert [event.value for event in events.Scalars(name)] == pytest.approx(metrics[name].tolist())
     assert [event.step for event in events.Scalars("cost/test")] == [0, 1, 2, 3]
     assert events.Scalars("lr-AdamW")
+
+
+@pytest.mark.parametrize("logger", ["csv", "none"])
+def test_a_callback_that_needs_a_logger_is_told_that_there_is_none(composed, logger):
+    with pytest.raises(InputError, match="LearningRateMonitor.*no logger"):
+        train(composed(f"logger={logger}", *OTHERS))
 
 
 def test_wandb_can_be_switched_off(composed, monkeypatch):

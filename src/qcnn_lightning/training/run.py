@@ -207,6 +207,9 @@ def fit(
                     logger.catch_up(record.rows)
                 trainer.fit(classifier, datamodule=datamodule, ckpt_path=state.path, weights_only=True)
         exit_code = 0
+    except MisconfigurationException as error:
+        # Such as a callback that needs a logger where there is none.
+        raise InputError(str(error)) from error
     finally:
         if isinstance(logger, EntanglementTracker):
             logger.close(exit_code)
