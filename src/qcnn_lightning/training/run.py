@@ -25,6 +25,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import remove_temporaries
+from qcnn_lightning.first_epoch import first_epoch_of
 from qcnn_lightning.network import QCNN
 from qcnn_lightning.run_folder import TRACEBACK, read_summary
 from qcnn_lightning.training.checkpoints import AtomicCheckpoints, Checkpoints
@@ -326,6 +327,7 @@ def build_logger(config: DictConfig, record: RunRecord) -> Logger | bool:
         group=config.sweep.name,
         tags=[*(config.logger.get("tags") or ()), *tags_of(config)],
         config=grouping_of(config),
+        first_epoch=first_epoch_of(config.trainer.max_epochs, config.logger.get("first_epoch")),
     )
 
 
