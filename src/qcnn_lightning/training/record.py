@@ -113,7 +113,7 @@ class RunRecord(pl.Callback):
         self.rows.append(row)
         if trainer.is_global_zero:
             self.write(status="interrupted")
-            # Of a callback's metrics Lightning itself gives some to the loggers, by its own step.
+            # What a callback logs through Lightning, the loggers have from Lightning, by Lightning's step.
             given = trainer.logged_metrics
             own = {name: value for name, value in row.items() if name == "epoch" or name not in given}
             for logger in trainer.loggers:

@@ -192,7 +192,7 @@ class EntanglementTracker(WandbLogger):
 
         Args:
             row: the epoch's row.
-            is_last: whether to draw all points of entropy and cost; they are drawn whenever the curves are, too.
+            is_last: whether it is the run's last: the points of entropy and cost are drawn then, and with the curves.
         """
         run = self.experiment
         self._rows.append(row)
@@ -221,7 +221,7 @@ class EntanglementTracker(WandbLogger):
         """Log what is no epoch of ours: from Lightning, or from a callback.
 
         Args:
-            metrics: the values; `epoch` among them counts from the start of training on, where Lightning knows it.
+            metrics: the values. Before training their epoch is -1, where Lightning says 0.
             step: Lightning's, logged as `trainer/global_step`, as its own W&B logger does.
         """
         epoch = metrics.get("epoch", self.epoch) if self.epoch >= 0 else self.epoch
