@@ -43,7 +43,7 @@ def reports() -> dict[str, list[Path]]:
     return found
 
 
-def rows_of(kind: str, reports_named: Sequence[str], first_epoch: int) -> Iterator[Row]:
+def rows_of(kind: str, reports_named: Sequence[str], first_epoch: int | None) -> Iterator[Row]:
     """Return the rows of a table.
 
     Raises:
@@ -62,12 +62,12 @@ def rows_of(kind: str, reports_named: Sequence[str], first_epoch: int) -> Iterat
     return OF_RUNS[kind](collection, *needed.get(kind, ()))
 
 
-def with_tables(text: str, first_epoch: int) -> str:
+def with_tables(text: str, first_epoch: int | None) -> str:
     """Return a page with its tables written anew.
 
     Args:
         text: the page.
-        first_epoch: of correlations.
+        first_epoch: of correlations; by each run's length if None.
 
     Raises:
         InputError: it asks for a table that there is not, or of what is not stored.

@@ -201,7 +201,7 @@ def settled(collection: Collection) -> Iterator[Row]:
         )
 
 
-def within_runs(collection: Collection, first_epoch: int) -> Iterator[Row]:
+def within_runs(collection: Collection, first_epoch: int | None) -> Iterator[Row]:
     """Yield the mean of the runs' own correlations, per experiment, and how many of them are negative."""
     yield "data set", "network", "runs", "EE ~ train cost", "negative", "EE ~ test cost", "negative"
     for row in records(within_run_table(collection, first_epoch)):

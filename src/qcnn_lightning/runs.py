@@ -13,7 +13,10 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="folder", help="a run, a sweep, or a folder of sweeps")
     parser.add_argument(
-        "--first-epoch", type=int, default=30, metavar="N", help="first epoch of the correlation (default: %(default)s)"
+        "--first-epoch",
+        type=int,
+        metavar="N",
+        help="first epoch of the correlation (default: 30, or a third of the run where that is less)",
     )
     given = parser.parse_args(arguments)
     # Imported only now, so that --help answers at once.

@@ -105,6 +105,17 @@ def test_correlations_begin_where_they_are_told_to(tmp_path):
     assert not (table["run"] == "short").any()
 
 
+def test_unless_told_correlations_of_a_short_run_begin_at_a_third_of_it(tmp_path):
+    write_run(tmp_path, epochs=20)
+    collection = read_collection(tmp_path)
+    table, left_out = correlation_table(collection, resamples=50)
+    (run,) = collection.runs
+    late = run.metrics[run.metrics.index >= 6]
+    row = table[(table["scope"] == "run") & (table["cost"] == "test") & (table["of"] == "values")].set_index("measure")
+    assert row.loc["spearman", "correlation"] == pytest.approx(stats.spearmanr(late["ee/mean"], late["cost/test"])[0])
+    assert not left_out
+
+
 def test_accuracies_are_averaged_over_the_seeds_that_got_as_far(tmp_path):
     write_sweep(tmp_path, data=("mnist",), d=(10,), seeds=(0, 1, 2), epochs=20)
     late = write_run(tmp_path / "late", d=10, seed=3, epochs=20)

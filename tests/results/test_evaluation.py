@@ -18,6 +18,7 @@ from sklearn.metrics import confusion_matrix
 from torch.nn import functional
 
 from qcnn_lightning import QCNN, NetworkState, command_line
+from qcnn_lightning.costs import SquaredDistance
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import PADDING
 from qcnn_lightning.errors import InputError
@@ -73,7 +74,7 @@ def untrained(datamodule, sharing="sibling", **settings):
 
 def measured(network, datamodule, split="test"):
     settings = {"data": {"name": "digits", "size": 8, "flatten": "left_right"}, "model": {"d": 2}}
-    return measure(network, datamodule, split, Path("last.ckpt"), 0, settings)
+    return measure(network, SquaredDistance(), datamodule, split, Path("last.ckpt"), 0, settings)
 
 
 def test_numbers_are_those_that_training_logged(run, tmp_path):

@@ -55,6 +55,23 @@ def test_the_report_holds_every_run_and_every_epoch(tmp_path):
     assert set(tables["correlations.csv"]["cost"]) == {"train", "test"}
 
 
+@pytest.mark.parametrize(("first_epoch", "shown"), [(None, (4, 6)), (5, (5, 5))])
+def test_the_page_compares_entropy_and_cost_of_every_run_from_its_first_epoch_on_and_says_which(
+    tmp_path, first_epoch, shown
+):
+    write_run(tmp_path / "a", epochs=12)
+    write_run(tmp_path / "b", epochs=20, seed=1)
+    settings = ReportSettings(**{**vars(QUICK), "first_epoch": first_epoch})
+    page = contents(write_report([tmp_path], tmp_path / "out", settings).page)
+    for run, first in zip(page["runs"], shown, strict=True):
+        for rows in run["against"].values():
+            assert [run["epoch"][row] for row in rows] == [epoch for epoch in run["epoch"] if epoch >= first]
+        assert run["correlation"] is not None
+    since = "from epoch 5" if first_epoch else "from epoch 4 to 6, depending on the run's length"
+    for note in ("cost-note", "correlations-note", "runs-note"):
+        assert since in page["notes"][note].replace("From", "from")
+
+
 def test_whatever_else_varies_can_be_filtered(tmp_path):
     write_run(tmp_path / "a", epochs=2, model={"sharing": "full"})
     write_run(tmp_path / "b", epochs=2, model={"sharing": "sibling"})

@@ -61,6 +61,30 @@ def test_figure_3_starts_at_its_first_epoch_and_has_an_island_per_run(sweep):
     assert (train.get_xlabel(), test.get_xlabel()) == ("train cost", "test cost")
 
 
+@pytest.mark.parametrize(("epochs", "first"), [(20, 6), (60, 20), (90, 30), (100, 30)])
+def test_unless_told_figure_3_starts_at_epoch_30_or_at_a_third_of_the_run(tmp_path, epochs, first):
+    write_run(tmp_path, epochs=epochs)
+    collection = read_collection(tmp_path)
+    for figure in (figure_3a(collection.experiments, Choices()), figure_3b(collection, Choices())):
+        assert {len(line.get_xdata()) for axes in figure.axes for line in lines(axes)} == {epochs - first}
+        assert figure.get_suptitle().endswith(f"from epoch {first}")
+
+
+def test_runs_of_different_lengths_each_start_by_their_own_and_figure_3_says_so(tmp_path):
+    write_run(tmp_path / "short", epochs=20)
+    write_run(tmp_path / "long", epochs=100, seed=1)
+    figure = figure_3b(read_collection(tmp_path), Choices())
+    assert {len(line.get_xdata()) for axes in figure.axes for line in lines(axes)} == {14, 70}
+    assert figure.get_suptitle() == "2 runs, from epoch 6 to 30, depending on the run's length"
+
+
+def test_a_run_that_has_only_begun_starts_by_the_length_that_it_shall_have(tmp_path):
+    run = write_run(tmp_path, epochs=60) / "metrics.csv"
+    run.write_text("".join(run.read_text().splitlines(keepends=True)[:27]))
+    (begun,) = read_collection(tmp_path).runs
+    assert (begun.last_epoch, begun.first_epoch()) == (24, 20)
+
+
 def test_the_heat_map_holds_every_class_and_epoch(sweep):
     chosen = [experiment for experiment in sweep.experiments if experiment.data == "mnist"]
     figure = entropy_per_class(chosen)

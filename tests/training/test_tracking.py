@@ -4,20 +4,27 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 
 import pandas as pd
 import pytest
+import pytorch_lightning as pl
 import wandb
-from conftest import compose_small, wandb_records
+from conftest import compose_small, wandb_axes, wandb_records
 from scipy import stats
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb_server import WandbServer
 
+from qcnn_lightning.errors import InputError
 from qcnn_lightning.training.checkpoints import Checkpoints
 from qcnn_lightning.training.interruption import Interrupted
 from qcnn_lightning.training.run import train
 from qcnn_lightning.training.tracking import (
+    CHARTS,
     CONFUSION,
     MOST_CURVES,
     PROFILE,
+    SCATTERS,
     SPECTRUM,
     EntanglementTracker,
     curve_rows,
@@ -53,7 +60,7 @@ def table(offline_run, item, chart):
 def summary(offline_run):
     """The summary that W&B has in the end."""
     printed = subprocess.run(
-        [Path(sys.executable).with_name("wandb"), "leet", "inspect", "--summary", "--json", offline_run],
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", offline_run],
         capture_output=True,
         text=True,
         check=True,
@@ -78,7 +85,6 @@ def tracked(tmp_path_factory):
         folder,
         "logger=wandb",
         "logger.tags=[mine]",
-        "logger.first_epoch=1",
         "trainer.max_epochs=7",
         "callbacks.entanglement.profile_every_n_epochs=3",
         "seed=5",
@@ -88,7 +94,7 @@ def tracked(tmp_path_factory):
     return config, pd.read_csv(f"{config.run_dir}/metrics.csv"), folder, wandb_records(folder)
 
 
-def test_wandb_holds_every_metric_at_every_epoch_and_draws_entropy_against_cost(tracked):
+def test_wandb_holds_every_metric_at_every_epoch_and_the_entropies_once_more_for_every_cost(tracked):
     _, metrics, _, records = tracked
     rows = history(records)
     assert [row["_step"] for row in rows] == list(range(8))
@@ -104,16 +110,34 @@ def test_wandb_holds_every_metric_at_every_epoch_and_draws_entropy_against_cost(
             assert against == pytest.approx(
                 {name.replace("ee/", f"ee_vs_cost_{section}/"): value for name, value in entropies.items()}
             )
-    axes = {
-        metric["glob_name"]: metric["step_metric"] for metric in of_type(records, "metric") if "step_metric" in metric
-    }
-    assert axes == {"*": "epoch", **{f"ee_vs_cost_{section}/*": f"cost/{section}" for section in COSTS}}
     assert next(exit["exit_code"] for exit in of_type(records, "exit")) == 0
+
+
+@pytest.mark.parametrize("opening", range(1, 6))
+def test_however_often_wandb_opens_a_run_it_draws_entropy_against_cost_and_all_else_against_the_epoch(tracked, opening):
+    _, metrics, folder, _ = tracked
+    sections = ("cost", "accuracy", "time", "learning_rate", "recall/class_[0-4]", "(ee|renyi_2)/mean")
+    shown = wandb_axes(folder, f"^({'|'.join(sections)}|ee_vs_cost_.*/(mean|class_0))")
+    against_cost = {f"ee_vs_cost_{cost}/{entropy}": f"cost/{cost}" for cost in COSTS for entropy in ("mean", "class_0")}
+    against_epoch = metrics.filter(regex=f"^({'|'.join(sections)})").columns
+    assert shown == against_cost | dict.fromkeys(against_epoch, "epoch")
+
+
+def test_wandb_draws_the_points_of_entropy_and_cost_from_a_third_of_the_run_on(tracked):
+    _, metrics, folder, records = tracked
+    drawn = [row for row in history(records) if f"{SCATTERS[0].table}.path" in row]
+    # Whenever it draws the curves, and there are points.
+    assert [row["epoch"] for row in drawn] == [2, 5, 6]
+    for row in drawn:
+        so_far = metrics[metrics["epoch"].between(2, row["epoch"])]
+        for chart, cost in zip(SCATTERS, COSTS, strict=True):
+            assert chart.columns == (f"cost/{cost}", "ee/mean")
+            assert table(folder, row, chart) == [pytest.approx(point) for point in so_far[[*chart.columns]].to_numpy()]
 
 
 def test_wandb_knows_what_runs_are_grouped_by(tracked):
     _, _, _, records = tracked
-    logged = {}
+    logged = dict(of_type(records, "run")[0]["config"]["update"])
     for config in of_type(records, "config"):
         logged |= config["update"]
     assert (logged["data_set"], logged["d"], logged["seed"]) == ("digits", 4, 5)
@@ -129,7 +153,7 @@ def test_wandb_draws_profile_and_spectrum_of_several_epochs_and_the_confusion_ma
     presets = {}
     for logged in of_type(records, "config"):
         presets |= {key: value for key, value in logged["update"].items() if key.startswith("_wandb.visualize.")}
-    for chart in (PROFILE, SPECTRUM, CONFUSION):
+    for chart in CHARTS:
         panel = presets[f"_wandb.visualize.{chart.key}"]["panel_config"]
         assert panel["panelDefId"] == chart.preset
         assert chart.table in json.dumps(panel["userQuery"])
@@ -162,7 +186,7 @@ def test_wandb_draws_profile_and_spectrum_of_several_epochs_and_the_confusion_ma
     staged = [
         content["local_path"] for item in of_type(records, "artifact") for content in item["manifest"]["contents"]
     ]
-    assert len(staged) == 9
+    assert len(staged) == 18
     assert all(Path(path).is_relative_to(config.run_dir) and Path(path).is_file() for path in staged)
     assert "WANDB_DATA_DIR" not in os.environ
 
@@ -175,7 +199,8 @@ def test_the_summary_has_last_and_best_values_and_correlations(tracked):
     for split in ("train", "test"):
         assert told[f"best/accuracy/{split}"] == pytest.approx(metrics[f"accuracy/{split}"].max())
         assert told[f"best/cost/{split}"] == pytest.approx(metrics[f"cost/{split}"].min())
-    late = metrics[metrics["epoch"] >= 1]
+    # From a third of the seven epochs on.
+    late = metrics[metrics["epoch"] >= 2]
     for cost in COSTS:
         for name, measure in (("spearman", stats.spearmanr), ("pearson", stats.pearsonr)):
             expected = measure(late["ee/mean"], late[f"cost/{cost}"])[0]
@@ -185,7 +210,7 @@ def test_the_summary_has_last_and_best_values_and_correlations(tracked):
 def test_wandb_would_upload_the_run(tracked):
     config, _, folder, _ = tracked
     told = subprocess.run(
-        [Path(sys.executable).with_name("wandb"), "sync", "--dry-run", folder],
+        [sys.executable, "-m", "wandb", "sync", "--dry-run", folder],
         capture_output=True,
         text=True,
         check=True,
@@ -222,28 +247,44 @@ def test_a_resumed_run_is_whole_in_its_last_files_and_logs_nothing_twice(compose
     assert summary(offline_runs(config)[-1])["best/accuracy/test"] == pytest.approx(metrics["accuracy/test"].max())
 
 
-def test_what_the_server_has_is_not_logged_again(tmp_path):
-    logged = []
+@pytest.fixture
+def server(monkeypatch):
+    """W&B's server, where the user is logged in."""
+    with WandbServer() as server:
+        thread = Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        monkeypatch.setenv("WANDB_MODE", "online")
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", server.address)
+        # W&B keeps the settings of the tests before.
+        wandb.teardown()
+        yield server
+        wandb.teardown()
+        server.shutdown()
+        thread.join()
 
-    class Continued:
-        """As W&B continues a run whose first three steps are on the server."""
 
-        def __init__(self, folder):
-            self.step, self.dir, self.summary = 3, folder, {}
+def test_a_run_that_goes_on_online_sends_the_epochs_that_the_server_does_not_have(tmp_path, server, caplog):
+    caplog.set_level("INFO")
+    rows = [{"epoch": epoch, "ee/mean": 0.1 * epoch, "cost/test": 1.0 / (epoch + 2)} for epoch in range(-1, 6)]
+    begun = EntanglementTracker(tmp_path, "physics", "begun", first_epoch=0)
+    for row in rows[:3]:
+        begun.log_epoch(row)
+        begun.log_metrics({"my/thing": 1.0, "epoch": row["epoch"] + 1}, step=100)
+    begun.close(exit_code=1)
+    assert f"{server.address}/physicists/physics/runs/begun" in caplog.text
 
-        def log(self, values, step):
-            logged.append((step, values))
-
-    run = Continued(str(tmp_path / "files"))
-    tracker = EntanglementTracker(tmp_path, "project", "id", first_epoch=0)
-    tracker._experiment = run
-    rows = [{"epoch": epoch, "ee/mean": 0.1 * epoch, "cost/test": 1.0 / (epoch + 2)} for epoch in range(-1, 5)]
-    rows[0]["profile/level_0"] = rows[5]["profile/level_0"] = 0.2
-    tracker.catch_up(rows)
-    assert [step for step, _ in logged] == [3, 4, 5]
-    # But it counts, in the charts and in the summary.
-    assert [row[1] for row in logged[-1][1][PROFILE.key].table.data] == ["before training", "epoch 4"]
-    assert run.summary["correlation/spearman_test"] == pytest.approx(-1)
+    gone_on = EntanglementTracker(tmp_path, "physics", "begun", first_epoch=0)
+    gone_on.catch_up(rows[:2])
+    for row in rows[2:]:
+        gone_on.log_epoch(row)
+    gone_on.close(exit_code=0)
+    assert [row["epoch"] for row in server.history if "ee/mean" in row] == list(range(-1, 6))
+    assert len([row for row in server.history if "my/thing" in row]) == 3
+    assert [row["_step"] for row in server.history] == list(range(10))
+    # What the server had counts in the summary.
+    assert server.summary["best/cost/test"] == pytest.approx(1 / 7)
+    assert server.summary["correlation/spearman_test"] == pytest.approx(-1)
 
 
 def test_a_chart_shows_so_many_epochs_as_can_be_told_apart():
@@ -261,6 +302,107 @@ def test_no_correlation_is_told_that_says_nothing(entropy):
         for epoch, value in enumerate(entropy)
     ]
     assert summarise(rows, first_epoch=0).keys() == {"best/cost/test", "best/accuracy/test"}
+
+
+class LogsOwn(pl.Callback):
+    """A user's callback, which logs in every way that Lightning and W&B have."""
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        pl_module.log("mine/step", float(trainer.global_step), on_step=True, on_epoch=False)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        for logger in trainer.loggers:
+            if isinstance(logger, EntanglementTracker):
+                logger.log_hyperparams({"mine": 1})
+                logger.log_table("mine/table", columns=["n"], data=[[1]])
+                logger.experiment.log({"direct": trainer.current_epoch})
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        pl_module.log("mine/epoch", float(trainer.current_epoch))
+
+
+OTHERS = (
+    "+callbacks.rate._target_=pytorch_lightning.callbacks.LearningRateMonitor",
+    f"+callbacks.mine._target_={__name__}.LogsOwn",
+    "trainer.log_every_n_steps=1",
+    "trainer.max_epochs=3",
+)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A run whose callbacks log to W&B as well."""
+    folder = tmp_path_factory.mktemp("shared") / "run"
+    folder.mkdir()
+    config = compose_small(folder, "logger=wandb", *OTHERS)
+    train(config)
+    (folder,) = offline_runs(config)
+    return pd.read_csv(f"{config.run_dir}/metrics.csv"), folder, history(wandb_records(folder))
+
+
+def test_whatever_callbacks_log_every_epoch_reaches_wandb(shared):
+    metrics, folder, rows = shared
+    ours = [row for row in rows if "cost/train" in row]
+    assert [row["epoch"] for row in ours] == [-1, 0, 1, 2]
+    for row, (_, expected) in zip(ours, metrics.iterrows(), strict=True):
+        told = expected.dropna().drop("mine/epoch")
+        assert {name: row[name] for name in told.index} == pytest.approx(told.to_dict())
+    assert summary(folder)["best/accuracy/test"] == pytest.approx(metrics["accuracy/test"].max())
+
+
+def test_what_callbacks_log_reaches_wandb_too_at_its_epoch(shared):
+    _, folder, rows = shared
+
+    def logged(name):
+        return [(row.get("epoch"), row[name]) for row in rows if name in row]
+
+    assert logged("mine/epoch") == [(-1, 0), (0, 0), (1, 1), (2, 2)]
+    steps = logged("mine/step")
+    assert [epoch for epoch, _ in steps] == sorted(epoch for epoch, _ in steps)
+    assert {epoch for epoch, _ in steps} == {0, 1, 2}
+    assert all(row["trainer/global_step"] >= 0 for row in rows if "mine/step" in row)
+    assert {epoch for epoch, _ in logged("lr-AdamW")} == {0, 1, 2}
+    assert [value for _, value in logged("direct")] == [0, 1, 2]
+    assert [epoch for epoch, _ in logged("mine/table.nrows")] == [0, 1, 2]
+    axes = {"mine/epoch": "epoch", "mine/step": "epoch", "lr-AdamW": "epoch", "ee_vs_cost_test/mean": "cost/test"}
+    assert wandb_axes(folder, f"^({'|'.join(axes)})$") == axes
+
+
+def test_a_resumed_run_whose_callbacks_log_has_every_epoch_once(composed, monkeypatch):
+    config = composed("logger=wandb", *OTHERS)
+    save = Checkpoints.on_train_epoch_end
+
+    def save_and_signal(self, trainer, pl_module):
+        save(self, trainer, pl_module)
+        if trainer.current_epoch == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_epoch_end", save_and_signal)
+        with pytest.raises(Interrupted):
+            train(config)
+    train(config)
+    rows = history(wandb_records(offline_runs(config)[-1]))
+    assert [row["epoch"] for row in rows if "cost/train" in row] == [-1, 0, 1, 2]
+    assert [row["epoch"] for row in rows if "mine/epoch" in row] == [-1, 0, 1, 2]
+
+
+def test_tensorboard_draws_every_metric_by_one_kind_of_step_whatever_callbacks_log(composed):
+    config = composed("logger=tensorboard", *OTHERS)
+    metrics = train(config).table
+    events = EventAccumulator(f"{config.run_dir}/tensorboard").Reload()
+    for name in ("cost/test", "mine/epoch"):
+        steps = [event.step for event in events.Scalars(name)]
+        assert len(steps) == len(set(steps)) == 4
+        assert [event.value for event in events.Scalars(name)] == pytest.approx(metrics[name].tolist())
+    assert [event.step for event in events.Scalars("cost/test")] == [0, 1, 2, 3]
+    assert events.Scalars("lr-AdamW")
+
+
+@pytest.mark.parametrize("logger", ["csv", "none"])
+def test_a_callback_that_needs_a_logger_is_told_that_there_is_none(composed, logger):
+    with pytest.raises(InputError, match=r"LearningRateMonitor.*no logger"):
+        train(composed(f"logger={logger}", *OTHERS))
 
 
 def test_wandb_can_be_switched_off(composed, monkeypatch):

@@ -28,17 +28,17 @@ def test_offline_the_view_is_written_down(tmp_path):
     for metrics in (("ee/mean",), ("accuracy/train", "accuracy/test"), tuple(COST_AXES.values()), "^ee/class_[0-9]+$"):
         assert ("epoch", metrics) in axes
     # The charts that `tracking` logs, from the tables that it logs, with the same presets.
-    charts = {panel["panelDefId"]: panel for panel in panels if "panelDefId" in panel}
-    assert set(charts) == {chart.preset for chart in CHARTS}
-    drawn = json.dumps(panels)
+    charts = {panel["stringSettings"]["title"]: panel for panel in panels if "panelDefId" in panel}
+    assert set(charts) == {chart.strings["title"] for chart in CHARTS}
     for chart in CHARTS:
-        assert chart.table in drawn
-        assert chart.strings["title"] in drawn
-        assert charts[chart.preset]["fieldSettings"] == chart.fields
+        panel = charts[chart.strings["title"]]
+        assert (panel["panelDefId"], panel["fieldSettings"]) == (chart.preset, chart.fields)
+        assert chart.table in json.dumps(panel)
     (run_set,) = document["view"]["spec"]["section"]["runSets"]
     assert [key["name"].split(".")[0] for key in run_set["grouping"]] == ["data_set", "d"]
     assert set(DATA_SET_COLORS.values()) <= set(document["view"]["spec"]["section"]["customRunColors"].values())
     assert "Entanglement entropy against test cost" in describe(path)
+    assert "against cost/test, a point per epoch" in describe(path)
     assert "Schmidt probabilities" in describe(path)
 
 

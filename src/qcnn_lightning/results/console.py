@@ -10,7 +10,7 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.job_table import STYLES, add_job, empty_job_table, job_console, plain_console
 from qcnn_lightning.results.correlation import FEWEST_POINTS, spearman
 from qcnn_lightning.results.report import WrittenReport
-from qcnn_lightning.results.runs import LeftOut, Run, find_run_folders, read_run, status_of
+from qcnn_lightning.results.runs import LeftOut, Run, describe_first_epoch, find_run_folders, read_run, status_of
 from qcnn_lightning.results.tables import last, series
 
 MOST_LEFT_OUT = 20
@@ -29,19 +29,19 @@ def show_report(report: WrittenReport) -> None:
     console.print(f"report of {report.num_runs} runs: {report.page}{figures}", soft_wrap=True)
 
 
-def show_runs(paths: Sequence[Path], first_epoch: int = 30) -> None:
+def show_runs(paths: Sequence[Path], first_epoch: int | None = None) -> None:
     """Print a row per job: status, epoch, best test accuracy, entropy, its correlation with the train cost, time.
 
     Args:
         paths: runs, sweeps, or folders of sweeps.
-        first_epoch: first epoch of the correlation.
+        first_epoch: first epoch of the correlation; by each run's length if None.
 
     Raises:
         InputError: no run was found.
     """
     console = job_console()
     table = empty_job_table(("epochs", "best test accuracy", "EE (nats)", "EE ~ train cost", "seconds"))
-    statuses, unread = [], []
+    statuses, runs, unread = [], [], []
     for name, folder in find_run_folders(paths):
         try:
             run, _ = read_run(folder, name)
@@ -50,6 +50,7 @@ def show_runs(paths: Sequence[Path], first_epoch: int = 30) -> None:
             numbers: tuple[str, ...] = ("",) * 5
             unread.append(LeftOut(name, str(error)))
         else:
+            runs.append(run)
             status, numbers = run.status, cells(run, first_epoch)
         statuses.append(status)
         add_job(table, name, status, numbers)
@@ -57,10 +58,13 @@ def show_runs(paths: Sequence[Path], first_epoch: int = 30) -> None:
     for item in unread:
         console.print(str(item), soft_wrap=True)
     counts = ", ".join(f"{statuses.count(status)} {status}" for status in STYLES if status in statuses)
-    console.print(f"{len(statuses)} jobs: {counts}; EE ~ train cost: Spearman correlation from epoch {first_epoch} on")
+    console.print(f"{len(statuses)} jobs: {counts}")
+    if runs:
+        since = describe_first_epoch(runs, first_epoch)
+        console.print(f"EE ~ train cost: Spearman correlation {since}", soft_wrap=True)
 
 
-def cells(run: Run, first_epoch: int) -> tuple[str, ...]:
+def cells(run: Run, first_epoch: int | None) -> tuple[str, ...]:
     """Return the numbers of a job's row."""
     entropies, costs = series(run, "train", first_epoch, "values")
     enough = len(entropies) >= FEWEST_POINTS

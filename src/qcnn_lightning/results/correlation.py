@@ -115,8 +115,8 @@ def within_run(
 
 
 def over_runs(
-    entropies: Sequence[Float[np.ndarray, " epochs"]],
-    costs: Sequence[Float[np.ndarray, " epochs"]],
+    entropies: Sequence[Float[np.ndarray, " _"]],
+    costs: Sequence[Float[np.ndarray, " _"]],
     measure: str,
     resamples: int = 1000,
     confidence: float = 0.95,
@@ -124,7 +124,7 @@ def over_runs(
     """Correlate the points of several runs together, as figure 3(b) shows them; the interval resamples whole runs.
 
     Args:
-        entropies: of every run's points.
+        entropies: of every run's points; runs may have different numbers of them.
         costs: of the same points.
         measure: a key of `MEASURES`.
         resamples: number of bootstrap samples.

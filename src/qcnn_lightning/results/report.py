@@ -29,6 +29,7 @@ from qcnn_lightning.results.runs import (
     LeftOut,
     Run,
     describe,
+    describe_first_epoch,
     find_run_folders,
     read_collection,
     setting_label,
@@ -59,7 +60,7 @@ class ReportSettings:
     """What the report leaves to choose; the defaults are in `conf/report.yaml`.
 
     Attributes:
-        first_epoch: first epoch of figure 3 and of the correlations.
+        first_epoch: first epoch of figure 3 and of the correlations; by each run's length if None.
         window: epochs over which entropy trends are averaged.
         confidence: of the intervals.
         resamples: bootstrap samples behind an interval.
@@ -70,7 +71,7 @@ class ReportSettings:
         InputError: a value that cannot be used.
     """
 
-    first_epoch: int
+    first_epoch: int | None
     window: int
     confidence: float
     resamples: int
@@ -82,8 +83,10 @@ class ReportSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise InputError(f"{name}={value}: must be a positive whole number")
-        if not isinstance(self.first_epoch, int):
-            raise InputError(f"first_epoch={self.first_epoch}: must be a whole number")
+        if not isinstance(self.first_epoch, int | None):
+            raise InputError(
+                f"first_epoch={self.first_epoch}: must be a whole number, or null to go by the run's length"
+            )
         if not 0 < self.confidence < 1:
             raise InputError(f"confidence={self.confidence}: must be between 0 and 1")
         if unknown := sorted(set(self.formats) - set(FORMATS)):
@@ -246,6 +249,7 @@ def page_contents(
         for run in collection.runs
     ]
     statuses = runs["status"].value_counts()
+    since = describe_first_epoch(collection.runs, settings.first_epoch)
     level = f"{settings.confidence:.0%}"
     return {
         "subtitle": ", ".join(
@@ -258,16 +262,16 @@ def page_contents(
         "notes": {
             "trend-note": f"Mean over classes, averaged over {settings.window} epochs, in nats. "
             "Epoch -1 is the network before training.",
-            "cost-note": f"From epoch {settings.first_epoch} on: every run is an island.",
+            "cost-note": f"{since.capitalize()}: every run is an island.",
             "accuracies-note": "Mean ± standard deviation over seeds. The best accuracy is chosen on the test images, "
             "as in the paper, and so is slightly optimistic.",
-            "correlations-note": f"From epoch {settings.first_epoch} on, with {level} intervals from resampling whole "
+            "correlations-note": f"{since.capitalize()}, with {level} intervals from resampling whole "
             "runs. Two series that both drift are correlated even if neither knows of the other: "
             "“changes” correlates their changes from epoch to epoch.",
-            "runs-note": f"ρ: Spearman correlation of EE and cost from epoch {settings.first_epoch} on, with its "
+            "runs-note": f"ρ: Spearman correlation of EE and cost {since}, with its "
             f"{level} interval from resampling blocks of epochs. Point at a run for its command.",
         },
-        "first_epoch": settings.first_epoch,
+        "since": since,
         "filters": filters,
         "colour": colours[0] if colours else "data.name",
         "runs": described,
@@ -323,10 +327,10 @@ def page_columns(run: Run, window: int) -> dict[str, list[float | None]]:
     return columns
 
 
-def comparable_epochs(run: Run, cost: str, first_epoch: int) -> np.ndarray:
-    """Return the rows, from an epoch on, that have both the entropy and the cost."""
+def comparable_epochs(run: Run, cost: str, first_epoch: int | None) -> np.ndarray:
+    """Return the rows, from the run's first epoch on, that have both the entropy and the cost."""
     both = run.metrics.reindex(columns=["ee/mean", f"cost/{cost}"]).notna().all(axis=1)
-    return np.flatnonzero(both & (run.metrics.index >= first_epoch))
+    return np.flatnonzero(both & (run.metrics.index >= run.first_epoch(first_epoch)))
 
 
 def accuracy_rows(accuracies: pd.DataFrame) -> dict[str, Any]:

@@ -211,7 +211,7 @@ function drawAgainstCost(runs, cost) {
     }),
   );
   const layout = { xaxis: axis(`${cost} cost`), yaxis: axis("mean EE (nats)") };
-  const reason = `No run that is shown has entropies and costs from epoch ${report.first_epoch} on.`;
+  const reason = `No run that is shown has entropies and costs ${report.since}.`;
   draw(`against-${cost}`, withLegend(having, traces), layout, reason);
 }
 

@@ -22,6 +22,7 @@ import pandas as pd
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import inside
+from qcnn_lightning.first_epoch import first_epoch_of
 from qcnn_lightning.run_folder import (
     LAST,
     PREVIOUS,
@@ -145,6 +146,11 @@ class Run:
     def planned_epochs(self) -> float:
         """`trainer.max_epochs`; NaN if unknown."""
         return as_number(self.settings.get("trainer.max_epochs"))
+
+    def first_epoch(self, chosen: int | None = None) -> int:
+        """Return the first epoch at which entropy and cost are compared: the chosen one, or by the run's length."""
+        epochs = self.last_epoch + 1 if math.isnan(self.planned_epochs) else int(self.planned_epochs)
+        return first_epoch_of(epochs, chosen)
 
     @property
     def seconds(self) -> float:
@@ -294,6 +300,14 @@ class Collection:
             else:
                 parts.append(f"{setting_label(key)}={value}")
         return ", ".join(parts)
+
+
+def describe_first_epoch(runs: Iterable[Run], chosen: int | None = None) -> str:
+    """Say from where on entropy and cost of these runs are compared: "from epoch 30"."""
+    first = sorted({run.first_epoch(chosen) for run in runs})
+    if len(first) == 1:
+        return f"from epoch {first[0]}"
+    return f"from epoch {first[0]} to {first[-1]}, depending on the run's length"
 
 
 def caption(*parts: str) -> str:

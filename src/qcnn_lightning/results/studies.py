@@ -127,11 +127,11 @@ def paper_table(collection: Collection) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def within_run_table(collection: Collection, first_epoch: int = 30) -> pd.DataFrame:
+def within_run_table(collection: Collection, first_epoch: int | None = None) -> pd.DataFrame:
     """Return, per experiment, the mean of the runs' own Spearman correlations of mean entropy and cost.
 
     Estimates `train` and `test`, and in how many runs each is negative: `train negative`, `test negative`. Runs with
-    fewer than `FEWEST_POINTS` epochs from `first_epoch` on are not counted.
+    fewer than `FEWEST_POINTS` epochs from `first_epoch` on, by their length if None, are not counted.
     """
     rows = []
     for labels, runs in groups(collection):

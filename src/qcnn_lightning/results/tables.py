@@ -61,7 +61,7 @@ def accuracy_table(collection: Collection, window: int = 2) -> pd.DataFrame:
 
 
 def correlation_table(
-    collection: Collection, first_epoch: int = 30, resamples: int = 1000, confidence: float = 0.95
+    collection: Collection, first_epoch: int | None = None, resamples: int = 1000, confidence: float = 0.95
 ) -> tuple[pd.DataFrame, list[LeftOut]]:
     """Return the correlations of mean entropy and cost: per run, over the runs of a data set, and between runs.
 
@@ -70,7 +70,7 @@ def correlation_table(
 
     Args:
         collection: the runs.
-        first_epoch: earlier epochs are left out, as in the paper.
+        first_epoch: earlier epochs are left out, as in the paper; by each run's length if None.
         resamples: number of bootstrap samples.
         confidence: of the intervals.
 
@@ -80,7 +80,8 @@ def correlation_table(
     left_out = [
         LeftOut(
             run.name,
-            f"no correlations: {epochs} epochs from epoch {first_epoch} (first_epoch) on, {FEWEST_POINTS} are needed",
+            f"no correlations: {epochs} epochs from epoch {run.first_epoch(first_epoch)} (first_epoch) on, "
+            f"{FEWEST_POINTS} are needed",
         )
         for run in collection.runs
         if (epochs := len(series(run, "train", first_epoch, "values")[0])) < FEWEST_POINTS
@@ -161,13 +162,21 @@ def run_table(collection: Collection, window: int = 2) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def series(run: Run, cost: str, first_epoch: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean entropies and costs of a run from `first_epoch`, or their changes from each epoch to the next."""
+def series(run: Run, cost: str, first_epoch: int | None, kind: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean entropies and costs of a run from its first epoch, or their changes from each epoch to the next.
+
+    Args:
+        run: the run.
+        cost: which cost.
+        first_epoch: the first epoch; by the run's length if None.
+        kind: of `SERIES`.
+    """
+    first = run.first_epoch(first_epoch)
     pair = pd.DataFrame({"entropy": run.column("ee/mean"), "cost": run.column(f"cost/{cost}")}).dropna()
-    pair = pair[pair.index >= first_epoch]
+    pair = pair[pair.index >= first]
     if kind == "changes":
         # A gap in the epochs is no change from one epoch to the next.
-        pair = pair.diff()[np.diff(pair.index, prepend=first_epoch - 2) == 1]
+        pair = pair.diff()[np.diff(pair.index, prepend=first - 2) == 1]
     return pair["entropy"].to_numpy(), pair["cost"].to_numpy()
 
 

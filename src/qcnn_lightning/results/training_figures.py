@@ -35,7 +35,16 @@ from matplotlib.ticker import (
 )
 
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.results.runs import Collection, Experiment, LeftOut, Run, as_number, caption, rank
+from qcnn_lightning.results.runs import (
+    Collection,
+    Experiment,
+    LeftOut,
+    Run,
+    as_number,
+    caption,
+    describe_first_epoch,
+    rank,
+)
 from qcnn_lightning.results.studies import PAPER_ACCURACY
 from qcnn_lightning.results.tables import last, mean_and_deviation
 
@@ -88,11 +97,11 @@ class Choices:
 
     Attributes:
         window: epochs over which entropy trends are averaged.
-        first_epoch: first epoch of figure 3.
+        first_epoch: first epoch of figure 3; by each run's length if None.
     """
 
     window: int = 2
-    first_epoch: int = 30
+    first_epoch: int | None = None
 
 
 Plan = Callable[[Collection, Choices, list[LeftOut]], Iterator[tuple[str, Callable[[], Figure | str]]]]
@@ -240,10 +249,12 @@ def figure_3a(experiments: Sequence[Experiment], choices: Choices) -> Figure | s
         min((item for item in experiments if item.data == data), key=lambda item: item.bipartition)
         for data in unique(experiment.data for experiment in experiments)
     ]
+    runs = [typical_run(experiment) for experiment in shown]
+    since = describe_first_epoch(runs, choices.first_epoch)
     for axes, cost in zip(panels, ("train", "test"), strict=True):
-        for experiment in shown:
-            points = entropy_and_cost(typical_run(experiment), cost, choices)
-            colour = colour_of(experiment.data)
+        for run in runs:
+            points = entropy_and_cost(run, cost, choices)
+            colour = colour_of(run.data)
             axes.plot(points["cost"], points["entropy"], color=colour, linewidth=0.7, alpha=0.5)
             if len(points):
                 fading = np.linspace(0.25, 1, len(points))
@@ -252,9 +263,9 @@ def figure_3a(experiments: Sequence[Experiment], choices: Choices) -> Figure | s
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     panels[0].set_ylabel(MEAN_ENTROPY)
     if not any(len(line.get_xdata()) for axes in panels for line in axes.lines):
-        return f"no run has entropies and costs from epoch {choices.first_epoch} (first_epoch) on"
+        return f"no run has entropies and costs {since} (first_epoch)"
     label_data_sets(figure, shown)
-    title_above(figure, experiments[0].variant, f"from epoch {choices.first_epoch}")
+    title_above(figure, experiments[0].variant, since)
     return figure
 
 
@@ -263,6 +274,7 @@ def figure_3b(collection: Collection, choices: Choices) -> Figure | str:
 
     A colour per d and a marker per what else varies; where only one of them does, it has both.
     """
+    since = describe_first_epoch(collection.runs, choices.first_epoch)
     islands = {
         (run, cost): points
         for run in collection.runs
@@ -270,7 +282,7 @@ def figure_3b(collection: Collection, choices: Choices) -> Figure | str:
         if len(points := entropy_and_cost(run, cost, choices))
     }
     if not islands:
-        return f"no run has entropies and costs from epoch {choices.first_epoch} (first_epoch) on"
+        return f"no run has entropies and costs {since} (first_epoch)"
     runs = unique(run for run, _ in islands)
     kind_of = {run: kind for experiment, kind in kinds_of(collection).items() for run in experiment.runs}
     kinds, values = unique(kind_of[run] for run in runs), sorted({run.d for run in runs}, key=rank)
@@ -304,7 +316,7 @@ def figure_3b(collection: Collection, choices: Choices) -> Figure | str:
             axes.set_title(wrapped(data, PANEL_WIDTH), loc="left")
             use_logarithm_if_wide(axes, "x")
             if not axes.lines:
-                say_empty(axes, f"no epochs from {choices.first_epoch} on")
+                say_empty(axes, f"no epochs {since}")
         row[0].set_ylabel(MEAN_ENTROPY)
     handles = []
     if len(values) > 1 or len(kinds) == 1:
@@ -317,7 +329,7 @@ def figure_3b(collection: Collection, choices: Choices) -> Figure | str:
             for kind in kinds
         ]
     legend_below(figure, handles)
-    title_above(figure, f"{len(runs)} runs", f"from epoch {choices.first_epoch}")
+    title_above(figure, f"{len(runs)} runs", describe_first_epoch(runs, choices.first_epoch))
     return figure
 
 
@@ -541,7 +553,7 @@ def means_over_seeds(experiment: Experiment, names: Sequence[str]) -> pd.DataFra
 def entropy_and_cost(run: Run, cost: str, choices: Choices) -> pd.DataFrame:
     """Return the entropy trend and a cost at every epoch of figure 3."""
     table = pd.DataFrame({"cost": run.column(f"cost/{cost}"), "entropy": run.entropy_trend(choices.window)}).dropna()
-    return table[table.index >= choices.first_epoch]
+    return table[table.index >= run.first_epoch(choices.first_epoch)]
 
 
 def typical_run(experiment: Experiment) -> Run:

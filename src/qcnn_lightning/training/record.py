@@ -68,6 +68,16 @@ class RunRecord(pl.Callback):
         """Start the clock of the first row."""
         self._row_began = time.perf_counter()
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell W&B which epoch begins."""
+        for tracker in trackers(trainer):
+            tracker.epoch = trainer.current_epoch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Tell W&B which epoch is next, when the configuration's callbacks have logged this one."""
+        for tracker in trackers(trainer):
+            tracker.epoch = trainer.current_epoch + 1
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the learning rate: the schedule may have moved on when the epoch has been evaluated."""
         self._learning_rate = trainer.optimizers[0].param_groups[0]["lr"]
@@ -78,14 +88,17 @@ class RunRecord(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the last epoch's confusion matrix, which all processes of the run have counted together."""
-        trackers = [logger for logger in trainer.loggers if isinstance(logger, EntanglementTracker)]
-        if not trackers or trainer.state.fn == TrainerFn.VALIDATING or trainer.current_epoch + 1 != trainer.max_epochs:
+        if (
+            not trackers(trainer)
+            or trainer.state.fn == TrainerFn.VALIDATING
+            or trainer.current_epoch + 1 != trainer.max_epochs
+        ):
             return
         assert isinstance(pl_module, Classifier)
         test = pl_module.evaluations[list(pl_module.datamodule.evaluation_splits).index("test")]
         counts = test["confusion"].compute().tolist()
-        for tracker in trackers:
-            tracker.log_confusion_matrix(counts, pl_module.datamodule.class_names, step=trainer.current_epoch + 1)
+        for tracker in trackers(trainer):
+            tracker.log_confusion_matrix(counts, pl_module.datamodule.class_names)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Complete the epoch's row and write it."""
@@ -99,8 +112,14 @@ class RunRecord(pl.Callback):
         self.rows.append(row)
         if trainer.is_global_zero:
             self.write(status="interrupted")
+            # What a callback logs through Lightning, the loggers have from Lightning, by Lightning's step.
+            given = trainer.logged_metrics
+            own = {name: value for name, value in row.items() if name == "epoch" or name not in given}
             for logger in trainer.loggers:
-                logger.log_metrics(row, step=int(row["epoch"]) + 1)
+                if isinstance(logger, EntanglementTracker):
+                    logger.log_epoch(own, is_last=self.is_finished)
+                else:
+                    logger.log_metrics(own, step=int(row["epoch"]) + 1)
 
     def write(self, status: str, **more: Any) -> None:
         """Replace `metrics.csv` and `summary.json`.
@@ -173,6 +192,11 @@ def message_of(error: Exception) -> str:
     """Return what an error says, and what it is unless its message alone tells the user what to do."""
     # Of others it says little, or nothing: KeyError, MemoryError.
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+
+
+def trackers(trainer: pl.Trainer) -> list[EntanglementTracker]:
+    """Return the W&B loggers of a trainer."""
+    return [logger for logger in trainer.loggers if isinstance(logger, EntanglementTracker)]
 
 
 def write_traceback(folder: Path, error: Exception) -> None:

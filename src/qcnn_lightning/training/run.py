@@ -25,6 +25,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import remove_temporaries
+from qcnn_lightning.first_epoch import first_epoch_of
 from qcnn_lightning.models.model import num_parameters
 from qcnn_lightning.run_folder import LAST, LOG, TRACEBACK, read_summary
 from qcnn_lightning.training.build import build
@@ -42,7 +43,7 @@ from qcnn_lightning.training.resume import (
     sole_owner,
     write_files,
 )
-from qcnn_lightning.training.tracking import EntanglementTracker, tags_of
+from qcnn_lightning.training.tracking import EntanglementTracker, grouping_of, tags_of
 
 log = logging.getLogger(__name__)
 
@@ -243,6 +244,9 @@ def fit(
                     logger.catch_up(record.rows)
                 trainer.fit(classifier, datamodule=datamodule, ckpt_path=state.path, weights_only=True)
         exit_code = 0
+    except MisconfigurationException as error:
+        # Such as a callback that needs a logger where there is none.
+        raise InputError(str(error)) from error
     finally:
         if isinstance(logger, EntanglementTracker):
             logger.close(exit_code)
@@ -359,6 +363,8 @@ def build_logger(config: DictConfig, record: RunRecord) -> Logger | bool:
         name=record.folder.name,
         group=config.sweep.name,
         tags=[*(config.logger.get("tags") or ()), *tags_of(config)],
+        config=grouping_of(config),
+        first_epoch=first_epoch_of(config.trainer.max_epochs, config.logger.get("first_epoch")),
     )
 
 

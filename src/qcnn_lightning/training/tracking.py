@@ -1,15 +1,16 @@
 """Weights & Biases: a run that is never lost, and panels of entanglement against cost that appear by themselves.
 
 A W&B metric has one x-axis. So that the entropies are drawn against the epoch and against every cost without a click,
-they are logged once more under `ee_vs_cost_train/`, ..., with that cost as their axis. What has an axis of its own
-(entropy against block size, Schmidt probabilities, confusion) is logged as a chart. All of it follows from the rows of
+they are logged once more under `ee_vs_cost_train/`, ..., with that cost as their axis. A line joins its points in the
+order of the axis, and a cost also rises, so the points of entropy and cost are a chart as well, like all else that has
+an axis of its own (entropy against block size, Schmidt probabilities, confusion). All of it follows from the rows of
 `metrics.csv` but the confusion matrix, so a run that goes on in another process draws the same.
 """
 
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ CORRELATIONS: tuple[Literal["spearman", "pearson"], ...] = ("spearman", "pearson
 FEWEST_EPOCHS = 5
 """A correlation of fewer says nothing."""
 SECONDS_TO_START = 300
+ROWS_LOGGED = "rows"
+"""In a run's summary: how many epochs W&B has."""
 MOST_CURVES = 6
 """Epochs in one chart; of more than so many, some are left out, evenly."""
 
@@ -48,24 +51,24 @@ class Chart:
     Attributes:
         key: name of the chart; its table is logged as `<key>_table`.
         preset: W&B's name of the preset.
-        columns: of the table, as the preset names them.
+        fields: the column of the table that stands for each field of the preset.
         strings: texts that the preset asks for.
     """
 
     key: str
     preset: str
-    columns: tuple[str, ...]
+    fields: Mapping[str, str]
     strings: Mapping[str, str]
 
     def of(self, rows: Sequence[Sequence[Any]]) -> Any:
         """Return what to log: the chart of a table with these rows."""
         table = wandb.Table(columns=list(self.columns), data=[list(row) for row in rows])
-        return wandb.plot_table(self.preset, table, self.fields, dict(self.strings))
+        return wandb.plot_table(self.preset, table, dict(self.fields), dict(self.strings))
 
     @property
-    def fields(self) -> dict[str, str]:
-        """Which column of the table stands for which of the preset."""
-        return {column: column for column in self.columns}
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the table."""
+        return tuple(self.fields.values())
 
     @property
     def table(self) -> str:
@@ -75,7 +78,8 @@ class Chart:
 
 def curves(key: str, title: str, axis: str) -> Chart:
     """Return a chart with a curve per epoch."""
-    return Chart(key, "wandb/lineseries/v0", ("step", "lineKey", "lineVal"), {"title": title, "xname": axis})
+    fields = {name: name for name in ("step", "lineKey", "lineVal")}
+    return Chart(key, "wandb/lineseries/v0", fields, {"title": title, "xname": axis})
 
 
 PROFILE = curves("charts/entropy_profile", "Entropy (nats) of a block of 2^l pixels against the rest", "l")
@@ -83,12 +87,21 @@ SPECTRUM = curves("charts/schmidt_spectrum", "Schmidt probabilities of the two h
 CONFUSION = Chart(
     "charts/confusion_test",
     "wandb/confusion_matrix/v1",
-    ("Actual", "Predicted", "nPredictions"),
+    {name: name for name in ("Actual", "Predicted", "nPredictions")},
     {"title": "Test images: what they are and what they were taken for"},
 )
 # The charts and the metrics that they are drawn from; x is the number at the end of a metric's name.
 CURVES = {"profile/level_": PROFILE, "spectrum/p_": SPECTRUM}
-CHARTS = (PROFILE, SPECTRUM, CONFUSION)
+SCATTERS = tuple(
+    Chart(
+        f"charts/{section}",
+        "wandb/scatter/v0",
+        {"x": cost, "y": f"{ENTROPY_PREFIX}mean"},
+        {"title": f"Mean entanglement entropy (nats) against {cost}, a point per epoch"},
+    )
+    for section, cost in COST_AXES.items()
+)
+CHARTS = (*SCATTERS, PROFILE, SPECTRUM, CONFUSION)
 
 
 class EntanglementTracker(WandbLogger):
@@ -96,17 +109,25 @@ class EntanglementTracker(WandbLogger):
 
     Online where the user is logged in (or `WANDB_MODE` says so), offline otherwise; never asks.
 
+    Others may log as well. What they log through Lightning (`module.log`, `LearningRateMonitor`) is drawn against the
+    epoch; what they log on `experiment` itself has W&B's step as its axis. No record names a step: W&B counts them, and
+    drops whatever comes with a smaller step than the last.
+
     Args:
         save_dir: the run's folder; W&B's files go to `wandb/` in it.
         project: W&B project.
         run_id: W&B's identity of the run, the same whenever the run is resumed.
-        first_epoch: first epoch of the correlations in the summary.
+        first_epoch: first epoch of the scatter charts and of the correlations in the summary.
         entity: W&B user or team; the user's default if None.
         name: what the run is called.
         group: what the runs of a sweep have in common.
         job_type: what W&B calls the kind of run.
         tags: labels.
+        config: settings that W&B shall show besides the hyperparameters.
         online_timeout_s: seconds to wait for the server before the run is kept offline.
+
+    Attributes:
+        epoch: the epoch of what is logged without saying; -1 before training.
     """
 
     def __init__(
@@ -120,13 +141,18 @@ class EntanglementTracker(WandbLogger):
         group: str | None = None,
         job_type: str | None = "train",
         tags: list[str] | None = None,
+        config: dict[str, Any] | None = None,
         online_timeout_s: float = 20,
     ):
         super().__init__(save_dir=str(save_dir), project=project, id=run_id)
-        self._wandb_init |= {"entity": entity, "name": name, "group": group, "job_type": job_type, "tags": tags}
+        self._wandb_init |= {"entity": entity, "name": name, "group": group, "job_type": job_type}
+        self._wandb_init |= {"tags": tags, "config": config}
         self._first_epoch = first_epoch
         self._online_timeout_s = online_timeout_s
+        self.epoch = -1
         self._rows: list[Mapping[str, float | int]] = []
+        self._rows_there = 0
+        self._with_axis: set[str] = set()
 
     @property
     def experiment(self) -> Any:
@@ -135,7 +161,9 @@ class EntanglementTracker(WandbLogger):
             return RunDisabled()
         if self._experiment is None:
             self._experiment = self._begin()
-            define_metrics(self._experiment)
+            self._experiment.define_metric("epoch", hidden=True)
+            # A run that goes on has the summary that the server has; offline it has none.
+            self._rows_there = int(self._experiment.summary.get(ROWS_LOGGED, 0))
         return self._experiment
 
     def _begin(self) -> Any:
@@ -145,67 +173,89 @@ class EntanglementTracker(WandbLogger):
         if mode == "online":
             settings = wandb.Settings(init_timeout=self._online_timeout_s, **quiet)
             try:
-                return begin_run(**arguments, mode="online", resume="allow", settings=settings)
+                run = begin_run(**arguments, mode="online", resume="allow", settings=settings)
             except (CommError, UsageError) as error:
                 log.warning("W&B cannot be reached (%s); the run is kept offline", str(error).splitlines()[0])
                 wandb.teardown()
                 mode = "offline"
+            else:
+                log.info("W&B shows the run at %s", run.url)
+                return run
         run = begin_run(**arguments, mode=mode, settings=wandb.Settings(**quiet))
         if mode == "offline":
             log.info("W&B is offline; to upload the run later: wandb sync %s", Path(run.dir).parent)
         return run
 
     @rank_zero_only
-    def log_hyperparams(self, params: Any) -> None:
-        """Log the configuration, and once more on top of it what runs are grouped by (`workspace`)."""
-        super().log_hyperparams({**params, "data_set": params["data"]["name"], "d": params["model"]["d"]})
+    def log_epoch(self, row: Mapping[str, float | int], is_last: bool = False) -> None:
+        """Log an epoch, unless W&B has it: its row, the entropies also against the costs, charts, the summary so far.
 
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float | int], step: int | None = None) -> None:
-        """Log one epoch: its metrics, the entropies also against the costs, the charts and the summary so far."""
-        self._rows.append(metrics)
+        Args:
+            row: the epoch's row.
+            is_last: whether it is the run's last: the points of entropy and cost are drawn then, and with the curves.
+        """
+        run = self.experiment
+        self._rows.append(row)
+        if len(self._rows) <= self._rows_there:
+            return
         against_cost = {
             f"{section}/{name.removeprefix(ENTROPY_PREFIX)}": value
-            for name, value in metrics.items()
+            for name, value in row.items()
             for section, cost in COST_AXES.items()
-            if name.startswith(ENTROPY_PREFIX) and cost in metrics
+            if name.startswith(ENTROPY_PREFIX) and cost in row
         }
         charts = {
             chart.key: chart.of(curve_rows(self._rows, prefix))
             for prefix, chart in CURVES.items()
-            if any(name.startswith(prefix) for name in metrics)
+            if any(name.startswith(prefix) for name in row)
         }
-        self._log({**metrics, **against_cost, **charts}, step)
-        self.experiment.summary.update(summarise(self._rows, self._first_epoch))
+        if charts or is_last:
+            for chart in SCATTERS:
+                if points := points_of(self._rows, chart, self._first_epoch):
+                    charts[chart.key] = chart.of(points)
+        self._log({**row, **against_cost, **charts})
+        run.summary.update({ROWS_LOGGED: len(self._rows), **summarise(self._rows, self._first_epoch)})
 
     @rank_zero_only
-    def log_confusion_matrix(self, counts: Sequence[Sequence[int]], class_names: Sequence[str], step: int) -> None:
-        """Log how many test images of every class (row) were taken for which class (column)."""
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log what is no epoch of ours: from Lightning, or from a callback.
+
+        Args:
+            metrics: the values. Before training their epoch is -1, where Lightning says 0.
+            step: Lightning's, logged as `trainer/global_step`, as its own W&B logger does.
+        """
+        epoch = metrics.get("epoch", self.epoch) if self.epoch >= 0 else self.epoch
+        steps = {} if step is None else {"trainer/global_step": step}
+        self._log({**metrics, **steps, "epoch": epoch})
+
+    @rank_zero_only
+    def log_confusion_matrix(self, counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> None:
+        """Log how many test images of every class (row) were taken for which class (column), with the next row."""
         rows = [
             (actual, predicted, int(counts[row][column]))
             for row, actual in enumerate(class_names)
             for column, predicted in enumerate(class_names)
         ]
-        self._log({CONFUSION.key: CONFUSION.of(rows)}, step)
+        self._log({CONFUSION.key: CONFUSION.of(rows)}, commit=False)
 
-    def _log(self, values: Mapping[str, Any], step: int | None) -> None:
+    def _log(self, values: Mapping[str, Any], commit: bool = True) -> None:
         run = self.experiment
+        for pattern, axis in axes_of(values).items():
+            if pattern not in self._with_axis:
+                run.define_metric(pattern, step_metric=axis)
+                self._with_axis.add(pattern)
         with staging_folder(Path(run.dir).with_name("staging")):
-            run.log(values, step=step)
+            run.log(values, commit=commit)
 
     @rank_zero_only
     def catch_up(self, rows: Sequence[Mapping[str, float | int]]) -> None:
         """Log the epochs of a resumed run that W&B does not have yet.
 
         Those are the ones lost on their way when the process was killed; all of them where W&B is offline, so that the
-        last process's files alone are the whole run.
+        last process's files alone hold every epoch. What others logged before is in the earlier process's files.
         """
         for row in rows:
-            step = int(row["epoch"]) + 1
-            if step >= self.experiment.step:
-                self.log_metrics(row, step=step)
-            else:
-                self._rows.append(row)
+            self.log_epoch(row)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -229,12 +279,22 @@ def begin_run(**arguments: Any) -> Any:
     return wandb.init(**arguments)
 
 
-def define_metrics(run: Any) -> None:
-    """Let every metric be drawn against the epoch, and the entropies also against train and test cost."""
-    run.define_metric("epoch", hidden=True)
-    run.define_metric("*", step_metric="epoch")
-    for section, cost in COST_AXES.items():
-        run.define_metric(f"{section}/*", step_metric=cost)
+def axes_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the x-axis of every metric: patterns for W&B, and their axes.
+
+    A pattern is a section, `ee/*`, or a name without one. No metric matches two: W&B would choose between them at
+    random, and anew whenever it reads the run.
+    """
+    sections = {name: name.partition("/")[0] for name in names if name != "epoch"}
+    return {
+        f"{section}/*" if section != name else name: COST_AXES.get(section, "epoch")
+        for name, section in sections.items()
+    }
+
+
+def grouping_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that runs are grouped by (`workspace`), which W&B groups by only if they are not nested."""
+    return {"data_set": config["data"]["name"], "d": config["model"].get("d")}
 
 
 def tags_of(config: Mapping[str, Any]) -> list[str]:
@@ -265,6 +325,15 @@ def curve_rows(rows: Sequence[Mapping[str, float | int]], prefix: str) -> list[t
         for row in having
         for name, y in row.items()
         if name.startswith(prefix)
+    ]
+
+
+def points_of(rows: Sequence[Mapping[str, float | int]], chart: Chart, first_epoch: int) -> list[tuple[float, ...]]:
+    """Return the rows of a scatter chart: the epochs, from the first one on, that have all of its columns."""
+    return [
+        tuple(row[column] for column in chart.columns)
+        for row in rows
+        if row["epoch"] >= first_epoch and all(np.isfinite(row.get(column, np.nan)) for column in chart.columns)
     ]
 
 

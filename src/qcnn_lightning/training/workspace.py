@@ -16,7 +16,7 @@ from wandb_workspaces import expr
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.training.tracking import CHARTS, COST_AXES, ENTROPY_PREFIX, Chart, logged_in
+from qcnn_lightning.training.tracking import CHARTS, COST_AXES, ENTROPY_PREFIX, SCATTERS, Chart, logged_in
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +34,10 @@ CLASSES = "class_[0-9]+"
 def entanglement_workspace(entity: str, project: str) -> workspaces.Workspace:
     """Describe the view; nothing is sent. Entropies are in nats."""
     sections: dict[str, list[Any]] = {
-        "Entanglement against cost": [*mean_against_cost(), *over_runs()],
+        "Entanglement against cost": [*mean_against_cost(), *map(chart_panel, SCATTERS), *over_runs()],
         "Entanglement of every class": [*classes()],
         "Over the epochs": [*over_epochs()],
-        "States and confusion": [chart_panel(chart) for chart in CHARTS],
+        "States and confusion": [chart_panel(chart) for chart in CHARTS if chart not in SCATTERS],
     }
     return workspaces.Workspace(
         entity=entity,
@@ -114,7 +114,7 @@ def chart_panel(chart: Chart) -> panels.CustomChart:
     return panels.CustomChart(
         query={"summaryTable": {"tableKey": chart.table}},
         chart_name=chart.preset,
-        chart_fields=chart.fields,
+        chart_fields=dict(chart.fields),
         chart_strings=dict(chart.strings),
     )
 
