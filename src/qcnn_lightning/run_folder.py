@@ -210,7 +210,7 @@ def load_network(path: Path, own: Collection[str] = ()) -> tuple[nn.Module, dict
         model_class = named_part(str(settings_of(config)["model._target_"]), MODELS, own, path)
         settings = {key: value for key, value in config["model"].items() if not key.startswith("_")}
         if model_class is QCNN:
-            named_part(str(settings["basis"]), BASES, own, path)
+            named_part(str(settings.get("basis", "fourier")), BASES, own, path)
             # Nobody should need a compiler to look at a network.
             settings["kernel"] = "plain"
         sizes = sizes_of(checkpoint, weights)

@@ -141,14 +141,13 @@ def test_a_table_without_epochs_leaves_the_run_out_and_not_the_others(tmp_path, 
     assert "metrics.csv" in reasons(collection, "bad")
 
 
-def test_a_configuration_with_a_foreign_class_is_refused_and_not_executed(tmp_path):
+def test_a_configuration_with_somebodys_own_class_is_text_and_not_executed(tmp_path):
     write_run(tmp_path / "good", epochs=1)
     bad = write_run(tmp_path / "bad", epochs=1)
     harm = tmp_path / "harm"
     (bad / ".hydra/config.yaml").write_text(f"callbacks: [{{_target_: os.system, command: touch {harm}}}]")
     collection = read_collection(tmp_path)
-    assert [run.name for run in collection.runs] == ["good"]
-    assert "os.system" in reasons(collection, "bad")
+    assert {run.name for run in collection.runs} == {"good", "bad"}
     assert not harm.exists()
 
 

@@ -57,7 +57,8 @@ def test_every_number_of_the_last_row_is_that_of_the_average(composed):
     assert row["accuracy/test"] == pytest.approx(accuracy)
     assert row["ee/mean"] == pytest.approx(entropy, rel=1e-6)
     for level, mean in zip(network.all_levels, kept, strict=True):
-        torch.testing.assert_close(level.statistics.population_mean, mean)
+        # By another kernel than training has measured them.
+        torch.testing.assert_close(level.statistics.population_mean, mean, rtol=1e-4, atol=1e-4)
 
 
 def test_averaging_does_not_change_how_the_network_is_trained(composed):

@@ -310,17 +310,17 @@ def test_a_link_out_of_the_run_folder_is_refused_before_anything_is_written(comp
     assert {path.name for path in Path(config.run_dir).iterdir()} == {Path(name).parts[0]}
 
 
-@pytest.mark.parametrize("kind", ["a foreign class", "a pickled object"])
+@pytest.mark.parametrize("kind", ["another model", "a pickled object"])
 def test_a_checkpoint_of_somebody_else_is_data(interrupted, tmp_path, kind):
     config = interrupted(EPOCHS)
     path = Path(config.run_dir, "checkpoints", "last.ckpt")
     checkpoint = checkpoint_of(config.run_dir)
-    if kind == "a foreign class":
-        checkpoint["hyper_parameters"]["callbacks"]["more"] = {"_target_": "os.system"}
+    if kind == "another model":
+        checkpoint["hyper_parameters"]["model"]["_target_"] = "os.system"
     else:
         checkpoint["callbacks"]["more"] = tmp_path
     torch.save(checkpoint, path)
-    with pytest.raises(InputError, match=r"os\.system|pathlib.*refused"):
+    with pytest.raises(InputError, match=r"other settings:\s+model\._target_: os\.system|pathlib.*refused"):
         train(config)
     assert len(table_of(config.run_dir)) == 3
 
