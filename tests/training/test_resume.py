@@ -15,6 +15,7 @@ from conftest import SMALL, TIMEOUT_S, command, file_size_limit, wandb_records
 from filelock import FileLock
 from omegaconf import DictConfig, OmegaConf
 
+from qcnn_lightning import QCNN
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.training.checkpoints import Checkpoints
 from qcnn_lightning.training.interruption import Interrupted
@@ -362,3 +363,12 @@ def test_a_run_killed_at_any_moment_is_the_same_run(tmp_path):
     # Offline, the last part alone is the whole run.
     steps = [record["history"]["item"]["_step"] for record in wandb_records(parts[-1]) if record["type"] == "history"]
     assert steps == list(range(epochs + 1))
+
+
+def test_a_run_that_goes_on_with_other_products_says_that_its_digits_differ(interrupted, monkeypatch, caplog):
+    config = interrupted(EPOCHS)
+    assert summary_of(config.run_dir)["arithmetic"] in ("three of bfloat16", "float32")
+    monkeypatch.setattr(QCNN, "arithmetic", lambda self, x: "another processor's")
+    train(config)
+    assert "goes on with another processor's" in caplog.text
+    assert summary_of(config.run_dir)["status"] == "finished"

@@ -89,6 +89,13 @@ class CpuKernel:
             if parameter.requires_grad:
                 parameter.grad = of_parameter
 
+    @property
+    def arithmetic(self) -> str:
+        """By what products are computed: results depend on it, beyond the last digits of float32."""
+        if self.table.dtype == torch.float64:
+            return "float64"
+        return "three of bfloat16" if self.split_products and load_operators().has_matrix_units() else "float32"
+
     def run(
         self,
         x: UInt8[Tensor, "batch sites"],

@@ -49,6 +49,10 @@ class Model(nn.Module):
         """Return a faster way to compute this model than PyTorch's operators, if there is one for images like these."""
         return None
 
+    def arithmetic(self, x: Tensor) -> str:
+        """Say by what training on images like these computes products: results depend on it."""
+        return "PyTorch"
+
     def first_non_finite(self, x: Tensor) -> str:
         """Say where in the model, for these images, something is first infinite or NaN."""
         return "the scores of the classes"

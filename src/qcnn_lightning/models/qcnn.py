@@ -292,6 +292,11 @@ class QCNN(Model):
             split_products=self.precision == "high",
         )
 
+    def arithmetic(self, x: Tensor) -> str:
+        """Say by what training on images like these computes products: depends on precision and processor."""
+        kernel = self.fast_kernel(x)
+        return "PyTorch" if kernel is None else kernel.arithmetic
+
     @torch.no_grad()
     def fix_population_statistics(self, x: Tensor) -> None:
         """Fix the statistics that evaluation and `NetworkState` use, level by level, from a sample of images.

@@ -209,7 +209,17 @@ def fit(
     classifier.save_hyperparameters(settings)
     # Lightning does so only after it has restored a checkpoint, whose weights would be rounded.
     trainer.precision_plugin.convert_module(classifier)
+    arithmetic = classifier.network.arithmetic(datamodule.splits["train"][0][:1])
+    begun_with = record.facts.get("arithmetic", arithmetic)
+    if begun_with != arithmetic:
+        log.warning(
+            "the run was begun with products of %s and goes on with %s, as this machine has them: its digits will not "
+            "be those of an uninterrupted run",
+            begun_with,
+            arithmetic,
+        )
     record.facts = {
+        "arithmetic": arithmetic,
         "seed": config.seed,
         "num_parameters": num_parameters(network),
         "num_sites": datamodule.num_sites,

@@ -101,4 +101,6 @@ TORCH_LIBRARY(qcnn_lightning, library) {
       "backward(Tensor scores_gradient, Tensor[] parameters, Tensor[] mean, Tensor[] var, Tensor[] kept, float[] epsilon, "
       "bool of_batch, bool split_products) -> Tensor[]",
       &qcnn::backward_of);
+  // Whether this processor's matrix units take float32 products where these may be split.
+  library.def("has_matrix_units() -> bool", &products::has_matrix_units);
 }
