@@ -25,7 +25,7 @@ train: $(INSTALLED) ## Train: make train ARGS="model.d=18 data=fmnist"
 studies: $(INSTALLED) ## Run or resume all studies of docs/results.md, but for runs in docs/runs, a job per core: make studies STUDIES="up_down"
 	@for study in $(STUDIES); do \
 		$(VENV)/bin/python scripts/restore_runs.py docs/runs/$$study multirun && \
-		$(VENV)/bin/python -m qcnn_lightning.train -m sweep=$$study hydra/launcher=joblib $(ARGS) || unfinished="$$unfinished $$study"; \
+		$(VENV)/bin/python -m qcnn_lightning.train --config-dir reproduction/conf -m sweep=$$study hydra/launcher=joblib $(ARGS) || unfinished="$$unfinished $$study"; \
 		$(VENV)/bin/python scripts/keep_runs.py multirun/$$study docs/runs; \
 	done; \
 	test -z "$$unfinished" || { echo "error: not finished:$$unfinished; the same command resumes them" >&2; exit 1; }

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from qcnn_lightning.command_line import config_dir
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import inside
 from qcnn_lightning.run_folder import (
@@ -90,6 +91,7 @@ class Run:
         metrics: a row per epoch, indexed by the epoch (-1: before training); finite numbers or NaN.
         settings: the configuration, flattened: `settings["model.d"]`.
         overrides: what was given on the command line.
+        options: of that command, besides: where its configs are.
         summary: `summary.json`.
         status: as `status_of` returns it.
     """
@@ -99,6 +101,7 @@ class Run:
     metrics: pd.DataFrame
     settings: Mapping[str, Any] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     summary: Mapping[str, Any] = field(default_factory=dict)
     status: str = "interrupted"
 
@@ -130,7 +133,7 @@ class Run:
     @property
     def command(self) -> str:
         """The command that repeats this run."""
-        return shlex.join(["python", "-m", "qcnn_lightning.train", *self.overrides])
+        return shlex.join(["python", "-m", "qcnn_lightning.train", *self.options, *self.overrides])
 
     @property
     def num_parameters(self) -> float:
@@ -377,7 +380,15 @@ def read_run(folder: Path, name: str | None = None) -> tuple[Run, list[LeftOut]]
     metrics, reasons = read_metrics(inside(folder, "metrics.csv"))
     notes += [LeftOut(name, reason) for reason in reasons]
     settings = {key: as_text_if_list(value) for key, value in settings_of(config).items()}
-    return Run(name, folder, metrics, settings, overrides, summary, status_of(folder)), notes
+    return Run(name, folder, metrics, settings, overrides, options_of(folder), summary, status_of(folder)), notes
+
+
+def options_of(folder: Path) -> tuple[str, ...]:
+    """Return the options of a run's command that are no settings; none if `.hydra/hydra.yaml` does not tell."""
+    try:
+        return tuple(config_dir(read_yaml(inside(folder, ".hydra/hydra.yaml"))["hydra"]))
+    except (InputError, KeyError, TypeError):
+        return ()
 
 
 def read_metrics(path: Path) -> tuple[pd.DataFrame, list[str]]:
