@@ -6,7 +6,7 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def quoted(path: str | Path) -> str:
     return QuotedString(str(path), Quote.double).with_quotes()
 
 
-def config_dir(hydra: Mapping[str, Any]) -> list[str]:
+def config_dir(hydra: Any) -> list[str]:
     """Return the option `--config-dir` of a command, for the commands that repeat its jobs; nothing if it had none.
 
     Args:

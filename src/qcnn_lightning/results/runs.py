@@ -1,16 +1,14 @@
 """What runs left on disk, read as data: nothing in a run folder is executed, and no path in it is followed out of it.
 
-A run is a folder with `metrics.csv` (a row per epoch; `metrics.csv.gz` where it is kept for good), `summary.json` and
-`.hydra/`. Whatever is damaged, missing or strange is left out and named, so that one bad run never hides the others.
+A run is a folder with `metrics.csv` (a row per epoch), `summary.json` and `.hydra/`. Whatever is damaged, missing or
+strange is left out and named, so that one bad run never hides the others.
 """
 
-import gzip
 import io
 import json
 import math
 import os
 import shlex
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -35,7 +33,7 @@ from qcnn_lightning.run_folder import (
     settings_of,
 )
 
-MARKS_OF_A_RUN = ("metrics.csv", "metrics.csv.gz", "summary.json", ".hydra/config.yaml", TRACEBACK)
+MARKS_OF_A_RUN = ("metrics.csv", "summary.json", ".hydra/config.yaml", TRACEBACK)
 MEASURED = ("accuracy/train", "accuracy/test", "cost/train", "cost/test", "ee/mean")
 # The train cost of results, where it was recorded: the mean over the epoch's batches, what was minimised and, in all
 # likelihood, what the paper shows. With fixed statistics, one image in 60000 can outweigh all others.
@@ -392,7 +390,7 @@ def options_of(folder: Path) -> tuple[str, ...]:
 
 
 def read_metrics(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Read `metrics.csv`, or `metrics.csv.gz` if there is only that: a row per epoch, every value finite or NaN.
+    """Read `metrics.csv`: a row per epoch, every value finite or NaN.
 
     `cost/train` becomes the mean cost of the epoch's batches, where that was recorded.
 
@@ -402,15 +400,11 @@ def read_metrics(path: Path) -> tuple[pd.DataFrame, list[str]]:
     Raises:
         InputError: there is no complete row, or no column `epoch`.
     """
-    compressed = inside(path.parent, f"{path.name}.gz")
     try:
-        if compressed.is_file() and not path.exists():
-            text = gzip.decompress(compressed.read_bytes()).decode()
-        else:
-            text = path.read_text()
+        text = path.read_text()
     except FileNotFoundError as error:
         raise InputError("no metrics.csv: no epoch has been completed") from error
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"metrics.csv cannot be read: {error}") from error
     reasons = []
     if not text.endswith("\n"):
