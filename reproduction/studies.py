@@ -1,4 +1,4 @@
-"""What the studies of docs/results.md ask of their runs, beyond accuracies and correlations, with intervals over runs.
+"""What the studies ask of their runs, beyond accuracies and correlations, with intervals over runs.
 
 Runs are independent, their epochs are not: every number is first taken of each run, and the interval is Student's of
 the runs' mean. With the three or five seeds of a study that is wide, and honest.

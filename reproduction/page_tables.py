@@ -1,10 +1,10 @@
-"""The tables of docs/results.md: what each kind of them is made of, a row of text at a time, the titles first."""
+"""The tables of the pages: what each kind of them is made of, a row of text at a time, the titles first."""
 
 import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ import pandas as pd
 
 from qcnn_lightning.results.correlation import Estimate
 from qcnn_lightning.results.runs import Collection, Run, caption
-from qcnn_lightning.results.scaling_figure import PAPER, TITLES
-from qcnn_lightning.results.studies import (
+from qcnn_lightning.results.tables import accuracy_table, correlation_table, last, mean_and_deviation
+from reproduction.scaling_figure import PAPER, TITLES
+from reproduction.studies import (
     class_table,
     contrast_table,
     mean_with_interval,
@@ -24,11 +25,8 @@ from qcnn_lightning.results.studies import (
     settling_table,
     within_run_table,
 )
-from qcnn_lightning.results.tables import accuracy_table, last, mean_and_deviation
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
-MEASUREMENTS = ROOT / "benchmarks" / "results"
+MEASUREMENTS = Path(__file__).parents[1] / "benchmarks" / "results"
 DATA_SETS = {"mnist": "MNIST", "fmnist": "Fashion-MNIST"}
 COMPARED = {"accuracy": "accuracy/test", "cost": "cost/test", "EE": "ee/mean"}
 # As their authors report them, the best they give; and the height of the images, pixels.
@@ -47,12 +45,11 @@ SCOPES = ("mean over runs", "all epochs of all runs", "last epochs of all runs")
 Row = Sequence[str]
 
 
-def accuracies(report: str) -> Iterator[Row]:
-    """Yield the rows of `accuracies.csv`: a row per experiment, mean and standard deviation over seeds."""
+def accuracies(collection: Collection) -> Iterator[Row]:
+    """Yield the accuracies per experiment: mean and standard deviation over seeds."""
     yield "data set", "network", "parameters", "epochs", "seeds", "best test accuracy", "last", "test cost", "EE (nats)"
-    table = pd.read_csv(DOCS / report / "accuracies.csv")
-    for row in table.to_dict("records"):
-        network = caption(*(part for part in (row["variant"], row["bipartition"]) if isinstance(part, str)))
+    for row in records(accuracy_table(collection)):
+        network = caption(row["variant"], row["bipartition"])
         counts = (f"{row[name]:.0f}" for name in ("num_parameters", "epochs", "seeds"))
         yield (
             named(row["data"]),
@@ -65,10 +62,10 @@ def accuracies(report: str) -> Iterator[Row]:
         )
 
 
-def correlations(report: str) -> Iterator[Row]:
-    """Yield Spearman's correlations of mean entropy and cost over the runs, from `correlations.csv`."""
+def correlations(collection: Collection) -> Iterator[Row]:
+    """Yield Spearman's correlations of mean entropy and cost over the runs."""
     yield "data set", "over", "of", "runs", "train cost", "test cost"
-    table = spearman_correlations(report)
+    table = spearman_correlations(collection)
     for data in dict.fromkeys(table["data"]):
         for of, scopes in (("values", SCOPES), ("changes", SCOPES[:2])):
             for scope in scopes:
@@ -82,15 +79,17 @@ def correlations(report: str) -> Iterator[Row]:
                     yield named(data), scope, of, f"{rows['runs'].iloc[0]}", *of_costs
 
 
-def spearman_correlations(report: str) -> pd.DataFrame:
-    """Return Spearman's of `correlations.csv`."""
-    table = pd.read_csv(DOCS / report / "correlations.csv")
+# Two tables of the same runs, on two pages, need them.
+@lru_cache
+def spearman_correlations(collection: Collection) -> pd.DataFrame:
+    """Return Spearman's of the report's table of correlations."""
+    table, _ = correlation_table(collection)
     return table[table["measure"] == "spearman"]
 
 
-def claims(collection: Collection, report: str) -> Iterator[Row]:
-    """Yield what the paper claims and what was measured, a column per data set, of all runs of a report."""
-    correlations = spearman_correlations(report)
+def claims(collection: Collection) -> Iterator[Row]:
+    """Yield what the paper claims and what was measured, a column per data set."""
+    correlations = spearman_correlations(collection)
     data_sets = [data for data in DATA_SETS if data in collection.data_sets]
     of_data = {data: list(measured_claims(collection, data, correlations)) for data in data_sets}
     yield "", "the paper", *(named(data) for data in of_data)
@@ -201,10 +200,10 @@ def settled(collection: Collection) -> Iterator[Row]:
         )
 
 
-def within_runs(collection: Collection, first_epoch: int) -> Iterator[Row]:
+def within_runs(collection: Collection) -> Iterator[Row]:
     """Yield the mean of the runs' own correlations, per experiment, and how many of them are negative."""
     yield "data set", "network", "runs", "EE ~ train cost", "negative", "EE ~ test cost", "negative"
-    for row in records(within_run_table(collection, first_epoch)):
+    for row in records(within_run_table(collection)):
         of_costs = (
             (with_interval(row[cost], "+.2f"), f"{row[f'{cost} negative']} of {row['runs']}")
             for cost in ("train", "test")
@@ -367,7 +366,7 @@ def baselines() -> Iterator[Row]:
         counts = (f"{rows[name].iloc[0]}" for name in ("parameters", "epochs"))
         accuracy = percent(*mean_and_deviation(list(rows["accuracy/test"])))
         size = squared(rows["size"].iloc[0])
-        yield named(data), network, size, *counts, f"{len(rows)}", accuracy, f"{rows['seconds'].mean():.0f}"
+        yield named(str(data)), str(network), size, *counts, f"{len(rows)}", accuracy, f"{rows['seconds'].mean():.0f}"
 
 
 def time_to_accuracy() -> Iterator[Row]:
@@ -489,8 +488,9 @@ def scaling() -> Iterator[Row]:
         yield TITLES[along], f"{row[along]}", f"{row['step_ms']:.2f}", f"{growth:.2f}", *counts
 
 
-OF_A_REPORT = {"accuracies": accuracies, "correlations": correlations}
-OF_RUNS: dict[str, Callable[..., Iterator[Row]]] = {
+OF_RUNS: dict[str, Callable[[Collection], Iterator[Row]]] = {
+    "accuracies": accuracies,
+    "correlations": correlations,
     "claims": claims,
     "paper": paper,
     "settling": settled,
@@ -515,7 +515,7 @@ OF_MEASUREMENTS = {
     "kernel_precision": kernel_precision,
     "scaling": scaling,
 }
-KINDS = (*OF_A_REPORT, *OF_RUNS, *OF_MEASUREMENTS)
+KINDS = (*OF_RUNS, *OF_MEASUREMENTS)
 
 
 def named(data: str) -> str:
@@ -530,7 +530,8 @@ def squared(size: int) -> str:
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the rows of a table of numbers."""
-    return table.to_dict("records")
+    rows: Any = table.to_dict("records")
+    return rows
 
 
 def plain(value: float, form: str) -> str:

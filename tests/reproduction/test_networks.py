@@ -10,7 +10,7 @@ from qcnn_lightning import NetworkState
 from qcnn_lightning.run_folder import PATHS_IN_A_CONFIG, load_network, read_checkpoint
 from qcnn_lightning.states.contraction import TensorNetworkState
 
-NETWORKS = sorted((Path(__file__).parents[2] / "docs" / "networks").glob("*.ckpt"))
+NETWORKS = sorted((Path(__file__).parents[2] / "reproduction" / "networks").glob("*.ckpt"))
 
 
 @pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)

@@ -8,7 +8,9 @@ import pytest
 from synthetic import curves, write_run
 from test_study_tables import with_recall, with_setting
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "draw_results.py"
+from reproduction.keep_runs import keep_study
+
+PROJECT = Path(__file__).parents[2]
 # Among the reports are some that have no runs yet.
 TABLES = (
     "accuracies reproduction",
@@ -35,32 +37,35 @@ TABLES = (
 @pytest.fixture
 def project(tmp_path) -> Path:
     """A project with stored runs of two studies, and a page with empty tables."""
-    for folder in ("scripts", "benchmarks/results", "docs"):
+    for folder in ("reproduction", "benchmarks/results", "docs"):
         (tmp_path / folder).mkdir(parents=True)
-    for name in (SCRIPT.name, "page_tables.py"):
-        shutil.copy(SCRIPT.with_name(name), tmp_path / "scripts")
-    for measured in (SCRIPT.parents[1] / "benchmarks" / "results").glob("entropy_*.json"):
+    for script in (PROJECT / "reproduction").glob("*.py"):
+        shutil.copy(script, tmp_path / "reproduction")
+    for measured in (PROJECT / "benchmarks" / "results").glob("entropy_*.json"):
         shutil.copy(measured, tmp_path / "benchmarks/results")
     for choice, loss in (("none", 0.0), ("order", 0.02)):
         for seed in (0, 1):
             table = curves(seed=seed, epochs=3)
             table["accuracy/val"] = table["accuracy/test"] - loss
-            folder = write_run(tmp_path / "docs/runs/ablation" / f"{choice},{seed}", seed=seed, epochs=3, table=table)
+            folder = write_run(tmp_path / "multirun/ablation" / f"{choice},{seed}", seed=seed, epochs=3, table=table)
             (folder / ".hydra/overrides.yaml").write_text(f"[ablation={choice}, seed={seed}]")
     for study, flatten, start in (
         ("reproduction", "left_right", "product_state"),
         ("up_down", "up_down", "product_state"),
         ("paper_start", "left_right", "default"),
     ):
-        folder = write_run(tmp_path / "docs/runs" / study / "run", flatten=flatten, epochs=36)
+        folder = write_run(tmp_path / "multirun" / study / "run", flatten=flatten, epochs=36)
         with_setting(folder, "model.start", start)
     for weight in (0, 0.1):
-        folder = write_run(tmp_path / "docs/runs/intervention" / f"{weight}", epochs=3, table=with_recall())
+        folder = write_run(tmp_path / "multirun/intervention" / f"{weight}", epochs=3, table=with_recall())
         with_setting(folder, "entropy_weight", weight)
+    for study in (tmp_path / "multirun").iterdir():
+        keep_study(study, tmp_path / "reproduction/metrics")
     pages = "".join(f"Before {name}.\n<!-- table: {name} -->\nold\n<!-- end of table -->\n" for name in TABLES)
-    shown = "![](reproduction/figures/figure_2.png)\n![](reproduction/figures/figure_of_runs_to_come.png)\n"
-    (tmp_path / "docs/results.md").write_text(pages + shown + "End.\n")
-    (tmp_path / "README.md").write_text("![](docs/intervention/figures/against_entropy_weight.png)\n")
+    shown = "![](figures/reproduction/figure_2.png)\n![](figures/reproduction/figure_of_runs_to_come.png)\n"
+    (tmp_path / "reproduction/README.md").write_text(pages + shown + "End.\n")
+    (tmp_path / "docs/results.md").write_text("<!-- table: claims reproduction -->\n<!-- end of table -->\n")
+    (tmp_path / "README.md").write_text("![](reproduction/figures/intervention/against_entropy_weight.png)\n")
     rows = [
         {
             "data": "mnist",
@@ -79,14 +84,14 @@ def project(tmp_path) -> Path:
 
 def draw(project: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, project / "scripts/draw_results.py"], cwd=project, capture_output=True, text=True
+        [sys.executable, "-m", "reproduction.draw_results"], cwd=project, capture_output=True, text=True
     )
 
 
 def test_one_command_draws_all_figures_and_writes_all_tables(project):
     done = draw(project)
     assert done.returncode == 0, done.stderr
-    page = (project / "docs/results.md").read_text()
+    page = (project / "reproduction/README.md").read_text()
     assert "old" not in page
     assert page.count("Before") == len(TABLES)
     assert page.endswith("figure_of_runs_to_come.png)\nEnd.\n")
@@ -98,7 +103,6 @@ def test_one_command_draws_all_figures_and_writes_all_tables(project):
     # two studies, one report
     assert "left/right" in page
     assert "up/down" in page
-    assert not (project / "docs/up_down").exists()
     rows = {name: page.split(f"<!-- table: {name} -->")[1].split("<!--")[0].splitlines()[3:] for name in TABLES}
     assert all(rows.values())
     assert [row.split(" | ")[0] for row in rows["entropy_time"]] == ["| 8", "| 16", "| 32", "| 64", "| 128", "| 256"]
@@ -106,6 +110,7 @@ def test_one_command_draws_all_figures_and_writes_all_tables(project):
     assert [row.split(" | ")[2] for row in rows["bipartitions reproduction"]] == ["left_right", "up_down"]
     assert [row.split(" | ")[2] for row in rows["interventions intervention"]] == ["0", "0.1"]
     assert [row.split(" | ")[2] for row in rows["starts reproduction paper_start"]] == ["product_state", "default"]
+    assert "\n".join(rows["claims reproduction"]) in (project / "docs/results.md").read_text()
     # of the same network, so the same twice
     claims = dict(row.split(" | ", 1) for row in rows["claims reproduction"])
     for cost in ("train", "test"):
@@ -119,13 +124,14 @@ def test_one_command_draws_all_figures_and_writes_all_tables(project):
 
 
 def test_only_the_figures_that_pages_show_are_kept(project):
-    old = project / "docs/reproduction/figures/figure_of_old.png"
+    old = project / "reproduction/figures/reproduction/figure_of_old.png"
     old.parent.mkdir(parents=True)
     old.write_bytes(b"")
     done = draw(project)
     assert done.returncode == 0, done.stderr
-    found = sorted(str(path.relative_to(project / "docs")) for path in project.glob("docs/*/figures/*"))
-    assert found == ["intervention/figures/against_entropy_weight.png", "reproduction/figures/figure_2.png"]
+    figures = project / "reproduction/figures"
+    found = sorted(str(path.relative_to(figures)) for path in figures.glob("*/*"))
+    assert found == ["intervention/against_entropy_weight.png", "reproduction/figure_2.png"]
     assert "figure_of_runs_to_come" in done.stdout
 
 
@@ -133,9 +139,10 @@ def test_only_the_figures_that_pages_show_are_kept(project):
     ("name", "told"), [("wishes", "wishes"), ("time_to_accuracy", "time_to_accuracy.json"), ("settling", "any report")]
 )
 def test_a_table_that_cannot_be_is_told(project, name, told):
-    for study in (project / "docs/runs").iterdir():
-        shutil.rmtree(study)
-    (project / "docs/results.md").write_text(f"<!-- table: {name} -->\n<!-- end of table -->\n")
+    shutil.rmtree(project / "reproduction/metrics")
+    for page in ("README.md", "docs/results.md"):
+        (project / page).write_text("")
+    (project / "reproduction/README.md").write_text(f"<!-- table: {name} -->\n<!-- end of table -->\n")
     done = draw(project)
     assert done.returncode == 2
     assert told in done.stderr

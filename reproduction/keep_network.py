@@ -1,4 +1,4 @@
-"""`python scripts/keep_network.py multirun/<sweep>/<job>... docs/networks`: keep the trained networks of runs.
+"""`python -m reproduction.keep_network multirun/<sweep>/<job>... reproduction/networks`: keep networks of runs.
 
 Of a run's last checkpoint its weights, its settings without paths, and its epoch: what an evaluation reads, a third of
 the size. Written as `<data set>_<sharing>.ckpt`.

@@ -8,7 +8,8 @@ from scipy.stats import spearmanr, ttest_1samp
 from synthetic import curves, write_run
 
 from qcnn_lightning.results.runs import read_collection
-from qcnn_lightning.results.studies import (
+from qcnn_lightning.results.tables import last
+from reproduction.studies import (
     class_table,
     classes_at_the_end,
     concordance_of,
@@ -22,7 +23,6 @@ from qcnn_lightning.results.studies import (
     settling_table,
     within_run_table,
 )
-from qcnn_lightning.results.tables import last
 
 
 def steps(**columns) -> pd.DataFrame:
