@@ -6,10 +6,10 @@ INSTALLED := $(VENV)/.installed
 STUDIES := reproduction paper_start up_down reproduction_d40 best_mnist best_fmnist best_fmnist_16x16 ablation intervention overfitting
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train studies results test lint format clean
+.PHONY: help setup train studies results report-page test lint format clean
 
 help: ## Say what there is to make
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
 setup: $(INSTALLED) ## Prepare .venv with the package, editable, and everything that tests and sweeps need
 
@@ -22,16 +22,24 @@ $(INSTALLED): pyproject.toml
 train: $(INSTALLED) ## Train: make train ARGS="model.d=18 data=fmnist"
 	@$(VENV)/bin/python -m qcnn_lightning.train $(ARGS)
 
-studies: $(INSTALLED) ## Run or resume all studies of docs/results.md, but for runs in docs/runs, a job per core: make studies STUDIES="up_down"
+studies: $(INSTALLED) ## Run or resume the studies in reproduction/, but for stored runs, a job per core: make studies STUDIES="up_down"
 	@for study in $(STUDIES); do \
-		$(VENV)/bin/python scripts/restore_runs.py docs/runs/$$study multirun && \
-		$(VENV)/bin/python -m qcnn_lightning.train -m sweep=$$study hydra/launcher=joblib $(ARGS) || unfinished="$$unfinished $$study"; \
-		$(VENV)/bin/python scripts/keep_runs.py multirun/$$study docs/runs; \
+		$(VENV)/bin/python -m reproduction.restore_runs reproduction/metrics/$$study.tar.xz multirun && \
+		$(VENV)/bin/python -m qcnn_lightning.train --config-dir reproduction/conf -m sweep=$$study hydra/launcher=joblib $(ARGS) \
+			|| unfinished="$$unfinished $$study"; \
+		$(VENV)/bin/python -m reproduction.keep_runs multirun/$$study reproduction/metrics; \
 	done; \
 	test -z "$$unfinished" || { echo "error: not finished:$$unfinished; the same command resumes them" >&2; exit 1; }
 
-results: $(INSTALLED) ## Draw all figures and tables of docs/results.md again, from docs/runs
-	@$(VENV)/bin/python scripts/draw_results.py
+results: $(INSTALLED) ## Draw all figures and tables of the results again, from stored runs
+	@$(VENV)/bin/python -m reproduction.draw_results
+
+report-page: $(INSTALLED) ## Draw the report of the reproduction's stored runs: multirun/reproduction/report/report.html
+	@for study in reproduction reproduction_d40 up_down; do \
+		$(VENV)/bin/python -m reproduction.restore_runs reproduction/metrics/$$study.tar.xz multirun || exit 1; \
+	done
+	@$(VENV)/bin/python -m qcnn_lightning.report 'runs=[multirun/reproduction,multirun/reproduction_d40,multirun/up_down]' \
+		out=multirun/reproduction/report
 
 test: $(INSTALLED) ## Run the tests: make test ARGS="tests/state -k entropy"
 	@$(VENV)/bin/python -m pytest $(ARGS)

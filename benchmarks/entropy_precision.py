@@ -1,6 +1,6 @@
 """How many digits of the entropies are right: float64 against mpmath with 60 digits.
 
-    python benchmarks/entropy_precision.py docs/networks/mnist_sibling.ckpt
+    python benchmarks/entropy_precision.py reproduction/networks/mnist_sibling.ckpt
     python benchmarks/entropy_precision.py multirun/<sweep>/<job>/evaluation/state.safetensors
 
 takes a trained network's checkpoint, or a state that `NetworkState.save` wrote, and recomputes each class's entropy of

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException, InstantiationException
@@ -66,6 +67,21 @@ def quote_paths(*keys: str) -> None:
 def quoted(path: str | Path) -> str:
     """Return a path as Hydra's command line takes it, whatever characters it holds."""
     return QuotedString(str(path), Quote.double).with_quotes()
+
+
+def config_dir(hydra: Any) -> list[str]:
+    """Return the option `--config-dir` of a command, for the commands that repeat its jobs; nothing if it had none.
+
+    Args:
+        hydra: what Hydra knows about the command, as in `.hydra/hydra.yaml`.
+    """
+    runtime = hydra["runtime"]
+    return [
+        argument
+        for source in runtime["config_sources"]
+        if source["provider"] == "command-line"
+        for argument in ("--config-dir", os.path.relpath(source["path"], runtime["cwd"]))
+    ]
 
 
 @contextmanager

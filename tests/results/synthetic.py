@@ -40,7 +40,7 @@ def write_run(
     folder = Path(folder)
     (folder / ".hydra").mkdir(parents=True, exist_ok=True)
     config = {
-        "model": {"_target_": "qcnn_lightning.models.QCNN", "d": d, "sharing": "full", **dict(model)},
+        "model": {"_target_": "qcnn_lightning.QCNN", "d": d, "sharing": "full", **dict(model)},
         "data": {"name": data, "flatten": flatten, "size": 16, "seed": "${seed}"},
         "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.01},
         "trainer": {"_target_": "pytorch_lightning.Trainer", "max_epochs": epochs},

@@ -1,56 +1,8 @@
-import numpy as np
-import pytest
-from synthetic import write_run, write_sweep
-from test_study_tables import with_recall, with_setting
+from synthetic import write_sweep
 
-from qcnn_lightning.results.comparison_figures import (
-    against_weight,
-    compare_variants,
-    entropy_and_error_of_classes,
-    planned_comparisons,
-)
+from qcnn_lightning.results.comparison_figures import compare_variants, planned_comparisons
 from qcnn_lightning.results.runs import read_collection
-from qcnn_lightning.results.training_figures import Choices, draw_all
-
-
-@pytest.fixture
-def intervention(tmp_path):
-    for seed in (0, 1):
-        for weight in (0, -0.1, 0.1):
-            # the study is not complete
-            if (seed, weight) == (1, 0.1):
-                continue
-            folder = write_run(tmp_path / f"{seed},{weight}", seed=seed, epochs=3, table=with_recall(seed))
-            with_setting(folder, "entropy_weight", weight)
-    return read_collection(tmp_path)
-
-
-def test_weights_are_drawn_in_order_with_zero_among_them(intervention):
-    above, below = against_weight(intervention, Choices()).axes
-    assert [label.get_text() for label in below.get_xticklabels()] == ["-0.1", "0", "0.1"]
-    (container,) = above.containers
-    expected = [
-        np.mean(
-            [run.metrics["accuracy/test"].iloc[-1] for run in intervention.runs if run.settings["entropy_weight"] == w]
-        )
-        for w in (-0.1, 0, 0.1)
-    ]
-    assert container.lines[0].get_ydata() == pytest.approx(expected)
-
-
-def test_every_class_has_a_named_point(intervention):
-    figure = entropy_and_error_of_classes(intervention.experiments)
-    for axes, experiment in zip(figure.axes, intervention.experiments, strict=True):
-        assert [text.get_text() for text in axes.texts] == [str(label) for label in range(10)]
-        error = 1 - np.mean([run.metrics["recall/class_4"].iloc[-1] for run in experiment.runs])
-        x = [container.lines[0].get_xdata()[0] for container in axes.containers]
-        assert x[4] == pytest.approx(100 * error)
-        assert axes.get_title(loc="right") == "ρ = 1.00"
-
-
-def test_without_recall_the_reason_is_told(tmp_path):
-    write_run(tmp_path / "run", epochs=3)
-    assert "recall/class_0" in entropy_and_error_of_classes(read_collection(tmp_path).experiments)
+from qcnn_lightning.results.training_figures import Choices, draw_all, planned_figures
 
 
 def test_variants_have_a_colour_each_in_all_panels(tmp_path):
@@ -65,8 +17,9 @@ def test_variants_have_a_colour_each_in_all_panels(tmp_path):
     assert [text.get_text() for text in legend.get_texts()] == ["d=2", "d=18", "test", "train"]
 
 
-def test_only_what_is_asked_for_is_drawn(tmp_path, intervention):
-    out = tmp_path / "figures"
-    names, _ = draw_all(intervention, out, Choices(), ["png"], [planned_comparisons], only={"variants"})
+def test_only_what_is_asked_for_is_drawn(tmp_path):
+    write_sweep(tmp_path / "sweep", d=(2, 18), epochs=5)
+    out, plans = tmp_path / "figures", [planned_figures, planned_comparisons]
+    names, _ = draw_all(read_collection(tmp_path / "sweep"), out, Choices(), ["png"], plans, only={"variants"})
     assert names == ["variants"]
     assert [path.name for path in out.iterdir()] == ["variants.png"]

@@ -1,11 +1,9 @@
-import gzip
 import os
 import shutil
 import subprocess
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
@@ -237,24 +235,3 @@ def test_the_table_of_jobs(tmp_path, capsys):
     assert "failed" in rows["unreadable"]
     assert "running" in rows["at_work"]
     assert "5 jobs: 1 finished, 1 running, 2 failed, 1 interrupted" in printed
-
-
-def test_kept_metrics_read_as_the_original(tmp_path):
-    folder = write_run(tmp_path / "sweep" / "job", epochs=5)
-    (whole,) = read_collection(tmp_path).runs
-    with gzip.open(tmp_path / "metrics.csv.gz", "wb") as file:
-        file.write((folder / "metrics.csv").read_bytes())
-    (folder / "metrics.csv").unlink()
-    (tmp_path / "metrics.csv.gz").rename(folder / "metrics.csv.gz")
-    (kept,) = read_collection(tmp_path).runs
-    pd.testing.assert_frame_equal(kept.metrics, whole.metrics, rtol=0, atol=0)
-
-
-def test_damaged_kept_metrics_leave_the_run_out(tmp_path):
-    write_run(tmp_path / "good", epochs=1)
-    bad = write_run(tmp_path / "bad", epochs=1)
-    (bad / "metrics.csv.gz").write_bytes(gzip.compress((bad / "metrics.csv").read_bytes())[:-20])
-    (bad / "metrics.csv").unlink()
-    collection = read_collection(tmp_path)
-    assert [run.name for run in collection.runs] == ["good"]
-    assert "metrics.csv cannot be read" in reasons(collection, "bad")

@@ -11,6 +11,7 @@ import pytest
 from conftest import SMALL, TIMEOUT_S, command
 from omegaconf import OmegaConf
 
+from qcnn_lightning.results.runs import read_collection
 from qcnn_lightning.run_folder import LOCK, is_running
 from qcnn_lightning.training.record import message_of
 from qcnn_lightning.training.sweep import in_one_line, read_job
@@ -129,7 +130,10 @@ def test_a_sweep_ends_with_its_jobs_when_it_is_told_to(tmp_path, launcher):
 
 
 def test_a_failed_job_is_run_again_by_the_command_that_is_told(tmp_path):
-    arguments = ("-m", *QUICK, "+note='a b/c'", "hydra.sweep.dir=studies/first")
+    (tmp_path / "mine" / "sweep").mkdir(parents=True)
+    (tmp_path / "mine" / "sweep" / "ours.yaml").write_text("# @package _global_\nseed: 7\n")
+    place = ("--config-dir", "mine")
+    arguments = (*place, "-m", *QUICK, "sweep=ours", "+note='a b/c'", "hydra.sweep.dir=studies/first")
     # A disk that is full before the first checkpoint, of 40 kB, is written.
     full = 'ulimit -f 16; exec "$0" -m qcnn_lightning.train "$@"'
     failed = subprocess.run(
@@ -142,8 +146,11 @@ def test_a_failed_job_is_run_again_by_the_command_that_is_told(tmp_path):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     again = subprocess.run(pasted, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path}, timeout=TIMEOUT_S)
     assert again.returncode == 0
-    assert json.loads((run / "summary.json").read_text())["status"] == "finished"
+    summary = json.loads((run / "summary.json").read_text())
+    assert (summary["status"], summary["seed"]) == ("finished", 7)
     assert [path.name for path in (tmp_path / "studies").glob("*/*/")] == [run.name]
+    # the report tells a command that finds the same configs
+    assert "--config-dir mine" in read_collection(run).runs[0].command
 
 
 def test_an_error_without_a_message_is_a_failure_as_well(tmp_path):

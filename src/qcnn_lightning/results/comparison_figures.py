@@ -1,101 +1,35 @@
-"""Figures that compare: the variants of an experiment, the values of one setting, and the classes of a data set."""
+"""A figure that compares the variants of an experiment."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
-import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
-from qcnn_lightning.results.runs import Collection, Experiment, LeftOut, caption, rank
-from qcnn_lightning.results.studies import classes_at_the_end, entropy_and_error, mean_with_interval
-from qcnn_lightning.results.tables import last, mean_and_deviation
+from qcnn_lightning.results.runs import Collection, Experiment, LeftOut, caption
 from qcnn_lightning.results.training_figures import (
-    LONGEST_CLASS_NAME,
-    MARKERS,
     MEAN_ENTROPY,
-    MOST_PANELS,
     OKABE_ITO,
     PANEL_WIDTH,
     Choices,
-    colour_of,
     cut_off_at_ignorance,
     draw_band,
     legend_below,
-    panel_grid,
     say_empty,
-    spread,
-    title_above,
     unique,
     wrapped,
 )
 
 MOST_CURVES = len(OKABE_ITO)
-WEIGHT = "entropy_weight"
 
 
 def planned_comparisons(
     collection: Collection, choices: Choices, left_out: list[LeftOut]
 ) -> Iterator[tuple[str, Callable[[], Figure | str]]]:
     """Yield the title of every figure and the function that draws it."""
-    for data in collection.data_sets:
-        chosen = [experiment for experiment in collection.experiments if experiment.data == data]
-        # That only so many fit is said of the other figures with a panel per experiment.
-        yield f"entropy_and_error_{data}", partial(entropy_and_error_of_classes, spread(chosen, MOST_PANELS))
     if any(len(variants_of(collection, data)) > 1 for data in collection.data_sets):
         yield "variants", partial(compare_variants, collection, choices)
-    if WEIGHT in collection.varying_settings:
-        yield f"against_{WEIGHT}", partial(against_weight, collection, choices)
-
-
-def entropy_and_error_of_classes(experiments: Sequence[Experiment]) -> Figure | str:
-    """Draw the entropy of every class against its error rate at the end: mean over seeds, bars of one deviation.
-
-    Over each panel the mean of the runs' Spearman correlations over the classes.
-    """
-    found: dict[Experiment, list[pd.DataFrame]] = {}
-    for experiment in experiments:
-        tables = [classes_at_the_end(run) for run in experiment.complete_runs]
-        if tables := [table for table in tables if len(table) and table.notna().to_numpy().all()]:
-            found[experiment] = tables
-    if not found:
-        return (
-            "no run has numbers in the columns recall/class_0, recall/class_1, ... beside ee/class_0, ee/class_1, ..."
-        )
-    figure, panels = panel_grid(list(found), height=2.5)
-    for axes, (experiment, tables) in zip(panels, found.items(), strict=True):
-        for label in tables[0].index:
-            rows = pd.DataFrame([table.loc[label] for table in tables])
-            (error, error_sd), (entropy, entropy_sd) = (
-                mean_and_deviation(list(rows[of])) for of in ("error", "entropy")
-            )
-            axes.errorbar(
-                100 * error,
-                entropy,
-                xerr=100 * np.nan_to_num(error_sd),
-                yerr=np.nan_to_num(entropy_sd),
-                color=colour_of(experiment.data),
-                elinewidth=0.6,
-                marker="o",
-                markersize=3,
-            )
-            axes.annotate(
-                wrapped(label[:LONGEST_CLASS_NAME], PANEL_WIDTH),
-                (100 * error, entropy),
-                xytext=(3, 2),
-                textcoords="offset points",
-                fontsize=6.5,
-            )
-        mean = mean_with_interval([entropy_and_error(run) for run in experiment.complete_runs])
-        if np.isfinite(mean.value):
-            axes.set_title(f"ρ = {mean.value:.2f}".replace("-", "−"), loc="right")
-        axes.set_xlabel("error rate of the class (%)")
-        axes.margins(x=0.15, y=0.12)
-    panels[0].set_ylabel("EE of the class (nats)")
-    title_above(figure, f"{experiments[0].data}: entropy and error rate of every class, last epoch")
-    return figure
 
 
 def compare_variants(collection: Collection, choices: Choices) -> Figure | str:
@@ -141,58 +75,3 @@ def variants_of(collection: Collection, data: str) -> dict[str, Experiment]:
         caption(experiment.variant, experiment.bipartition if several else "") or "all runs": experiment
         for experiment in experiments
     }
-
-
-def against_weight(collection: Collection, choices: Choices) -> Figure | str:
-    """Draw last test accuracy and entropy against the entropy's weight in the cost: mean over seeds, bars of one sd.
-
-    A column per data set, a line per what else varies. The weights are at equal distances: they span decades, and zero.
-    """
-    weights = sorted({run.settings.get(WEIGHT) for run in collection.runs}, key=rank)
-    kinds = unique(collection.describe_variant(run, without=WEIGHT) for run in collection.runs)
-    columns = len(collection.data_sets)
-    figure = Figure(figsize=(max(3.6, PANEL_WIDTH * 1.2 * columns), 4.4))
-    panels = figure.subplots(2, columns, squeeze=False, sharex=True)
-    for (above, below), data in zip(panels.T, collection.data_sets, strict=True):
-        for number, kind in enumerate(kinds):
-            of_kind = [
-                experiment
-                for experiment in collection.experiments
-                if experiment.data == data and collection.describe_variant(experiment.runs[0], without=WEIGHT) == kind
-            ]
-            of_kind.sort(key=lambda experiment: rank(experiment.runs[0].settings.get(WEIGHT)))
-            places = [weights.index(experiment.runs[0].settings.get(WEIGHT)) for experiment in of_kind]
-            for axes, metric in ((above, "accuracy/test"), (below, "ee/mean")):
-                ends = [
-                    mean_and_deviation([last(run.column(metric)) for run in experiment.complete_runs])
-                    for experiment in of_kind
-                ]
-                axes.errorbar(
-                    # Side by side where they would hide one another.
-                    np.array(places) + 0.08 * (number - (len(kinds) - 1) / 2),
-                    [mean for mean, _ in ends],
-                    np.nan_to_num([deviation for _, deviation in ends]),
-                    color=OKABE_ITO[number % len(OKABE_ITO)],
-                    marker=MARKERS[number % len(MARKERS)],
-                    markersize=4,
-                    linewidth=0.9,
-                    capsize=2.5,
-                )
-        above.set_title(wrapped(data, PANEL_WIDTH), loc="left")
-        above.set_ylabel("test accuracy")
-        above.yaxis.set_major_formatter(PercentFormatter(1))
-        below.set_ylabel(MEAN_ENTROPY)
-        below.set_ylim(bottom=0)
-        below.set_xlabel("weight of the entropy in the cost")
-        below.set_xticks(range(len(weights)), [f"{weight:g}" for weight in weights])
-    if len(kinds) > 1:
-        legend_below(
-            figure,
-            [
-                Line2D(
-                    [], [], color=OKABE_ITO[number % len(OKABE_ITO)], marker=MARKERS[number % len(MARKERS)], label=kind
-                )
-                for number, kind in enumerate(kinds)
-            ],
-        )
-    return figure

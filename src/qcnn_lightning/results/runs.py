@@ -1,16 +1,14 @@
 """What runs left on disk, read as data: nothing in a run folder is executed, and no path in it is followed out of it.
 
-A run is a folder with `metrics.csv` (a row per epoch; `metrics.csv.gz` where it is kept for good), `summary.json` and
-`.hydra/`. Whatever is damaged, missing or strange is left out and named, so that one bad run never hides the others.
+A run is a folder with `metrics.csv` (a row per epoch), `summary.json` and `.hydra/`. Whatever is damaged, missing or
+strange is left out and named, so that one bad run never hides the others.
 """
 
-import gzip
 import io
 import json
 import math
 import os
 import shlex
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from qcnn_lightning.command_line import config_dir
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import inside
 from qcnn_lightning.first_epoch import first_epoch_of
@@ -34,7 +33,7 @@ from qcnn_lightning.run_folder import (
     settings_of,
 )
 
-MARKS_OF_A_RUN = ("metrics.csv", "metrics.csv.gz", "summary.json", ".hydra/config.yaml", TRACEBACK)
+MARKS_OF_A_RUN = ("metrics.csv", "summary.json", ".hydra/config.yaml", TRACEBACK)
 MEASURED = ("accuracy/train", "accuracy/test", "cost/train", "cost/test", "ee/mean")
 # The train cost of results, where it was recorded: the mean over the epoch's batches, what was minimised and, in all
 # likelihood, what the paper shows. With fixed statistics, one image in 60000 can outweigh all others.
@@ -90,6 +89,7 @@ class Run:
         metrics: a row per epoch, indexed by the epoch (-1: before training); finite numbers or NaN.
         settings: the configuration, flattened: `settings["model.d"]`.
         overrides: what was given on the command line.
+        options: of that command, besides: where its configs are.
         summary: `summary.json`.
         status: as `status_of` returns it.
     """
@@ -99,6 +99,7 @@ class Run:
     metrics: pd.DataFrame
     settings: Mapping[str, Any] = field(default_factory=dict)
     overrides: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     summary: Mapping[str, Any] = field(default_factory=dict)
     status: str = "interrupted"
 
@@ -130,7 +131,7 @@ class Run:
     @property
     def command(self) -> str:
         """The command that repeats this run."""
-        return shlex.join(["python", "-m", "qcnn_lightning.train", *self.overrides])
+        return shlex.join(["python", "-m", "qcnn_lightning.train", *self.options, *self.overrides])
 
     @property
     def num_parameters(self) -> float:
@@ -388,11 +389,19 @@ def read_run(folder: Path, name: str | None = None) -> tuple[Run, list[LeftOut]]
     metrics, reasons = read_metrics(inside(folder, "metrics.csv"))
     notes += [LeftOut(name, reason) for reason in reasons]
     settings = {key: as_text_if_list(value) for key, value in settings_of(config).items()}
-    return Run(name, folder, metrics, settings, overrides, summary, status_of(folder)), notes
+    return Run(name, folder, metrics, settings, overrides, options_of(folder), summary, status_of(folder)), notes
+
+
+def options_of(folder: Path) -> tuple[str, ...]:
+    """Return the options of a run's command that are no settings; none if `.hydra/hydra.yaml` does not tell."""
+    try:
+        return tuple(config_dir(read_yaml(inside(folder, ".hydra/hydra.yaml"))["hydra"]))
+    except (InputError, KeyError, TypeError):
+        return ()
 
 
 def read_metrics(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Read `metrics.csv`, or `metrics.csv.gz` if there is only that: a row per epoch, every value finite or NaN.
+    """Read `metrics.csv`: a row per epoch, every value finite or NaN.
 
     `cost/train` becomes the mean cost of the epoch's batches, where that was recorded.
 
@@ -402,15 +411,11 @@ def read_metrics(path: Path) -> tuple[pd.DataFrame, list[str]]:
     Raises:
         InputError: there is no complete row, or no column `epoch`.
     """
-    compressed = inside(path.parent, f"{path.name}.gz")
     try:
-        if compressed.is_file() and not path.exists():
-            text = gzip.decompress(compressed.read_bytes()).decode()
-        else:
-            text = path.read_text()
+        text = path.read_text()
     except FileNotFoundError as error:
         raise InputError("no metrics.csv: no epoch has been completed") from error
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"metrics.csv cannot be read: {error}") from error
     reasons = []
     if not text.endswith("\n"):

@@ -45,7 +45,6 @@ from qcnn_lightning.results.runs import (
     describe_first_epoch,
     rank,
 )
-from qcnn_lightning.results.studies import PAPER_ACCURACY
 from qcnn_lightning.results.tables import last, mean_and_deviation
 
 FORMATS = ("png", "svg", "pdf")
@@ -438,16 +437,6 @@ def accuracy_against_parameters(collection: Collection) -> Figure | str:
     )
     if not handles:
         return "no run has both a parameter count (summary.json) and the column accuracy/test"
-    for data, accuracy in PAPER_ACCURACY.items():
-        if data in collection.data_sets:
-            axes.axhline(accuracy, color=colour_of(data), linewidth=0.8, linestyle=":", zorder=0)
-            axes.annotate(
-                "paper's best",
-                (0.01, accuracy),
-                xycoords=("axes fraction", "data"),
-                va="bottom",
-                color=colour_of(data),
-            )
     use_logarithm(axes, "x", EngFormatter(sep=""))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     axes.set(xlabel="trained parameters", ylabel="test accuracy, last epoch")

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _SubprocessScriptLauncher
 
-from qcnn_lightning.command_line import quoted
+from qcnn_lightning.command_line import config_dir, quoted
 from qcnn_lightning.errors import InputError
 
 SCRIPT = "qcnn_lightning.train"
@@ -53,7 +53,7 @@ def other_processes(trainer: pl.Trainer, folder: Path) -> Iterator[None]:
     environment, arguments = dict(os.environ), sys.argv
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
-        sys.argv = [arguments[0], *hydra.overrides.task, f"run_dir={quoted(folder)}"]
+        sys.argv = [arguments[0], *config_dir(hydra), *hydra.overrides.task, f"run_dir={quoted(folder)}"]
     succeeded = False
     try:
         yield

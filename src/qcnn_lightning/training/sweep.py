@@ -13,6 +13,7 @@ import signal
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.live import Live
 from rich.table import Table
 
-from qcnn_lightning.command_line import exit_at_errors, quoted
+from qcnn_lightning.command_line import config_dir, exit_at_errors, quoted
 from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.job_table import add_job, empty_job_table, job_console
 from qcnn_lightning.run_folder import read_summary
@@ -68,18 +69,19 @@ class Job:
     overrides: tuple[str, ...]
     max_epochs: Any
 
-    def command(self, sweep_name: str, own_place: bool) -> str:
+    def command(self, sweep_name: str, own_place: bool, options: Sequence[str] = ()) -> str:
         """Return the command that runs this job alone, in the same folder.
 
         Args:
             sweep_name: `sweep.name`.
             own_place: whether the sweep's folders are others than `conf/train.yaml` says.
+            options: of the command, that are no settings.
         """
         named = any(override.startswith("sweep.name=") for override in self.overrides)
         more = [] if named else [f"sweep.name={sweep_name}"]
         if own_place:
             more.append(f"hydra.run.dir={quoted(self.folder)}")
-        return shlex.join(["python", "-m", "qcnn_lightning.train", *self.overrides, *more])
+        return shlex.join(["python", "-m", "qcnn_lightning.train", *options, *self.overrides, *more])
 
 
 def read_job(note: Path, sweep: Path) -> Job:
@@ -175,7 +177,7 @@ class SweepMonitor(Callback):
             own_place = any(override.lstrip("+").startswith(PLACES) for override in given)
             for job in unfinished:
                 self.console.print(f"\n{job.name}: {job.error or job.status}", style="bold", soft_wrap=True)
-                command = job.command(config.sweep.name, own_place)
+                command = job.command(config.sweep.name, own_place, config_dir(config.hydra))
                 self.console.print(f"  to run it again: {command}", soft_wrap=True)
             if unfinished or not jobs:
                 told = f"{len(unfinished)} of {len(jobs)} jobs have not finished" if jobs else "no job was run"

@@ -1,0 +1,58 @@
+"""`python -m reproduction.keep_runs multirun/<study>... reproduction/metrics`: store what the page needs of runs.
+
+Of every finished run the metrics, summary, configuration and overrides are kept, to the byte; no checkpoint.
+"""
+
+import argparse
+from pathlib import Path
+
+from qcnn_lightning.command_line import one_message
+from qcnn_lightning.files import inside
+from qcnn_lightning.results.runs import find_run_folders
+from qcnn_lightning.run_folder import read_summary
+from reproduction.archives import SUFFIX, read_archive, write_archive
+
+KEPT = ("metrics.csv", "summary.json", ".hydra/config.yaml", ".hydra/overrides.yaml")
+
+
+def keep_study(study: Path, out: Path) -> tuple[int, int]:
+    """Add the finished runs of a study to `out/<study's name>.tar.xz`, in place of what is stored of them already.
+
+    Args:
+        study: the sweep's folder.
+        out: folder of the archives.
+
+    Returns:
+        How many have finished and are kept, and how many have not.
+
+    Raises:
+        InputError: there is no run, or a file cannot be read or written.
+    """
+    name = study.resolve().name
+    archive = out / f"{name}{SUFFIX}"
+    files = read_archive(archive) if archive.is_file() else {}
+    kept = left = 0
+    for job, folder in find_run_folders(study):
+        if read_summary(folder).get("status") != "finished":
+            left += 1
+            continue
+        files |= {f"{name}/{job}/{file}": inside(folder, file).read_bytes() for file in KEPT}
+        kept += 1
+    write_archive(archive, files)
+    return kept, left
+
+
+def main() -> None:
+    """Keep the runs of the studies named on the command line."""
+    parser = argparse.ArgumentParser(description="Keep the metrics of finished runs.")
+    parser.add_argument("studies", nargs="+", type=Path, metavar="study", help="multirun/<study>")
+    parser.add_argument("out", type=Path, help="folder of the archives, one per study")
+    given = parser.parse_args()
+    for study in given.studies:
+        kept, left = keep_study(study, given.out)
+        print(f"{study}: {kept} finished runs kept in {given.out}, {left} others left out")
+
+
+if __name__ == "__main__":
+    with one_message():
+        main()

@@ -1,0 +1,116 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
+
+from qcnn_lightning import command_line  # noqa: F401  the configs use its resolvers
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.results.runs import read_collection
+from qcnn_lightning.run_folder import LAST, load_network
+from reproduction.archives import SUFFIX, study_of, unpack
+from reproduction.keep_runs import keep_study
+from reproduction.restore_runs import restore_study
+
+FOLDER = Path(__file__).parents[2] / "reproduction"
+CONF = FOLDER / "conf"
+STUDIES = sorted(path.stem for path in CONF.glob("sweep/*.yaml"))
+STORED = sorted((FOLDER / "metrics").glob(f"*{SUFFIX}"))
+# Of what hangs; a busy machine may take a while.
+TIMEOUT_S = 600
+
+
+def train(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `python -m qcnn_lightning.train` in a folder, with the studies' configs."""
+    command = [sys.executable, "-W", "error", "-m", "qcnn_lightning.train", "--config-dir", str(CONF), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
+def jobs(study: str) -> list[DictConfig]:
+    """Return the configuration of every job, as Hydra's sweeper makes them."""
+    place = f"hydra.searchpath=[file://{CONF}]"
+    with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
+        config = compose("train", [place, f"sweep={study}"], return_hydra_config=True)
+        given = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
+        overrides = OverridesParser.create().parse_overrides([*given, f"sweep={study}"])
+        (batch,) = BasicSweeper.split_arguments(overrides, None)
+        return [compose("train", [place, *job], return_hydra_config=True) for job in batch]
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_job_of_a_study_can_be_composed_into_a_folder_of_its_own(study):
+    batch = jobs(study)
+    for config in batch:
+        assert config.sweep.name == study
+        assert config.trainer.max_epochs > 0
+    folders = {config.hydra.sweep.subdir for config in batch}
+    assert len(folders) == len(batch)
+    assert not any("sweep" in folder for folder in folders)
+
+
+def test_every_choice_of_the_ablation_changes_the_network_or_its_training():
+    batch = [job for job in jobs("ablation") if (job.seed, job.data.name) == (0, "mnist")]
+    changed = ("model", "data", "scheduler", "evaluation_statistics", "average_decay")
+    settings = {str([job[name] for name in changed]) for job in batch}
+    assert len(settings) == len(batch) == len(list(CONF.glob("ablation/*.yaml")))
+
+
+def test_the_same_command_resumes_a_study_and_the_command_line_can_shrink_it(tmp_path):
+    smaller = ("data=digits", "model.d=2", "seed=0,1", "trainer.max_epochs=1", "data.size=8")
+    arguments = ("-m", "sweep=reproduction", *smaller, "model.kernel=plain", "logger=none")
+    first = train(*arguments, folder=tmp_path)
+    assert first.returncode == 0, first.stderr
+    again = train(*arguments, folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("finished already") == 2
+    assert len(list((tmp_path / "multirun" / "reproduction").glob("*/summary.json"))) == 2
+
+
+def test_runs_that_are_stored_are_not_trained_again(tmp_path):
+    settings = ("data=digits", "model.d=2", "trainer.max_epochs=2", "model.kernel=plain", "logger=csv")
+    sweep = ("-m", *settings, "seed=0,1", "sweep.name=study")
+    multirun, archive = tmp_path / "multirun", tmp_path / "study.tar.xz"
+    assert train(*sweep, folder=tmp_path).returncode == 0
+    keep_study(multirun / "study", tmp_path)
+    stored = archive.read_bytes()
+    shutil.rmtree(multirun)
+
+    assert restore_study(archive, multirun) == (2, 0)
+    again = train(*sweep, folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("finished already") == 2
+    # what is stored of them is the same, to the byte
+    archive.unlink()
+    keep_study(multirun / "study", tmp_path)
+    assert archive.read_bytes() == stored
+    # and they are restored but once
+    assert restore_study(archive, multirun) == (0, 2)
+    assert "--config-dir reproduction/conf" in read_collection(multirun).runs[0].command
+
+    (job, _) = sorted((multirun / "study").glob("*/"))
+    changed = train(*settings, "seed=0", "optimizer.lr=0.02", f"hydra.run.dir='{job}'", folder=tmp_path)
+    assert changed.returncode == 2
+    assert "optimizer.lr: 0.01 -> 0.02" in changed.stderr
+    with pytest.raises(InputError, match="no weights"):
+        load_network(job / LAST)
+
+
+@pytest.mark.parametrize("archive", STORED, ids=study_of)
+def test_every_stored_run_can_be_read_and_has_finished(archive, tmp_path):
+    collection = read_collection(unpack(archive, tmp_path))
+    assert collection.left_out == ()
+    for run in collection.runs:
+        assert run.status == "finished"
+        assert run.last_epoch + 1 == run.planned_epochs
+
+
+@pytest.mark.parametrize("archive", [path for path in STORED if study_of(path) in STUDIES], ids=study_of)
+def test_the_runs_that_are_stored_of_a_study_are_its_jobs(archive, tmp_path):
+    planned = {(job.data.name, job.model.d, job.seed, job.data.flatten) for job in jobs(study_of(archive))}
+    stored = {(run.data, run.d, run.seed, run.flatten) for run in read_collection(unpack(archive, tmp_path)).runs}
+    assert stored <= planned
