@@ -106,8 +106,8 @@ class ImageDataModule(pl.LightningDataModule):
                 raise InputError(f"data={name} needs data.{key}=DIR.")
         if test_fraction is not None and not 0 < test_fraction < 1:
             raise InputError(f"data.test_fraction={test_fraction} must lie between 0 and 1.")
-        self.pixel_order: Int64[Tensor, " sites"] = pixel_order(flatten, size)
-        self.num_sites = padded_num_sites(size)
+        self.pixel_order: Int64[Tensor, " sites"] = pixel_order(flatten, size, size)
+        self.num_sites = padded_num_sites(size, size)
         self.image_shape = (size, size)
         self._augmentation = Augmentation(self.pixel_order, self.image_shape, **(augment or {}))
         self.seed = seed

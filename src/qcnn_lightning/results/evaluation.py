@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Real
 from scipy.stats import spearmanr
 from torch import Tensor
 from torch.nn import functional
@@ -142,7 +142,7 @@ class Examples:
     index: Int64[Tensor, "classes examples"]
     probability: Float[Tensor, "classes examples"]
     taken_for: Int64[Tensor, "classes examples"]
-    images: UInt8[Tensor, "classes examples height width"]
+    images: Real[Tensor, "classes examples height width"]
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Evaluation:
         state: the states of the classes.
         entanglement: the same by numbers.
         pixel_entropies: the entropy of every pixel with all others, nats.
-        mean_images: mean of the images of every class, grey levels from 0 to 255.
+        mean_images: mean of the images of every class, in their own grey levels: 0 to 255, or 0 to 1 for floats.
         most_probable: every class's own images with the highest p(y|x).
         least_probable: every class's own images with the lowest p(y|x).
     """
@@ -259,21 +259,21 @@ def measure(
         images, labels = datamodule.splits[split]
         classification = classify(network, state, images, labels)
         entanglement = measure_entanglement(state)
-    order = datamodule.pixel_order
-    upright = lay_on_image(images, order)
+    order, shape = datamodule.pixel_order, datamodule.image_shape
+    upright = lay_on_image(images, order, shape)
     by_class = [upright[labels == label].double() for label in range(state.num_classes)]
     return Evaluation(
         checkpoint=checkpoint,
         epoch=epoch,
         split=split,
-        data={key: settings["data"][key] for key in ("name", "size", "flatten")},
+        data={key: settings["data"].get(key) for key in ("name", "size", "flatten")},
         model={key: value for key, value in settings["model"].items() if not key.startswith("_") and key != "kernel"},
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         class_names=datamodule.class_names,
         classification=classification,
         state=state,
         entanglement=entanglement,
-        pixel_entropies=lay_on_image(entanglement.block_entropies[0], order),
+        pixel_entropies=lay_on_image(entanglement.block_entropies[0], order, shape),
         mean_images=torch.stack([own.mean(0) if len(own) else own.new_zeros(own.shape[1:]) for own in by_class]),
         most_probable=choose_examples(classification, upright, descending=True),
         least_probable=choose_examples(classification, upright, descending=False),
@@ -283,7 +283,7 @@ def measure(
 def classify(
     network: QCNN,
     state: NetworkState,
-    images: UInt8[Tensor, "images sites"],
+    images: Real[Tensor, "images sites"],
     labels: Int64[Tensor, " images"],
 ) -> Classification:
     """Classify images by the largest |alpha| (eq. 35), with the network, and measure p(y|x) with its states."""
@@ -305,7 +305,7 @@ def classify(
     )
 
 
-def disagreement(network: QCNN, state: NetworkState, images: UInt8[Tensor, "images sites"]) -> float:
+def disagreement(network: QCNN, state: NetworkState, images: Real[Tensor, "images sites"]) -> float:
     """Return max |alpha_y(x) - <x|Psi_y>| / max |<x|Psi_y>| of network's scores and states' amplitudes (eq. 31)."""
     amplitude = state.amplitude(images)
     scores = network(images.to(next(network.parameters()).device)).cpu().double()
@@ -323,7 +323,7 @@ def measure_entanglement(state: NetworkState) -> Entanglement:
 
 
 def choose_examples(
-    classification: Classification, upright: UInt8[Tensor, "images height width"], descending: bool
+    classification: Classification, upright: Real[Tensor, "images height width"], descending: bool
 ) -> Examples:
     """Choose the images of every class with the highest, or the lowest, p(y|x)."""
     num_classes = classification.probabilities.shape[1]
