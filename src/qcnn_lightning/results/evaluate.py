@@ -1,6 +1,7 @@
 """One evaluation, from its configuration to what it leaves on disk."""
 
 import logging
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -8,8 +9,11 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
-from qcnn_lightning.data.datamodule import DATA_NAMES, ImageDataModule
+from qcnn_lightning.data.datamodule import ImageDataModule
+from qcnn_lightning.data.flattening import FLATTENINGS
+from qcnn_lightning.data.sources import SOURCES
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import inside, replace_atomically
 from qcnn_lightning.models import QCNN
@@ -47,8 +51,12 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     network, settings = load_network(checkpoint)
     # Nobody should need a compiler to look at a network.
     network.kernel = "plain"
-    epoch = read_checkpoint(checkpoint).get("epoch")
-    datamodule = rebuild_data(settings, config.data)
+    content = read_checkpoint(checkpoint)
+    epoch = content.get("epoch")
+    images = content.get(ImageDataModule.__qualname__, {})
+    datamodule = rebuild_data(settings, config.data, images.get("pixel_order"))
+    if images.get("content", datamodule.state_dict()["content"]) != datamodule.state_dict()["content"]:
+        log.warning("these are not the images that the network was trained with")
     check_fit(network, datamodule, config.split)
     log.info("evaluating %s on %s", checkpoint, device)
     evaluation = measure(network.to(device), datamodule, config.split, checkpoint, epoch, settings)
@@ -100,26 +108,40 @@ def choose_device(name: str) -> torch.device:
         raise InputError(f"device={name} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
-def rebuild_data(settings: Mapping[str, Any], paths: DictConfig) -> ImageDataModule:
+def rebuild_data(settings: Mapping[str, Any], given: DictConfig, order: Any = None) -> ImageDataModule:
     """Prepare the data that a run was trained with.
 
-    A run folder's own paths are not followed: the files are where the configuration of the data set says, or `paths`.
+    A run folder's own paths are not followed: the files are where the configuration of the data set says, or `given`.
+    Nor is a class or a function imported because a run folder names it.
 
     Args:
         settings: the run's configuration.
-        paths: `root` and `cache`; None for those of the data set.
+        given: paths, None for those of the data set, and `name`, if it is of a source that may be imported.
+        order: the order of the pixels that the checkpoint holds, if it does.
 
     Raises:
         InputError: the configuration does not describe data, or they cannot be reached.
     """
     own = settings.get("data")
-    if not isinstance(own, dict) or own.get("name") not in DATA_NAMES:
+    name = str(own.get("name")) if isinstance(own, dict) else ""
+    if not isinstance(own, dict) or not (name in SOURCES or re.fullmatch(r"\w+(\.\w+)+", name)):
         raise InputError(f"the run's configuration does not say which data it was trained with: data={own}")
-    choice: Any = OmegaConf.create((files("qcnn_lightning.conf") / "data" / f"{own['name']}.yaml").read_text())
-    given = {key: value for key, value in paths.items() if value is not None}
-    chosen = OmegaConf.create({"data": OmegaConf.merge(choice, given)})
-    # What the run's configuration holds is taken as it is: only our own may refer to other settings.
-    places = {key: chosen.data[key] for key in PATHS_IN_A_CONFIG["data"] if key in chosen.data}
+    if given.name not in (None, name):
+        raise InputError(f"data.name={given.name}: the run was trained with data.name={name}")
+    if name not in SOURCES and given.name is None:
+        raise InputError(
+            f"the run was trained with images of {name}, which is not ours: refused, nothing was executed. To have it "
+            f"imported, give data.name={name}"
+        )
+    if own.get("flatten") not in FLATTENINGS:
+        # Text would be taken for the path of a function.
+        if not isinstance(order, Tensor):
+            raise InputError(
+                f"the run was trained with the pixel order data.flatten={own.get('flatten')}, which is not ours, and "
+                "its checkpoint does not hold it: refused, nothing was executed"
+            )
+        own = own | {"flatten": order}
+    places = places_of(name, given)
     try:
         datamodule = ImageDataModule(**own, **places)
     except TypeError as error:
@@ -127,6 +149,17 @@ def rebuild_data(settings: Mapping[str, Any], paths: DictConfig) -> ImageDataMod
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule
+
+
+def places_of(name: str, given: DictConfig) -> dict[str, Any]:
+    """Return the paths of a data set: what is given, else what its configuration says."""
+    paths = {key: given[key] for key in PATHS_IN_A_CONFIG["data"] if given.get(key) is not None}
+    if name not in SOURCES:
+        return paths
+    ours: Any = OmegaConf.create((files("qcnn_lightning.conf") / "data" / f"{name}.yaml").read_text())
+    # What the run's configuration holds is taken as it is: only our own may refer to other settings.
+    chosen = OmegaConf.create({"data": OmegaConf.merge(ours, paths)})
+    return {key: chosen.data[key] for key in PATHS_IN_A_CONFIG["data"] if key in ours}
 
 
 def check_fit(network: QCNN, datamodule: ImageDataModule, split: str) -> None:

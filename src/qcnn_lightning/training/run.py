@@ -187,6 +187,9 @@ def fit(
     build_network(num_classes=2)
     datamodule.prepare_data()
     datamodule.setup()
+    if state is not None:
+        # Lightning does so too, but only once the loggers have begun.
+        datamodule.load_state_dict(state.checkpoint.get(type(datamodule).__qualname__, {}))
 
     torch.manual_seed(config.seed)
     network: QCNN = build_network(num_classes=datamodule.num_classes)
