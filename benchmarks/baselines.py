@@ -67,21 +67,20 @@ class Baseline(pl.LightningModule):
 
     Args:
         network: maps (batch, 1, height, width) to scores.
-        pixel_order: of the data module.
-        num_classes: number of classes.
+        data: whose pixel order it undoes.
         rate: highest learning rate.
         steps: optimisation steps in all.
     """
 
-    def __init__(self, network: nn.Module, pixel_order: Tensor, num_classes: int, rate: float, steps: int):
+    def __init__(self, network: nn.Module, data: ImageDataModule, rate: float, steps: int):
         super().__init__()
-        self.network, self.pixel_order, self.rate, self.steps = network, pixel_order, rate, steps
-        self.accuracies = nn.ModuleList(MulticlassAccuracy(num_classes, average="micro") for _ in range(2))
+        self.network, self.data, self.rate, self.steps = network, data, rate, steps
+        self.accuracies = nn.ModuleList(MulticlassAccuracy(data.num_classes, average="micro") for _ in range(2))
         self.history: list[dict[str, float]] = []
 
     def forward(self, x: UInt8[Tensor, "batch sites"]) -> Float[Tensor, "batch classes"]:
         """Return the scores."""
-        return self.network(lay_on_image(x, self.pixel_order).unsqueeze(1).float() / 255)
+        return self.network(lay_on_image(x, self.data.pixel_order, self.data.image_shape).unsqueeze(1).float() / 255)
 
     def training_step(self, batches: list[list[Tensor]], batch_idx: int) -> Tensor:
         """Return the cross entropy of a batch; they come one at a time."""
@@ -120,7 +119,7 @@ def measure(data: str, name: str, seed: int, arguments: argparse.Namespace) -> d
     seed_everything(seed, verbose=False)
     network = NETWORKS[name](datamodule.image_shape[0], datamodule.num_classes)
     steps = arguments.epochs * len(datamodule.train_dataloader())
-    module = Baseline(network, datamodule.pixel_order, datamodule.num_classes, RATES[name], steps)
+    module = Baseline(network, datamodule, RATES[name], steps)
     trainer = pl.Trainer(
         max_epochs=arguments.epochs,
         accelerator="cpu",

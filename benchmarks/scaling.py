@@ -73,7 +73,7 @@ def images_of(num_sites: int, data_root: str) -> torch.Tensor:
     pictures[:, data.pixel_order] = on_chain
     side = round(num_sites**0.5)
     resized = functional.interpolate(pictures.reshape(-1, 1, 16, 16).float(), (side, side), mode="bilinear")
-    return lay_on_chain(resized.round().to(torch.uint8).squeeze(1), pixel_order("left_right", side))
+    return lay_on_chain(resized.round().to(torch.uint8).squeeze(1), pixel_order("left_right", side, side))
 
 
 def measure(point: dict[str, int], arguments: argparse.Namespace) -> dict[str, Any]:

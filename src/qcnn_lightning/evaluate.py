@@ -18,6 +18,6 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    quote_paths("run", "checkpoint", "out", "data.root", "data.cache")
+    quote_paths("run", "checkpoint", "out", "data.root", "data.path", "data.cache")
     with one_message():
         main()

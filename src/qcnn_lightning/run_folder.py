@@ -46,7 +46,7 @@ SUMMARY = "summary.json"
 LOG = "train.log"
 TRACEBACK = "traceback.txt"
 """Why the last attempt failed: the message, an empty line, the traceback."""
-PATHS_IN_A_CONFIG = {"": ("run_dir",), "data": ("root", "cache", "system_folders")}
+PATHS_IN_A_CONFIG = {"": ("run_dir",), "data": ("root", "path", "cache", "system_folders")}
 ADDED_SINCE = {
     "average_decay": 0.0,
     "cost._target_": "qcnn_lightning.costs.SquaredDistance",

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_module
 from hypothesis import settings
 
-from qcnn_lightning.data import sources
+from qcnn_lightning.data.datamodule import ImageDataModule
+from qcnn_lightning.data.sources import idx
 
 # machines that run the suite are shared: a slow example says nothing about the code
 settings.register_profile("shared machine", deadline=None)
@@ -20,6 +22,19 @@ def idx_bytes(values: np.ndarray) -> bytes:
     return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
 
 
+def data_module(name: str, *overrides: str, seed: int = 0) -> ImageDataModule:
+    """The data module that `data=<name> <overrides>` stands for."""
+    with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
+        config = compose(overrides=[f"+data={name}", f"+seed={seed}", *overrides])
+    return ImageDataModule(**config.data)
+
+
+def ready(module: ImageDataModule) -> ImageDataModule:
+    module.prepare_data()
+    module.setup()
+    return module
+
+
 class TinySource:
     """A stand-in for a data set's origin: ten 4x4 training and five test images, three classes."""
 
@@ -27,7 +42,7 @@ class TinySource:
         random = np.random.default_rng(0)
         self.arrays = {}
         for split, count in (("train", 10), ("test", 5)):
-            images, labels = sources.IDX_FILES[split]
+            images, labels = idx.IDX_FILES[split]
             self.arrays[images] = random.integers(0, 256, (count, 4, 4), dtype=np.uint8)
             self.arrays[labels] = (np.arange(count) % 3).astype(np.uint8)
         self.files = {name: idx_bytes(values) for name, values in self.arrays.items()}
@@ -53,16 +68,16 @@ def tiny() -> TinySource:
 
 
 @pytest.fixture
-def tiny_set(tiny, monkeypatch) -> sources.IdxDataSet:
+def tiny_set(tiny, monkeypatch) -> idx.IdxDataSet:
     """The tiny data set, known by the name `mnist`, so that everything that names a data set can use it."""
-    data_set = sources.IdxDataSet(
+    data_set = idx.IdxDataSet(
         title="Tiny",
         folder="Tiny",
         class_names=("a", "b", "c"),
         sha256={name: hashlib.sha256(content).hexdigest() for name, content in tiny.files.items()},
         fetch={"the tiny source": tiny.fetch},
     )
-    monkeypatch.setitem(sources.DATA_SETS, "mnist", data_set)
+    monkeypatch.setitem(idx.DATA_SETS, "mnist", data_set)
     return data_set
 
 

@@ -25,7 +25,7 @@ def images_of(count: int, size: int) -> Tensor:
 @pytest.mark.parametrize("flatten", FLATTENINGS)
 @given(size=st.sampled_from([2, 4, 5, 9, 12, 16]), shift=st.integers(0, 1), flip=st.booleans())
 def test_every_transform_is_a_shift_or_reflection_of_the_image(flatten, size, shift, flip):
-    order = pixel_order(flatten, size)
+    order = pixel_order(flatten, size, size)
     augmentation = Augmentation(order, (size, size), shift=shift, flip=flip)
     image = images_of(1, size)
     transforms = torch.arange(len(augmentation.probabilities))
@@ -39,13 +39,13 @@ def test_every_transform_is_a_shift_or_reflection_of_the_image(flatten, size, sh
         for down in steps
         for across in steps
     ]
-    assert sorted(each.numpy().tobytes() for each in lay_on_image(altered, order)) == sorted(right)
-    assert torch.equal(lay_on_image(altered, order)[0], image[0])
+    assert sorted(each.numpy().tobytes() for each in lay_on_image(altered, order, (size, size))) == sorted(right)
+    assert torch.equal(lay_on_image(altered, order, (size, size))[0], image[0])
 
 
 @pytest.mark.parametrize(("shift", "fraction", "flip"), [(1, 0.5, False), (2, 0.9, True), (0, 0.5, True)])
 def test_transforms_are_drawn_as_often_as_asked(shift, fraction, flip):
-    augmentation = Augmentation(pixel_order("left_right", 8), (8, 8), shift, fraction, flip)
+    augmentation = Augmentation(pixel_order("left_right", 8, 8), (8, 8), shift, fraction, flip)
     drawn, *_ = augmentation.draw(200_000, seed=1, epoch=0)
     num_displacements = (2 * shift + 1) ** 2
     still = (drawn % num_displacements == 0).double().mean()
@@ -60,13 +60,13 @@ def test_transforms_are_drawn_as_often_as_asked(shift, fraction, flip):
 @pytest.mark.parametrize("flatten", FLATTENINGS)
 @given(size=st.sampled_from([2, 5, 8]), erase=st.integers(1, 2))
 def test_every_erasure_makes_a_square_about_a_pixel_black(flatten, size, erase):
-    order = pixel_order(flatten, size)
+    order = pixel_order(flatten, size, size)
     augmentation = Augmentation(order, (size, size), erase=erase)
     image = images_of(1, size)
     erasures = torch.arange(len(augmentation.erasure_probabilities))
     nothing = torch.zeros_like(erasures)
     altered = augmentation(lay_on_chain(image, order).expand(len(erasures), -1), nothing, erasures, nothing)
-    black = lay_on_image(altered, order) == 0
+    black = lay_on_image(altered, order, (size, size)) == 0
     assert not black[0].any()
     reach = range(-(erase // 2), erase - erase // 2)
     for center, erased in enumerate(black[1:]):
@@ -78,14 +78,14 @@ def test_every_erasure_makes_a_square_about_a_pixel_black(flatten, size, erase):
 
 
 def test_erasures_are_drawn_as_often_as_asked():
-    augmentation = Augmentation(pixel_order("left_right", 8), (8, 8), erase=3, erase_fraction=0.3)
+    augmentation = Augmentation(pixel_order("left_right", 8, 8), (8, 8), erase=3, erase_fraction=0.3)
     _, drawn, _ = augmentation.draw(200_000, seed=1, epoch=0)
     counts = torch.bincount(drawn, minlength=65) / len(drawn)
     torch.testing.assert_close(counts.double(), augmentation.erasure_probabilities, rtol=0, atol=0.006)
 
 
 def test_contrasts_multiply_the_grey_levels_about_one():
-    augmentation = Augmentation(pixel_order("left_right", 8), (8, 8), contrast=0.3)
+    augmentation = Augmentation(pixel_order("left_right", 8, 8), (8, 8), contrast=0.3)
     images = images_of(1, 8).reshape(1, 64).expand(2000, -1)
     *_, drawn = augmentation.draw(2000, seed=0, epoch=0)
     same = torch.zeros_like(drawn)
@@ -98,7 +98,7 @@ def test_contrasts_multiply_the_grey_levels_about_one():
 
 
 def test_without_settings_nothing_changes():
-    order = pixel_order("z_left_right", 8)
+    order = pixel_order("z_left_right", 8, 8)
     augmentation = Augmentation(order, (8, 8))
     assert augmentation.changes_nothing
     assert Augmentation(order, (8, 8), shift=3, shift_fraction=0.0).changes_nothing
@@ -111,7 +111,7 @@ def test_without_settings_nothing_changes():
 
 
 def test_draws_depend_on_seed_and_epoch_alone():
-    augmentation = Augmentation(pixel_order("left_right", 8), (8, 8), shift=1, erase=2, contrast=0.2)
+    augmentation = Augmentation(pixel_order("left_right", 8, 8), (8, 8), shift=1, erase=2, contrast=0.2)
 
     def draw(seed: int, epoch: int) -> list[int]:
         torch.rand(seed + epoch)  # whatever else draws random numbers
@@ -123,7 +123,7 @@ def test_draws_depend_on_seed_and_epoch_alone():
 
 
 def test_the_images_in_memory_stay_as_they_are():
-    order = pixel_order("left_right", 4)
+    order = pixel_order("left_right", 4, 4)
     augmentation = Augmentation(order, (4, 4), shift=2, shift_fraction=1.0, flip=True, erase=3, contrast=0.5)
     images = lay_on_chain(images_of(50, 4), order)
     before = images.clone()
@@ -146,4 +146,4 @@ def test_the_images_in_memory_stay_as_they_are():
 )
 def test_settings_out_of_range_are_refused(settings, named):
     with pytest.raises(InputError, match=named):
-        Augmentation(pixel_order("left_right", 8), (8, 8), **settings)
+        Augmentation(pixel_order("left_right", 8, 8), (8, 8), **settings)

@@ -9,31 +9,19 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from conftest import data_module, ready
 from hydra import compose, initialize_config_module
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.datasets import MNIST, FashionMNIST
 
-from qcnn_lightning.data import sources
 from qcnn_lightning.data.augmentation import Augmentation
-from qcnn_lightning.data.datamodule import DATA_NAMES, ImageDataModule
+from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import PADDING
+from qcnn_lightning.data.sources import SOURCES, idx
 from qcnn_lightning.errors import InputError
 
 ALTERED = ("data.augment.shift=1", "data.augment.shift_fraction=0.7", "data.augment.flip=true")
-
-
-def data_module(name: str, *overrides: str, seed: int = 0) -> ImageDataModule:
-    """The data module that `data=<name> <overrides>` stands for."""
-    with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
-        config = compose(overrides=[f"+data={name}", f"+seed={seed}", *overrides])
-    return ImageDataModule(**config.data)
-
-
-def ready(module: ImageDataModule) -> ImageDataModule:
-    module.prepare_data()
-    module.setup()
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +46,7 @@ def real_module(project_data):
         module = data_module(name, f"data.root={project_data}", *overrides)
         try:
             # A system's package of the files would do for us, but torchvision looks for them below the root.
-            sources.idx_files(sources.DATA_SETS[name], project_data)
+            idx.idx_files(idx.DATA_SETS[name], project_data)
             return ready(module)
         except InputError as error:
             if "could not be found or fetched" in str(error) and "CI" not in os.environ:
@@ -335,7 +323,7 @@ def test_changed_folder_is_prepared_anew(own_images):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.name=cifar", "data.name=cifar .*mnist, fmnist, digits, folder"),
+        ("data.name=cifar", "data.name=cifar .*arrays, digits, folder, mnist, fmnist"),
         ("data.flatten=spiral", "data.flatten=spiral .*left_right"),
         ("data.size=0", "data.size=0 "),
         ("data.batch_size=0", "data.batch_size=0 "),
@@ -383,11 +371,11 @@ def test_batch_with_fewer_images_than_devices_is_refused(digits):
 
 def test_every_data_set_has_its_config_and_defaults_agree():
     parameters = inspect.signature(ImageDataModule).parameters
-    for name in DATA_NAMES:
+    for name in SOURCES:
         with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
             config = compose(overrides=[f"+data={name}", "+seed=0"]).data
         assert config.name == name
-        assert set(config) <= set(parameters)
+        assert set(config) <= set(parameters) | set(inspect.signature(SOURCES[name]).parameters)
         for key in ("evaluation_batch_size", "population_size"):
             assert config[key] == parameters[key].default
 

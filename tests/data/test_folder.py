@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qcnn_lightning.data.folder import ImageFolder
+from qcnn_lightning.data.sources.folder import ImageFolder
 from qcnn_lightning.errors import InputError
 
 
@@ -30,7 +30,7 @@ def root(tmp_path) -> Path:
 
 def test_classes_are_folders_in_alphabetical_order_and_any_format_is_read(root):
     folder = ImageFolder(root)
-    images = folder.load(6)
+    images = folder.load((6, 6))
     assert images.class_names == folder.class_names == ("ant", "cat", "dog")
     pixels, labels = images.splits["train"]
     assert labels.tolist() == [0, 0, 1, 1, 2]
@@ -95,5 +95,5 @@ def test_broken_image_is_named(root, damage, suffix):
     Image.fromarray(random).save(path)
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(InputError) as caught:
-        ImageFolder(root).load(8)
+        ImageFolder(root).load((8, 8))
     assert str(path) in str(caught.value)

@@ -14,6 +14,7 @@ from qcnn_lightning.data.images import LabelledImages, cache_path, grey, prepare
 from qcnn_lightning.errors import InputError
 
 CONTENT = "0123abcd"
+SHAPE = (4, 4)
 
 
 def labelled(count: int = 7, size: int = 4) -> LabelledImages:
@@ -27,8 +28,8 @@ def labelled(count: int = 7, size: int = 4) -> LabelledImages:
 
 @pytest.fixture
 def path(tmp_path) -> Path:
-    path = cache_path(tmp_path / "cache", "pets", 4, CONTENT)
-    prepare_cache(path, 4, CONTENT, labelled)
+    path = cache_path(tmp_path / "cache", "pets", SHAPE, CONTENT)
+    prepare_cache(path, SHAPE, CONTENT, labelled)
     return path
 
 
@@ -40,18 +41,18 @@ def assert_same(found: LabelledImages, expected: LabelledImages) -> None:
 
 
 def test_cache_gives_back_what_was_written(path):
-    assert_same(read_cache(path, 4, CONTENT), labelled())
+    assert_same(read_cache(path, SHAPE, CONTENT), labelled())
 
 
 def test_cache_is_prepared_once(path):
     def again() -> LabelledImages:
         raise AssertionError("prepared twice")
 
-    prepare_cache(path, 4, CONTENT, again)
+    prepare_cache(path, SHAPE, CONTENT, again)
 
 
 def test_cache_is_keyed_by_content_and_size(tmp_path):
-    paths = {cache_path(tmp_path, "pets", size, content) for size in (4, 5) for content in ("a", "b")}
+    paths = {cache_path(tmp_path, "pets", shape, content) for shape in (SHAPE, (4, 5)) for content in ("a", "b")}
     assert len(paths) == 4
 
 
@@ -63,7 +64,7 @@ def test_cache_with_an_altered_byte_is_refused_or_gives_the_same_images(path, pl
     content[int(place * len(content))] ^= flipped
     altered.write_bytes(content)
     try:
-        found = read_cache(altered, 4, CONTENT)
+        found = read_cache(altered, SHAPE, CONTENT)
     except InputError:
         return
     assert_same(found, labelled())  # a blank of the header became another blank
@@ -74,24 +75,24 @@ def test_cache_with_an_altered_pixel_is_refused_with_both_sums(path):
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"was altered: expected SHA-256 [0-9a-f]{64}, got [0-9a-f]{64}\. Delete"):
-        read_cache(path, 4, CONTENT)
+        read_cache(path, SHAPE, CONTENT)
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, -1])
 def test_truncated_cache_is_refused(path, kept):
     path.write_bytes(path.read_bytes()[:kept])
     with pytest.raises(InputError, match="truncated or damaged") as caught:
-        read_cache(path, 4, CONTENT)
+        read_cache(path, SHAPE, CONTENT)
     assert str(path) in str(caught.value)
 
 
 def test_cache_of_other_content_is_refused(path):
     with pytest.raises(InputError, match="made from other images or settings"):
-        read_cache(path, 4, "another")
+        read_cache(path, SHAPE, "another")
 
 
 def test_processes_that_prepare_the_same_cache_do_not_collide(tmp_path):
-    path = cache_path(tmp_path, "pets", 4, CONTENT)
+    path = cache_path(tmp_path, "pets", SHAPE, CONTENT)
     prepared, start = [], threading.Barrier(8)
 
     def prepare() -> LabelledImages:
@@ -100,8 +101,8 @@ def test_processes_that_prepare_the_same_cache_do_not_collide(tmp_path):
 
     def run() -> None:
         start.wait()
-        prepare_cache(path, 4, CONTENT, prepare)
-        read_cache(path, 4, CONTENT)
+        prepare_cache(path, SHAPE, CONTENT, prepare)
+        read_cache(path, SHAPE, CONTENT)
 
     threads = [threading.Thread(target=run) for _ in range(8)]
     for thread in threads:
@@ -109,7 +110,7 @@ def test_processes_that_prepare_the_same_cache_do_not_collide(tmp_path):
     for thread in threads:
         thread.join()
     assert len(prepared) == 1
-    assert_same(read_cache(path, 4, CONTENT), labelled())
+    assert_same(read_cache(path, SHAPE, CONTENT), labelled())
 
 
 def test_full_disk_names_the_cache_and_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -117,9 +118,9 @@ def test_full_disk_names_the_cache_and_leaves_nothing_behind(tmp_path, monkeypat
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    path = cache_path(tmp_path, "pets", 4, CONTENT)
+    path = cache_path(tmp_path, "pets", SHAPE, CONTENT)
     with pytest.raises(InputError, match="No space left on device") as caught:
-        prepare_cache(path, 4, CONTENT, labelled)
+        prepare_cache(path, SHAPE, CONTENT, labelled)
     assert str(path) in str(caught.value)
     assert [each.name for each in tmp_path.iterdir() if each.suffix != ".lock"] == []
 
@@ -127,7 +128,7 @@ def test_full_disk_names_the_cache_and_leaves_nothing_behind(tmp_path, monkeypat
 def test_cache_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(InputError, match=f"data.cache={tmp_path / 'cache'} cannot be written"):
-        prepare_cache(cache_path(tmp_path / "cache", "pets", 4, CONTENT), 4, CONTENT, labelled)
+        prepare_cache(cache_path(tmp_path / "cache", "pets", SHAPE, CONTENT), SHAPE, CONTENT, labelled)
 
 
 @pytest.mark.parametrize(
@@ -159,9 +160,9 @@ def test_transparent_pixels_are_white():
 
 def test_resizing_to_the_same_size_changes_nothing():
     levels = np.random.default_rng(0).integers(0, 256, (3, 9, 9), dtype=np.uint8)
-    assert np.array_equal(resized(map(Image.fromarray, levels), 9).numpy(), levels)
+    assert np.array_equal(resized(map(Image.fromarray, levels), (9, 9)).numpy(), levels)
 
 
 @given(st.integers(0, 255), st.integers(2, 30), st.integers(2, 30))
 def test_resizing_keeps_a_uniform_image_uniform(level, size, new_size):
-    assert (resized([Image.new("L", (size, size), level)], new_size) == level).all()
+    assert (resized([Image.new("L", (size, size), level)], (new_size, new_size)) == level).all()

@@ -356,14 +356,14 @@ def test_data_are_where_the_command_line_says(tmp_path):
     own = {key: value for key, value in own.items() if key not in ("root", "cache")}
     nowhere = composed("evaluate").data
     with pytest.raises(InputError, match=r"data.root=DIR"):
-        rebuild_data({"data": own}, nowhere)
+        rebuild_data({"data": own}, nowhere, tmp_path)
     missing = composed("evaluate", f"data.root={tmp_path / 'photos'}").data
     with pytest.raises(InputError, match="photos"):
-        rebuild_data({"data": own}, missing)
+        rebuild_data({"data": own}, missing, tmp_path)
     with pytest.raises(InputError, match="does not say which data"):
-        rebuild_data({"data": {"name": "../../secret"}}, nowhere)
+        rebuild_data({"data": {"name": "../../secret"}}, nowhere, tmp_path)
     with pytest.raises(InputError, match=r"cannot be used.*colour"):
-        rebuild_data({"data": own | {"colour": "red"}}, nowhere)
+        rebuild_data({"data": own | {"colour": "red"}}, nowhere, tmp_path)
 
 
 def evaluate_in_a_shell(*arguments, folder):

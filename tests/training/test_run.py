@@ -192,7 +192,7 @@ def test_a_step_schedule_spans_the_whole_training(composed):
         ("model.sharing=some", "full, sibling"),
         ("model.start=warm", "product_state, default"),
         ("data.flatten=spiral", "left_right, up_down, z_left_right, z_up_down"),
-        ("data.name=cifar", "mnist, fmnist, digits, folder"),
+        ("data.name=cifar", "arrays, digits, folder, mnist, fmnist"),
         ("trainer.accelerator=cuda", "trainer.accelerator=cuda"),
         ("evaluation_statistics=guessed", "population, running"),
         ("entropy_weight=much", "entropy_weight=much"),

@@ -4,25 +4,25 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Int64, Real
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-Batch = Sequence[UInt8[Tensor, "_ sites"] | Int64[Tensor, " _"]]
+Batch = Sequence[Real[Tensor, "_ sites"] | Int64[Tensor, " _"]]
 """Images in tree order, and their labels."""
 
 
 class Batches(Dataset[list[Batch]]):
     """Images and labels in memory; asked for the indices of several batches, it gives these batches."""
 
-    def __init__(self, images: UInt8[Tensor, "images sites"], labels: Int64[Tensor, " images"]):
+    def __init__(self, images: Real[Tensor, "images sites"], labels: Int64[Tensor, " images"]):
         self.images, self.labels = images, labels
 
     def __getitem__(self, indices: Sequence[Int64[Tensor, " _"]]) -> list[Batch]:
         sizes, chosen = [len(batch) for batch in indices], torch.cat(tuple(indices))
         return list(zip(self.chosen(chosen).split(sizes), self.labels[chosen].split(sizes), strict=True))
 
-    def chosen(self, indices: Int64[Tensor, " chosen"]) -> UInt8[Tensor, "chosen sites"]:
+    def chosen(self, indices: Int64[Tensor, " chosen"]) -> Real[Tensor, "chosen sites"]:
         """Return the images with these indices."""
         return self.images[indices]
 

@@ -1,36 +1,27 @@
-"""Images as the network sees them: 8-bit grey levels laid on a chain of N = 2^L sites, in batches.
+"""Images as the network sees them: grey levels laid on a chain of N = 2^L sites, in batches.
 
-All of a data set is held in memory as 8-bit tensors, already in tree order, and a batch is one indexing operation. So
-loaders need neither to make batches nor workers: a sampler yields the indices of a batch, or of several.
+All of a data set is held in memory, already in tree order, and a batch is one indexing operation. So loaders need
+neither to make batches nor workers: a sampler yields the indices of a batch, or of several.
 """
 
-import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Int64, UInt8
-from PIL import Image
+from jaxtyping import Int64, Real
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from qcnn_lightning.data import sources
 from qcnn_lightning.data.augmentation import AlteredBatches, Augmentation
 from qcnn_lightning.data.batches import Batches, EvaluationBatches, TrainingBatches, stratified_choice
-from qcnn_lightning.data.flattening import lay_on_chain, padded_num_sites, pixel_order
-from qcnn_lightning.data.folder import ImageFolder
-from qcnn_lightning.data.images import LabelledImages, cache_path, prepare_cache, read_cache, resized
+from qcnn_lightning.data.flattening import checked_order, lay_on_chain, pixel_order
+from qcnn_lightning.data.images import LabelledImages, cache_path, prepare_cache, read_cache
+from qcnn_lightning.data.sources import make_source
 from qcnn_lightning.errors import InputError, checked_settings
-
-DATA_NAMES = (*sources.DATA_SETS, "digits", "folder")
-"""The values of `data.name`."""
-
-_DIGITS_TEST_IMAGES = 360
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -49,12 +40,10 @@ class ImageDataModule(pl.LightningDataModule):
         self,
         *,
         name: str,
-        root: str | Path | None = None,
         cache: str | Path | None = None,
-        system_folders: Sequence[str | Path] = (),
         test_fraction: float | None = None,
-        size: int,
-        flatten: str,
+        size: int | None,
+        flatten: str | Tensor,
         val_size: int,
         batch_size: int,
         batches_at_a_time: int = 1,
@@ -62,17 +51,16 @@ class ImageDataModule(pl.LightningDataModule):
         population_size: int = 2048,
         augment: Mapping[str, Any] | None = None,
         seed: int,
+        **of_source: Any,
     ):
-        """Check the settings; nothing is read yet. Each argument is a key of `conf/data/`.
+        """Check the settings; nothing is fetched yet. Each argument is a key of `conf/data/`.
 
         Args:
-            name: one of `DATA_NAMES`.
-            root: where the data set's files are, or are put; not needed by digits.
-            cache: folder that keeps the resized images; not needed by digits.
-            system_folders: where a system package may have put the files (mnist, fmnist).
-            test_fraction: part of the training images held out for testing when there is no `test/` (folder).
-            size: height and width that images are resized to, in pixels.
-            flatten: one of `flattening.FLATTENINGS`.
+            name: one of `sources.SOURCES`, or the dotted path of a `Source` of one's own.
+            cache: folder that keeps the resized images, where resizing them takes long.
+            test_fraction: part of the training images held out for testing where the source has no test images.
+            size: height and width that images are resized to, in pixels; None leaves it to the source.
+            flatten: as `flattening.pixel_order` takes it, or an order as `flattening.checked_order` does.
             val_size: number of training images held out as the split "val", each class in proportion; the choice is
                 fixed.
             batch_size: training images a batch, over all devices.
@@ -82,15 +70,14 @@ class ImageDataModule(pl.LightningDataModule):
             population_size: most images in `population_sample`.
             augment: settings of the `Augmentation` of what the training loader gives; all else is never altered.
             seed: with the epoch, all that the order of the training batches and their augmentation depend on.
+            of_source: the source's own settings, such as `root`.
 
         Raises:
-            InputError: a setting is out of range.
+            InputError: a setting is out of range, or the source cannot be used.
         """
         super().__init__()
-        if name not in DATA_NAMES:
-            raise InputError(f"data.name={name} is not a data set; choose one of {', '.join(DATA_NAMES)}.")
         for key, value, least in (
-            ("size", size, 2),
+            ("size", 2 if size is None else size, 2),
             ("batch_size", batch_size, 1),
             ("batches_at_a_time", batches_at_a_time, 1),
             ("evaluation_batch_size", evaluation_batch_size, 1),
@@ -101,20 +88,21 @@ class ImageDataModule(pl.LightningDataModule):
                 raise InputError(f"data.{key}={value} must be a whole number, {least} or more.")
         if seed < 0:
             raise InputError(f"seed={seed} must be 0 or more.")
-        for key, folder in (("root", root), ("cache", cache)):
-            if folder is None and name != "digits":
-                raise InputError(f"data={name} needs data.{key}=DIR.")
         if test_fraction is not None and not 0 < test_fraction < 1:
             raise InputError(f"data.test_fraction={test_fraction} must lie between 0 and 1.")
-        self.pixel_order: Int64[Tensor, " sites"] = pixel_order(flatten, size)
-        self.num_sites = padded_num_sites(size)
-        self.image_shape = (size, size)
+        self._paths = {"root": of_source.get("root"), "path": of_source.get("path"), "cache": cache}
+        with self._failures_told():
+            self._source = make_source(name, of_source)
+        self.image_shape = self._source.image_shape(size)
+        self.pixel_order: Int64[Tensor, " sites"] = (
+            pixel_order(flatten, *self.image_shape)
+            if isinstance(flatten, str)
+            else checked_order(flatten, *self.image_shape, "the given order")
+        )
+        self.num_sites = len(self.pixel_order)
         self._augmentation = Augmentation(self.pixel_order, self.image_shape, **(augment or {}))
         self.seed = seed
-        self._name, self._size = name, size
-        self._root = Path(root or ".").expanduser()
-        self._cache = Path(cache or ".").expanduser()
-        self._system_folders = [Path(folder) for folder in system_folders]
+        self._name, self._cache = name, cache
         self._test_fraction = test_fraction
         self._val_size, self._batch_size, self._batches_at_a_time = val_size, batch_size, batches_at_a_time
         self._evaluation_batch_size, self._population_size = evaluation_batch_size, population_size
@@ -133,7 +121,7 @@ class ImageDataModule(pl.LightningDataModule):
         return len(self.class_names)
 
     @property
-    def splits(self) -> dict[str, tuple[UInt8[Tensor, "images sites"], Int64[Tensor, " images"]]]:
+    def splits(self) -> dict[str, tuple[Real[Tensor, "images sites"], Int64[Tensor, " images"]]]:
         """The splits "train", "val" (if `val_size` > 0) and "test" -> (images on the chain, labels)."""
         return self._loaded_splits()
 
@@ -142,7 +130,7 @@ class ImageDataModule(pl.LightningDataModule):
         """Names of the splits, in the order of the loaders of `val_dataloader`."""
         return tuple(self._loaded_splits())
 
-    def population_sample(self) -> UInt8[Tensor, "sample sites"]:
+    def population_sample(self) -> Real[Tensor, "sample sites"]:
         """A fixed random choice of training images, whose statistics stand for all; the same in every run."""
         images, _ = self._loaded_splits()["train"]
         shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
@@ -152,46 +140,40 @@ class ImageDataModule(pl.LightningDataModule):
         """Fetch what is missing, check it, and prepare the cache; safe when several processes do it at once.
 
         Raises:
-            InputError: see `sources.idx_files`, `folder.ImageFolder` and `images.prepare_cache`; or a file or folder
-                cannot be read or written.
+            InputError: see the source and `images.prepare_cache`; or a file or folder cannot be read or written.
         """
-        if self._splits is not None or self._name == "digits":
+        if self._splits is not None:
             return
-        try:
-            if self._name == "folder":
-                self._prepare_folder()
+        with self._failures_told():
+            if self._content is None:
+                self._source.fetch()
+            elif self._cache_path.exists():
+                self._source.verify()
             else:
-                self._prepare_idx_set(sources.DATA_SETS[self._name])
-        except OSError as error:
-            where = f" (data.root={self._root}, data.cache={self._cache})"
-            raise InputError(
-                f"{error.filename or 'Reading or writing the data failed'}: {error.strerror or error}{where}."
-            ) from error
-
-    def _prepare_folder(self) -> None:
-        folder = ImageFolder(self._root)
-        prepare_cache(self._cache_path, self._size, self._content, lambda: folder.load(self._size))
-
-    def _prepare_idx_set(self, data_set: sources.IdxDataSet) -> None:
-        if not self._cache_path.exists():
-            files = sources.idx_files(data_set, self._root, self._system_folders)
-            prepare_cache(
-                self._cache_path, self._size, self._content, lambda: _resized_idx(data_set, files, self._size)
-            )
-        elif files_there := sources.files_under_root(data_set, self._root):
-            # not needed any more, but whoever altered them should hear of it
-            sources.verify(data_set, files_there)
+                self._source.fetch()
+                prepare_cache(self._cache_path, self.image_shape, self._content, self._load)
 
     def setup(self, stage: str | None = None) -> None:
         """Read the images, hold out what the settings ask for and lay the pixels on the chain.
 
         Raises:
-            InputError: the cache is damaged, or `batch_size` or `val_size` do not fit the number of images.
+            InputError: the cache is damaged, the source cannot be read, or `augment`, `batch_size` or `val_size` do not
+                fit the images.
         """
         if self._splits is not None:
             return
-        images = self._read()
+        with self._failures_told():
+            if self._content is None:
+                images = self._load()
+            else:
+                images = read_cache(self._cache_path, self.image_shape, self._content)
+        self._known_by = self._content or images.digest()
         splits = dict(images.splits)
+        if not (self._augmentation.changes_nothing or splits["train"][0].dtype == torch.uint8):
+            raise InputError(
+                f"data.augment alters 8-bit grey levels, and the images of data={self._name} are floats: leave it "
+                "at its defaults, or give uint8 images."
+            )
         if "test" not in splits:
             splits["train"], splits["test"] = _hold_out(splits["train"], self._num_test_images(len(splits["train"][1])))
         num_train = len(splits["train"][1])
@@ -210,7 +192,7 @@ class ImageDataModule(pl.LightningDataModule):
         }
 
     def train_dataloader(self) -> DataLoader:
-        """Lists of `batches_at_a_time` shuffled batches (uint8 (batch, sites), int64 (batch,)) of this device.
+        """Lists of `batches_at_a_time` shuffled batches ((batch, sites), int64 (batch,)) of this device.
 
         Raises:
             InputError: a batch has fewer images than there are devices.
@@ -255,27 +237,58 @@ class ImageDataModule(pl.LightningDataModule):
         batches = EvaluationBatches(num_images, self._evaluation_batch_size, *self._device())
         return DataLoader(TensorDataset(*self._loaded_splits()[split]), batch_size=None, sampler=batches)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint shall hold, to know the images again and to need no code of the user's for them."""
+        return {"content": self._known_by, "pixel_order": self.pixel_order}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that a checkpoint was trained with these images, in this order; one from before may not say.
+
+        Raises:
+            InputError: it was trained with others.
+        """
+        if state_dict.get("content", self._known_by) != self._known_by:
+            raise InputError(
+                f"the images of data={self._name} are not those that the run was trained with: SHA-256 "
+                f"{state_dict['content']} -> {self._known_by}; restore them, or train in another folder."
+            )
+        if not torch.equal(state_dict.get("pixel_order", self.pixel_order), self.pixel_order):
+            raise InputError("data.flatten gives another order of the pixels than the run was trained with.")
+
+    @contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        """Turn what the file system says into a message that names the settings."""
+        try:
+            yield
+        except OSError as error:
+            where = ", ".join(f"data.{key}={path}" for key, path in self._paths.items() if path is not None)
+            raise InputError(
+                f"{error.filename or 'Reading or writing the data failed'}: {error.strerror or error} ({where})."
+            ) from error
+
     @cached_property
-    def _content(self) -> str:
-        """SHA-256 of what the images are made from."""
-        if self._name == "folder":
-            return ImageFolder(self._root).content()
-        return hashlib.sha256(json.dumps(sources.DATA_SETS[self._name].sha256).encode()).hexdigest()
+    def _content(self) -> str | None:
+        """Hash of what the images are made from; None if they are not kept in the cache."""
+        return self._source.content()
 
     @property
     def _cache_path(self) -> Path:
-        return cache_path(self._cache, self._name, self._size, self._content)
+        if self._cache is None:
+            raise InputError(f"data={self._name} needs data.cache=DIR.")
+        return cache_path(Path(self._cache).expanduser(), self._name, self.image_shape, str(self._content))
 
-    def _read(self) -> LabelledImages:
-        if self._name == "digits":
-            return _digits(self._size)
-        return read_cache(self._cache_path, self._size, self._content)
+    def _load(self) -> LabelledImages:
+        images = self._source.load(self.image_shape)
+        images.check(self.image_shape, f"data={self._name}")
+        return images
 
     def _num_test_images(self, num_images: int) -> int:
-        if self._name == "digits":
-            return _DIGITS_TEST_IMAGES
+        if self._source.num_test_images is not None:
+            return self._source.num_test_images
         if self._test_fraction is None:
-            raise InputError(f"{self._root} has no folder test/, so data.test_fraction must say how much to hold out.")
+            raise InputError(
+                f"data={self._name} has no test images, so data.test_fraction must say how much to hold out."
+            )
         return max(1, round(self._test_fraction * num_images))
 
 
@@ -285,26 +298,3 @@ def _hold_out(split: tuple[Tensor, Tensor], count: int) -> tuple[tuple[Tensor, T
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     held_out[stratified_choice(labels, count)] = True
     return (images[~held_out], labels[~held_out]), (images[held_out], labels[held_out])
-
-
-def _resized_idx(data_set: sources.IdxDataSet, files: dict[str, Path], size: int) -> LabelledImages:
-    splits = {}
-    for split, names in sources.IDX_FILES.items():
-        images, labels = (sources.read_idx(data_set, name, files[name]) for name in names)
-        splits[split] = (
-            resized((Image.fromarray(image) for image in images), size),
-            torch.from_numpy(labels.astype(np.int64)),
-        )
-    return LabelledImages(splits, data_set.class_names)
-
-
-def _digits(size: int) -> LabelledImages:
-    """scikit-learn's bundled 8x8 digits; their grey levels 0 to 16 become 0 to 255."""
-    # imported here: scikit-learn takes longer to import than all the rest, and no other data set needs it
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    levels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    images = resized((Image.fromarray(image) for image in levels), size)
-    labels = torch.from_numpy(digits.target.astype(np.int64))
-    return LabelledImages({"train": (images, labels)}, tuple(str(name) for name in digits.target_names))

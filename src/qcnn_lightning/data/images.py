@@ -1,4 +1,4 @@
-"""Labelled 8-bit grey images of one size: how an image becomes one, and the file that keeps them once prepared.
+"""Labelled grey images of one size: how an image becomes one, and the file that keeps them once prepared.
 
 Any image is turned grey, resized with PIL's bilinear filter (which, when shrinking, averages over the area that a pixel
 covers) and rounded to 8 bits. Doing so for 70 000 images takes seconds, so the result is kept in a cache file, keyed by
@@ -35,12 +35,44 @@ class LabelledImages:
     """The splits of a data set, pixels in row-major order.
 
     Attributes:
-        splits: "train", and "test" if there is one -> (images, labels): uint8 (images, height, width), int64 (images,).
+        splits: "train", and "test" if there is one -> (images, labels): (images, height, width), uint8 or float32 in
+            [0, 1]; int64 (images,).
         class_names: in the order of the labels.
     """
 
     splits: dict[str, tuple[Tensor, Tensor]]
     class_names: tuple[str, ...]
+
+    def check(self, shape: tuple[int, int], origin: str) -> None:
+        """Check shapes, types and labels.
+
+        Args:
+            shape: (height, width) that the images shall have.
+            origin: where they come from, for the message.
+
+        Raises:
+            InputError: they are not as the attributes above say.
+        """
+        for split, (images, labels) in self.splits.items():
+            fit = images.shape == (len(labels), *shape) and images.dtype in (torch.uint8, torch.float32)
+            known = labels.dtype == torch.int64 and set(labels.tolist()) <= set(range(len(self.class_names)))
+            if not (len(labels) and fit and known):
+                raise InputError(
+                    f"{origin} gave {split} images of shape {tuple(images.shape)} and {images.dtype}, with "
+                    f"{len(labels)} labels of {labels.dtype}: expected (images, {shape[0]}, {shape[1]}), torch.uint8 "
+                    f"or torch.float32, and as many labels of torch.int64, less than {len(self.class_names)}."
+                )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all images and labels by the names that the cache has for them."""
+        names = ("images", "labels")
+        return {
+            f"{split}.{name}": each for split, of in self.splits.items() for name, each in zip(names, of, strict=True)
+        }
+
+    def digest(self) -> str:
+        """Return a SHA-256 sum over everything."""
+        return _digest(self.tensors(), {"class_names": json.dumps(self.class_names)})
 
 
 def grey(image: Image.Image) -> Image.Image:
@@ -63,19 +95,19 @@ def grey(image: Image.Image) -> Image.Image:
     return image.convert("L")
 
 
-def resized(images: Iterable[Image.Image], size: int) -> Tensor:
-    """Stack of grey images, each resized to `size` x `size`: uint8 (images, size, size)."""
-    pixels = [np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)) for image in images]
+def resized(images: Iterable[Image.Image], shape: tuple[int, int]) -> Tensor:
+    """Stack of grey images, each resized to `shape`, (height, width): uint8, or float32 for images in PIL's mode F."""
+    pixels = [np.asarray(image.resize(shape[::-1], Image.Resampling.BILINEAR)) for image in images]
     return torch.from_numpy(np.stack(pixels))
 
 
-def cache_path(folder: Path, name: str, size: int, content: str) -> Path:
-    """The cache file of the data set `name` at this size, made from sources with this content hash."""
-    key = hashlib.sha256(json.dumps(_settings(size, content)).encode()).hexdigest()
-    return folder / f"{name}-{size}x{size}-{key[:16]}.safetensors"
+def cache_path(folder: Path, name: str, shape: tuple[int, int], content: str) -> Path:
+    """The cache file of the data set `name` in this (height, width), made from what has this content hash."""
+    key = hashlib.sha256(json.dumps(_settings(shape, content)).encode()).hexdigest()
+    return folder / f"{name}-{shape[0]}x{shape[1]}-{key[:16]}.safetensors"
 
 
-def prepare_cache(path: Path, size: int, content: str, prepare: Callable[[], LabelledImages]) -> None:
+def prepare_cache(path: Path, shape: tuple[int, int], content: str, prepare: Callable[[], LabelledImages]) -> None:
     """Make sure that the cache file is there; `prepare` is called, by one process at a time, only if it is not.
 
     Raises:
@@ -91,13 +123,13 @@ def prepare_cache(path: Path, size: int, content: str, prepare: Callable[[], Lab
         raise InputError(f"data.cache={path.parent} cannot be written: {error}. Choose another data.cache.") from error
     try:
         if not path.exists():
-            logger.info("Preparing %dx%d images, once; they are kept in %s", size, size, path)
-            _write(path, prepare(), _settings(size, content))
+            logger.info("Preparing %dx%d images, once; they are kept in %s", *shape, path)
+            _write(path, prepare(), _settings(shape, content))
     finally:
         lock.release()
 
 
-def read_cache(path: Path, size: int, content: str) -> LabelledImages:
+def read_cache(path: Path, shape: tuple[int, int], content: str) -> LabelledImages:
     """Read a cache file and check that every byte is as it was written.
 
     Raises:
@@ -118,7 +150,7 @@ def read_cache(path: Path, size: int, content: str) -> LabelledImages:
     expected, found = metadata.get("sha256", "none"), _digest(tensors, metadata)
     if found != expected:
         raise InputError(f"The cache {path} was altered: expected SHA-256 {expected}, got {found}. {advice}")
-    if metadata["settings"] != json.dumps(_settings(size, content)):
+    if metadata["settings"] != json.dumps(_settings(shape, content)):
         raise InputError(f"The cache {path} was made from other images or settings: {metadata['settings']}. {advice}")
     splits = {
         split: (tensors[f"{split}.images"], tensors[f"{split}.labels"])
@@ -128,7 +160,9 @@ def read_cache(path: Path, size: int, content: str) -> LabelledImages:
     return LabelledImages(splits, tuple(json.loads(metadata["class_names"])))
 
 
-def _settings(size: int, content: str) -> dict[str, Any]:
+def _settings(shape: tuple[int, int], content: str) -> dict[str, Any]:
+    height, width = shape
+    size = height if height == width else shape
     return {"preparation": _PREPARATION, "size": size, "content": content}
 
 
@@ -144,9 +178,7 @@ def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 
 
 def _write(path: Path, images: LabelledImages, settings: dict[str, Any]) -> None:
-    tensors: dict[str, Tensor] = {}
-    for split, (pixels, labels) in images.splits.items():
-        tensors |= {f"{split}.images": pixels, f"{split}.labels": labels}
+    tensors = images.tensors()
     metadata = {"settings": json.dumps(settings), "class_names": json.dumps(images.class_names)}
     metadata["sha256"] = _digest(tensors, metadata)
     replace_atomically(path, safetensors.torch.save(tensors, metadata))

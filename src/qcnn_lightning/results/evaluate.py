@@ -1,20 +1,24 @@
 """One evaluation, from its configuration to what it leaves on disk."""
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
-from qcnn_lightning.data.datamodule import DATA_NAMES, ImageDataModule
+from qcnn_lightning.data.datamodule import ImageDataModule
+from qcnn_lightning.data.flattening import FLATTENINGS
+from qcnn_lightning.data.sources import SOURCES
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import inside, replace_atomically
 from qcnn_lightning.results.evaluation import Evaluation, as_json, measure
 from qcnn_lightning.results.state_figures import check_formats, draw_all, figure_files
-from qcnn_lightning.run_folder import PATHS_IN_A_CONFIG, load_cost, load_network, read_checkpoint, read_run
+from qcnn_lightning.run_folder import PATHS_IN_A_CONFIG, load_cost, load_network, named_part, read_checkpoint, read_run
 from qcnn_lightning.states import NetworkState
 
 log = logging.getLogger(__name__)
@@ -47,8 +51,12 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     own = [str(path) for path in config.own]
     network, settings = load_network(checkpoint, own)
     cost = load_cost(settings, own, checkpoint)
-    epoch = read_checkpoint(checkpoint).get("epoch")
-    datamodule = rebuild_data(settings, config.data)
+    content = read_checkpoint(checkpoint)
+    epoch = content.get("epoch")
+    images = content.get(ImageDataModule.__qualname__, {})
+    datamodule = rebuild_data(settings, config.data, checkpoint, own, images.get("pixel_order"))
+    if images.get("content", datamodule.state_dict()["content"]) != datamodule.state_dict()["content"]:
+        log.warning("these are not the images that the network was trained with")
     check_fit(network, datamodule, config.split)
     log.info("evaluating %s on %s", checkpoint, device)
     evaluation = measure(network.to(device), cost, datamodule, config.split, checkpoint, epoch, settings)
@@ -101,26 +109,38 @@ def choose_device(name: str) -> torch.device:
         raise InputError(f"device={name} cannot be used here: {str(error).splitlines()[0]}") from error
 
 
-def rebuild_data(settings: Mapping[str, Any], paths: DictConfig) -> ImageDataModule:
+def rebuild_data(
+    settings: Mapping[str, Any], paths: DictConfig, path: Path, allowed: Collection[str] = (), order: Any = None
+) -> ImageDataModule:
     """Prepare the data that a run was trained with.
 
     A run folder's own paths are not followed: the files are where the configuration of the data set says, or `paths`.
+    Nor is a class or a function imported because a run folder names it.
 
     Args:
         settings: the run's configuration.
-        paths: `root` and `cache`; None for those of the data set.
+        paths: None for those of the data set.
+        path: the checkpoint, for messages.
+        allowed: dotted paths of the user's own code that may be run.
+        order: the order of the pixels that the checkpoint holds, if it does.
 
     Raises:
         InputError: the configuration does not describe data, or they cannot be reached.
     """
     own = settings.get("data")
-    if not isinstance(own, dict) or own.get("name") not in DATA_NAMES:
+    name = str(own.get("name")) if isinstance(own, dict) else ""
+    if not isinstance(own, dict) or not (name in SOURCES or re.fullmatch(r"\w+(\.\w+)+", name)):
         raise InputError(f"the run's configuration does not say which data it was trained with: data={own}")
-    choice: Any = OmegaConf.create((files("qcnn_lightning.conf") / "data" / f"{own['name']}.yaml").read_text())
-    given = {key: value for key, value in paths.items() if value is not None}
-    chosen = OmegaConf.create({"data": OmegaConf.merge(choice, given)})
-    # What the run's configuration holds is taken as it is: only our own may refer to other settings.
-    places = {key: chosen.data[key] for key in PATHS_IN_A_CONFIG["data"] if key in chosen.data}
+    named_part(name, SOURCES, allowed, path)
+    if own.get("flatten") not in FLATTENINGS:
+        # Text would be taken for the path of a function.
+        if not isinstance(order, Tensor):
+            raise InputError(
+                f"the run was trained with the pixel order data.flatten={own.get('flatten')}, which is not ours, and "
+                "its checkpoint does not hold it: refused, nothing was executed"
+            )
+        own = own | {"flatten": order}
+    places = places_of(name, paths)
     try:
         datamodule = ImageDataModule(**own, **places)
     except TypeError as error:
@@ -128,6 +148,17 @@ def rebuild_data(settings: Mapping[str, Any], paths: DictConfig) -> ImageDataMod
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule
+
+
+def places_of(name: str, given: DictConfig) -> dict[str, Any]:
+    """Return the paths of a data set: what is given, else what its configuration says."""
+    paths = {key: given[key] for key in PATHS_IN_A_CONFIG["data"] if given.get(key) is not None}
+    if name not in SOURCES:
+        return paths
+    ours: Any = OmegaConf.create((files("qcnn_lightning.conf") / "data" / f"{name}.yaml").read_text())
+    # What the run's configuration holds is taken as it is: only our own may refer to other settings.
+    chosen = OmegaConf.create({"data": OmegaConf.merge(ours, paths)})
+    return {key: chosen.data[key] for key in PATHS_IN_A_CONFIG["data"] if key in ours}
 
 
 def check_fit(network: Any, datamodule: ImageDataModule, split: str) -> None:

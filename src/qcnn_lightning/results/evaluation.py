@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Real
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torchmetrics.aggregation import MeanMetric
@@ -143,7 +143,7 @@ class Examples:
     index: Int64[Tensor, "classes examples"]
     probability: Float[Tensor, "classes examples"]
     taken_for: Int64[Tensor, "classes examples"]
-    images: UInt8[Tensor, "classes examples height width"]
+    images: Real[Tensor, "classes examples height width"]
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ class Evaluation:
         state: the states of the classes; None for a model without.
         entanglement: the same by numbers; None for a model without.
         pixel_entropies: the entropy of every pixel with all others, nats; None where nobody knows them.
-        mean_images: mean of the images of every class, grey levels from 0 to 255.
+        mean_images: mean of the images of every class, in their own grey levels: 0 to 255, or 0 to 1 for floats.
         most_probable: every class's own images with the highest p(y|x).
         least_probable: every class's own images with the lowest p(y|x).
     """
@@ -271,14 +271,14 @@ def measure(
         images, labels = datamodule.splits[split]
         classification = classify(network, cost, state, images, labels, datamodule.num_classes)
         entanglement = None if state is None else measure_entanglement(state)
-    order = datamodule.pixel_order
-    upright = lay_on_image(images, order)
+    order, shape = datamodule.pixel_order, datamodule.image_shape
+    upright = lay_on_image(images, order, shape)
     by_class = [upright[labels == label].double() for label in range(datamodule.num_classes)]
     return Evaluation(
         checkpoint=checkpoint,
         epoch=epoch,
         split=split,
-        data={key: settings["data"][key] for key in ("name", "size", "flatten")},
+        data={key: settings["data"].get(key) for key in ("name", "size", "flatten")},
         model={key: value for key, value in settings["model"].items() if not key.startswith("_") and key != "kernel"},
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         class_names=datamodule.class_names,
@@ -286,7 +286,7 @@ def measure(
         state=state,
         entanglement=entanglement,
         pixel_entropies=(
-            lay_on_image(entanglement.block_entropies[0], order)
+            lay_on_image(entanglement.block_entropies[0], order, shape)
             if entanglement is not None and entanglement.block_entropies
             else None
         ),
@@ -300,7 +300,7 @@ def classify(
     network: nn.Module,
     cost: Cost,
     state: State | None,
-    images: UInt8[Tensor, "images sites"],
+    images: Real[Tensor, "images sites"],
     labels: Int64[Tensor, " images"],
     num_classes: int,
 ) -> Classification:
@@ -327,7 +327,7 @@ def classify(
     )
 
 
-def disagreement(network: nn.Module, state: State, images: UInt8[Tensor, "images sites"]) -> float:
+def disagreement(network: nn.Module, state: State, images: Real[Tensor, "images sites"]) -> float:
     """Return max |alpha_y(x) - <x|Psi_y>| / max |<x|Psi_y>| of a model's scores and its states' amplitudes (eq. 31)."""
     logarithm, sign = state.log_amplitude(images)
     amplitude = sign * logarithm.exp()
@@ -350,7 +350,7 @@ def measure_entanglement(state: State) -> Entanglement:
 
 
 def choose_examples(
-    classification: Classification, upright: UInt8[Tensor, "images height width"], descending: bool
+    classification: Classification, upright: Real[Tensor, "images height width"], descending: bool
 ) -> Examples:
     """Choose the images of every class with the highest, or the lowest, p(y|x)."""
     num_classes = classification.probabilities.shape[1]

@@ -36,7 +36,7 @@ def draw_pixel_orders(size: int, path: Path) -> None:
 
 
 def _draw_pixel_order(axes: Axes, flatten: str, size: int) -> None:
-    order = pixel_order(flatten, size).numpy()
+    order = pixel_order(flatten, size, size).numpy()
     num_sites = len(order)
     sites = np.flatnonzero(order != PADDING)
     row, column = np.divmod(order[sites], size)

@@ -6,7 +6,7 @@ stand in it in grey, and where classes are compared they are bars or rows with t
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -115,7 +115,7 @@ def draw_schmidt_spectra(evaluation: Evaluation) -> Figure:
     panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.supxlabel("place k in the spectrum", fontsize=9)
     figure.supylabel("Schmidt probability $p_k$", fontsize=9)
-    figure.suptitle(f"Schmidt spectrum, half against half of the image: {subject(evaluation)}")
+    figure.suptitle(f"Schmidt spectrum, half against half of the image\n{subject(evaluation)}")
     return figure
 
 
@@ -139,7 +139,7 @@ def draw_entropy_profile(evaluation: Evaluation) -> Figure:
     figure.supxlabel("sites in the block", fontsize=9)
     figure.supylabel(ENTROPY, fontsize=9)
     what = "all blocks of a size alike" if entanglement.sites_are_alike else "mean, and range over the blocks"
-    figure.suptitle(f"Entropy of a block against the rest ({what}): {subject(evaluation)}")
+    figure.suptitle(f"Entropy of a block against the rest ({what})\n{subject(evaluation)}")
     return figure
 
 
@@ -157,9 +157,9 @@ def draw_pixel_entropies(evaluation: Evaluation) -> Figure:
     # A logarithmic scale, for classes differ by orders of magnitude.
     scale = LogNorm(smallest, largest, clip=True)
     for label, axes in enumerate(panels):
-        image = axes.imshow(maps[label], cmap="viridis", norm=scale)
+        image = axes.imshow(maps[label], cmap="viridis", norm=scale, aspect=aspect_of(maps[label]))
         mean_image = evaluation.mean_images[label].numpy()
-        if np.ptp(mean_image) > 0:
+        if np.ptp(mean_image) > 0 and not is_chain(mean_image):
             outline = axes.contour(mean_image, levels=[mean_image.max() / 2], colors="white", linewidths=0.9)
             outline.set(path_effects=[withStroke(linewidth=1.7, foreground="0.25")])
         bare(axes)
@@ -172,8 +172,9 @@ def draw_pixel_entropies(evaluation: Evaluation) -> Figure:
         aspect=30,
         extend="min" if np.nanmin(maps) < smallest else "neither",
     )
-    figure.supxlabel("white: where the mean image of the class has half its largest grey level", fontsize=8)
-    figure.suptitle(f"Entropy of every pixel with all others: {subject(evaluation)}")
+    if not is_chain(maps[0]):
+        figure.supxlabel("white: where the mean image of the class has half its largest grey level", fontsize=8)
+    figure.suptitle(f"Entropy of every pixel with all others\n{subject(evaluation)}")
     return figure
 
 
@@ -272,7 +273,9 @@ def draw_row(
         if examples.index[label, place] < 0:
             axes.spines[:].set_visible(False)
             continue
-        axes.imshow(examples.images[label, place].numpy(), cmap="gray", vmin=0, vmax=255)
+        image = examples.images[label, place].numpy()
+        white = 255 if image.dtype == np.uint8 else 1
+        axes.imshow(image, cmap="gray", vmin=0, vmax=white, aspect=aspect_of(image))
         taken_for = int(examples.taken_for[label, place])
         wrong = "" if taken_for == label else evaluation.class_names[taken_for]
         axes.set_xlabel(f"{short(shown(float(examples.probability[label, place])))}\n{wrong}", fontsize=6, labelpad=2)
@@ -287,7 +290,7 @@ def class_panels(number: int, height: float, **shared: Any) -> tuple[Figure, lis
     """Return a figure with a panel for every class."""
     columns = min(PANELS_IN_A_ROW, number)
     rows = -(-number // columns)
-    figure = Figure(figsize=(max(4.2, 1.75 * columns), 0.8 + height * rows))
+    figure = Figure(figsize=(max(5.2, 1.75 * columns), 1.0 + height * rows))
     panels = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
     for axes in panels[number:]:
         axes.remove()
@@ -333,6 +336,16 @@ def write_numbers(
         if not skip[row, column]:
             colour = "white" if dark[row, column] else "black"
             axes.text(column, row, form(value), ha="center", va="center", fontsize=6.5, color=colour)
+
+
+def is_chain(image: np.ndarray) -> bool:
+    """Return whether an image is one row or column of pixels, which has no outline."""
+    return min(image.shape) == 1
+
+
+def aspect_of(image: np.ndarray) -> Literal["auto", "equal"]:
+    """Return how to draw pixels: square, but those of a chain as long as there is room, or they would be a hairline."""
+    return "auto" if is_chain(image) else "equal"
 
 
 def bare(axes: Axes) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64, Real
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
@@ -120,7 +120,7 @@ class Classifier(pl.LightningModule):
             optimizer.step()
             self.move_schedule("step")
 
-    def backpropagate_cost(self, images: UInt8[Tensor, "batch sites"], labels: Int64[Tensor, " batch"]) -> None:
+    def backpropagate_cost(self, images: Real[Tensor, "batch sites"], labels: Int64[Tensor, " batch"]) -> None:
         """Replace the parameters' gradients by those of the batch's mean cost, by the batch's own statistics.
 
         Raises:
@@ -134,7 +134,7 @@ class Classifier(pl.LightningModule):
             gradient = gradient * self.share_of_batch(len(labels))
         kernel.backward(tape, gradient)
 
-    def note_cost(self, cost: float, images: UInt8[Tensor, "batch sites"]) -> None:
+    def note_cost(self, cost: float, images: Real[Tensor, "batch sites"]) -> None:
         """Add the cost of a batch to the epoch's.
 
         Raises:
@@ -152,7 +152,7 @@ class Classifier(pl.LightningModule):
                 f"beginning at {where}; try a smaller optimizer.lr"
             )
 
-    def mean_entropy(self, images: UInt8[Tensor, "batch sites"]) -> Float[Tensor, ""]:
+    def mean_entropy(self, images: Real[Tensor, "batch sites"]) -> Float[Tensor, ""]:
         """Return the mean entanglement entropy of the classes' states, nats, by the statistics of these images."""
         state = self.network.state(self.network.statistics_of(images))
         return state.entanglement_entropy().mean().to(self.device)

@@ -194,6 +194,9 @@ def fit(
     cost = build(config.cost, "cost")
     datamodule.prepare_data()
     datamodule.setup()
+    if state is not None:
+        # Lightning does so too, but only once the loggers have begun.
+        datamodule.load_state_dict(state.checkpoint.get(type(datamodule).__qualname__, {}))
 
     torch.manual_seed(config.seed)
     network = build_network(num_classes=datamodule.num_classes)

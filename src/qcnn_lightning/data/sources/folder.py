@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 
 from qcnn_lightning.data.images import LabelledImages, grey, resized
-from qcnn_lightning.errors import InputError
+from qcnn_lightning.data.sources.source import Source
+from qcnn_lightning.errors import InputError, checked_settings
 
 logger = logging.getLogger(__name__)
 
 _LAYOUT = "expected <data.root>/train/<class>/<image files>, two classes or more, and optionally the same below test/"
 
 
-class ImageFolder:
+class ImageFolder(Source):
     """The image files below a folder, and the classes they belong to.
 
     Files whose suffix is not that of an image format, and hidden ones, are left out; classes are numbered in
@@ -28,14 +29,18 @@ class ImageFolder:
         files: "train", and "test" if there is one -> (path, label) of each image.
     """
 
-    def __init__(self, root: Path):
+    @checked_settings
+    def __init__(self, root: str | Path | None = None):
         """List the files; nothing is read yet.
 
         Raises:
-            InputError: a folder is missing or empty, there are fewer than two classes, or `test/` has a class that
-                `train/` has not.
+            InputError: a folder is not given, missing or empty, there are fewer than two classes, or `test/` has a
+                class that `train/` has not.
             OSError: a folder cannot be read.
         """
+        if root is None:
+            raise InputError("data=folder needs data.root=DIR.")
+        root = Path(root).expanduser()
         if not (root / "train").is_dir():
             raise InputError(f"data.root={root} has no folder train/: {_LAYOUT}.")
         self.root = root
@@ -81,7 +86,7 @@ class ImageFolder:
                 digest.update(f"{path.relative_to(self.root)} {sha256}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
-    def load(self, size: int) -> LabelledImages:
+    def load(self, shape: tuple[int, int]) -> LabelledImages:
         """Read every image, grey and resized (stretched if it is not square).
 
         Raises:
@@ -90,7 +95,7 @@ class ImageFolder:
         splits = {}
         for split, files in self.files.items():
             logger.info("Reading %d images below %s", len(files), self.root / split)
-            images = resized((_read(path) for path, _ in files), size)
+            images = resized((_read(path) for path, _ in files), shape)
             splits[split] = images, torch.tensor([label for _, label in files])
         return LabelledImages(splits, self.class_names)
 
@@ -113,3 +118,6 @@ def _read(path: Path) -> Image.Image:
     except Exception as error:  # PIL's readers raise whatever a broken file leads them to
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"The image {path} cannot be read; mend or remove it ({reason}).") from error
+
+
+SOURCES = {"folder": ImageFolder}

@@ -1,4 +1,4 @@
-"""Where MNIST's and Fashion-MNIST's files come from, and their checksums.
+"""MNIST and Fashion-MNIST: where their files come from, and their checksums.
 
 Both data sets are four IDX files (big-endian header, then raw bytes). `idx_files` tries one source after the other and
 says so in the log: files already under `data.root`, a system package's folder, torchvision's download, and, for places
@@ -8,6 +8,7 @@ source, the decompressed bytes must have the SHA-256 sums below.
 
 import gzip
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -21,12 +22,17 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from filelock import FileLock, Timeout
+from PIL import Image
 
-from qcnn_lightning.errors import InputError
+from qcnn_lightning.data.images import LabelledImages, resized
+from qcnn_lightning.data.sources.source import Source
+from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.files import replace_atomically
 
 logger = logging.getLogger(__name__)
@@ -62,6 +68,64 @@ class IdxDataSet:
     class_names: tuple[str, ...]
     sha256: dict[str, str]
     fetch: dict[str, Callable[[Path], None]]
+
+
+class IdxSource(Source):
+    """The images of a data set of four IDX files.
+
+    Args:
+        name: one of `DATA_SETS`.
+        root: where the files are, or are put.
+        system_folders: where a system package may have put them.
+
+    Raises:
+        InputError: `root` is not given.
+    """
+
+    @checked_settings
+    def __init__(self, name: str, root: str | Path | None = None, system_folders: Sequence[str | Path] = ()):
+        if root is None:
+            raise InputError(f"data={name} needs data.root=DIR.")
+        self.data_set = DATA_SETS[name]
+        self.root = Path(root).expanduser()
+        self.system_folders = [Path(folder) for folder in system_folders]
+        self._files: dict[str, Path] = {}
+
+    def content(self) -> str:
+        """Return a hash of the files' known SHA-256 sums."""
+        return hashlib.sha256(json.dumps(self.data_set.sha256).encode()).hexdigest()
+
+    def fetch(self) -> None:
+        """Find the files, or fetch them.
+
+        Raises:
+            InputError: as `idx_files`.
+        """
+        self._files = idx_files(self.data_set, self.root, self.system_folders)
+
+    def verify(self) -> None:
+        """Check the files that are under `root`.
+
+        Raises:
+            InputError: as `verify`.
+        """
+        if files_there := files_under_root(self.data_set, self.root):
+            verify(self.data_set, files_there)
+
+    def load(self, shape: tuple[int, int]) -> LabelledImages:
+        """Read the files and resize the images.
+
+        Raises:
+            InputError: as `read_idx`.
+        """
+        splits = {}
+        for split, names in IDX_FILES.items():
+            images, labels = (read_idx(self.data_set, name, self._files[name]) for name in names)
+            splits[split] = (
+                resized((Image.fromarray(image) for image in images), shape),
+                torch.from_numpy(labels.astype(np.int64)),
+            )
+        return LabelledImages(splits, self.data_set.class_names)
 
 
 def idx_files(data_set: IdxDataSet, root: Path, system_folders: Sequence[Path] = ()) -> dict[str, Path]:
@@ -381,3 +445,5 @@ DATA_SETS = {
     ),
 }
 """`data.name` -> the data set."""
+
+SOURCES = {name: partial(IdxSource, name) for name in DATA_SETS}

@@ -1,0 +1,48 @@
+"""Where labelled images come from. A module here holds one source and, in `SOURCES`, the data sets it makes."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any
+
+from qcnn_lightning.data.images import LabelledImages
+from qcnn_lightning.data.sources.source import Source
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.own_parts import own_part
+
+__all__ = ["SOURCES", "LabelledImages", "Source", "make_source"]
+
+SOURCES: dict[str, Callable[..., Source]] = {}
+"""`data.name` -> what takes the source's settings and returns the source."""
+
+for _module in iter_modules(__path__):
+    SOURCES |= getattr(import_module(f"{__name__}.{_module.name}"), "SOURCES", {})
+
+
+def make_source(name: str, settings: Mapping[str, Any]) -> Source:
+    """Return the source of a data set.
+
+    Args:
+        name: one of `SOURCES`, or the dotted path of a `Source` of one's own.
+        settings: of the source.
+
+    Raises:
+        InputError: there is no such data set, or it does not take these settings.
+    """
+    if name not in SOURCES and "." not in name:
+        raise InputError(
+            f"data.name={name} is not a data set; choose one of {', '.join(SOURCES)}, or the dotted path of a source "
+            "of your own, such as mine.MySource."
+        )
+    make = SOURCES[name] if name in SOURCES else own_part(name, "data.name")
+    try:
+        inspect.signature(make).bind(**settings)
+    except TypeError as error:
+        raise InputError(f"data={name} cannot be used with these settings: {error}.") from error
+    source = make(**settings)
+    if not isinstance(source, Source):
+        raise InputError(
+            f"data.name={name} is a {type(source).__name__}: expected a qcnn_lightning.data.sources.Source."
+        )
+    return source
