@@ -1,7 +1,7 @@
 """What training minimises: a cost for every image, from the scores of the classes and the image's label.
 
-A cost is a callable, `cost(scores, labels) -> (batch,)`. It may also have `gradient(scores, labels)`, its mean's
-gradient in closed form; autograd takes the gradient of a cost without.
+A cost is a callable, `cost(scores, labels) -> (batch,)`. It may also have `mean_and_gradient(scores, labels)`, its mean
+over the batch and the gradient in closed form; autograd takes the gradient of a cost without.
 """
 
 from typing import Protocol, runtime_checkable
@@ -38,11 +38,12 @@ class SquaredDistance:
         """Return the squared distance of every image's scores from the indicator of its class."""
         return self._difference(scores, labels).square().sum(-1)
 
-    def gradient(
+    def mean_and_gradient(
         self, scores: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]
-    ) -> Float[Tensor, "batch classes"]:
-        """Return the gradient of the mean over the batch: 2 (alpha_y(x) - delta_{y, l(x)}) / batch."""
-        return self._difference(scores, labels).mul_(2).div_(len(scores))
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch classes"]]:
+        """Return the mean over the batch, and its gradient 2 (alpha_y(x) - delta_{y, l(x)}) / batch."""
+        difference = self._difference(scores, labels)
+        return difference.square().sum() / len(scores), difference.mul_(2).div_(len(scores))
 
     def _difference(self, scores: Tensor, labels: Tensor) -> Tensor:
         return scores - functional.one_hot(labels, scores.shape[-1])
@@ -81,10 +82,11 @@ def mean_and_gradient(
     """
     if labels.shape != scores.shape[:1]:
         raise InputError(f"labels have shape {tuple(labels.shape)}: expected one for each of {len(scores)} images")
+    closed_form = getattr(cost, "mean_and_gradient", None)
+    if closed_form is not None:
+        return closed_form(scores, labels)  # type: ignore[no-any-return]
     with torch.enable_grad():
-        closed_form = getattr(cost, "gradient", None)
-        if closed_form is None:
-            scores = scores.detach().requires_grad_()
+        scores = scores.detach().requires_grad_()
         costs = cost(scores, labels)
         if costs.shape != labels.shape:
             raise InputError(
@@ -92,5 +94,5 @@ def mean_and_gradient(
                 f"{len(scores)} images"
             )
         mean = costs.mean()
-        gradient = torch.autograd.grad(mean, scores)[0] if closed_form is None else closed_form(scores, labels)
+        (gradient,) = torch.autograd.grad(mean, scores)
     return mean.detach(), gradient

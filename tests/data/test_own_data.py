@@ -153,9 +153,7 @@ def test_an_evaluation_imports_nothing_that_only_the_run_folder_names(tmp_path):
     trained(tmp_path, *settings)
     (tmp_path / "imported").unlink()
     refused = run_command("evaluate", "run=run", folder=tmp_path)
-    assert_told(
-        refused, r"trained with mine.Noise, somebody's own code, which was not executed.*own=\[mine.Noise\]$"
-    )
+    assert_told(refused, r"trained with mine.Noise, somebody's own code, which was not executed.*own=\[mine.Noise\]$")
     assert not (tmp_path / "imported").exists()
     assert len(evaluated(tmp_path, "own=[mine.Noise]")["classes"]) == 2
 

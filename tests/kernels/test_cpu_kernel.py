@@ -373,17 +373,12 @@ def test_callers_in_several_threads_at_a_time_get_the_same_numbers():
             assert torch.equal(scores, expected)
 
 
-@pytest.mark.parametrize(("given", "expected"), [(None, "passive"), ("active", "active")])
-def test_threads_of_pytorch_do_not_spin_unless_asked_to(given, expected):
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    if given is not None:
-        environment["OMP_WAIT_POLICY"] = given
-    # What OpenMP itself says it has read.
-    ended = subprocess.run(
-        [sys.executable, "-c", "import qcnn_lightning"],
-        env=environment | {"OMP_DISPLAY_ENV": "true"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert f"OMP_WAIT_POLICY = '{expected.upper()}'" in ended.stderr
+def test_pytorchs_other_operators_have_one_thread_while_the_kernel_trains():
+    _, network = both_kernels()
+    before = torch.get_num_threads()
+    kernel = network.fast_kernel(images(1))
+    with kernel.around_training():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+    with AutogradKernel(network).around_training():
+        assert torch.get_num_threads() == before

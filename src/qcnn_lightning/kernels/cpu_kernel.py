@@ -4,7 +4,8 @@
 measure no statistics across processes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +90,23 @@ class CpuKernel:
             if parameter.requires_grad:
                 parameter.grad = of_parameter
 
+    @contextmanager
+    def around_training(self) -> Iterator[None]:
+        """Let PyTorch's other operators compute in one thread meanwhile; this kernel keeps all.
+
+        They are small. OpenMP's threads would spin for milliseconds after each of them, where other processes, or this
+        kernel's own threads, need the cores.
+        """
+        threads = torch.get_num_threads()
+        operators = load_operators()
+        operators.set_num_threads(threads)
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
+            operators.set_num_threads(0)
+
     @property
     def arithmetic(self) -> str:
         """By what products are computed: results depend on it, beyond the last digits of float32."""
@@ -144,14 +162,15 @@ class CpuKernel:
         self, x: UInt8[Tensor, "batch sites"], fixed: Sequence[tuple[Tensor, Tensor]] = ()
     ) -> Float[Tensor, "batch classes"]:
         """Return the scores as part of autograd's graph; by the batch's statistics, which then move, unless fixed."""
-        return _Scores.apply(self, x, fixed, *self.parameters)
+        if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters):
+            return _Scores.apply(self, x, fixed, *self.parameters)
+        return self.run(x, fixed, running=() if fixed else self.statistics)[0]
 
 
 class _Scores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernel: CpuKernel, x: Tensor, fixed: Sequence[tuple[Tensor, Tensor]], *_: Tensor) -> Tensor:
-        keep = any(ctx.needs_input_grad)
-        scores, tape = kernel.run(x, fixed, running=() if fixed else kernel.statistics, keep=keep)
+        scores, tape = kernel.run(x, fixed, running=() if fixed else kernel.statistics, keep=True)
         ctx.kernel, ctx.tape = kernel, tape
         # So that a parameter that has changed meanwhile is told.
         ctx.save_for_backward(*kernel.parameters)

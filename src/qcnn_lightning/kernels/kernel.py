@@ -4,6 +4,7 @@ The cost stands between the two, so every kernel serves every cost.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -31,6 +32,9 @@ class Kernel(Protocol):
             gradient: of a cost with respect to the scores.
         """
 
+    def around_training(self) -> AbstractContextManager[None]:
+        """Return the context that a whole training shall run in."""
+
 
 class AutogradKernel:
     """PyTorch's own operators and gradients: works for every model, on every device.
@@ -53,3 +57,7 @@ class AutogradKernel:
         """Go back through the graph."""
         self.model.zero_grad()
         self._backward(tape, gradient)
+
+    def around_training(self) -> AbstractContextManager[None]:
+        """Return a context that changes nothing."""
+        return nullcontext()

@@ -1,8 +1,6 @@
 """The entanglement of every class's state, before training and after every epoch, beside the cost (eq. 37-45)."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytorch_lightning as pl
 import torch
@@ -15,17 +13,6 @@ from qcnn_lightning.states.entropy import renyi_entropy, von_neumann_entropy
 from qcnn_lightning.training.module import Classifier
 
 LOGGED_SCHMIDT_VALUES = 8
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch compute in one thread: matrices of some tens of rows are done before a second one is awake."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class EntanglementMonitor(pl.Callback):
@@ -57,12 +44,11 @@ class EntanglementMonitor(pl.Callback):
             return
         assert isinstance(pl_module, Classifier)
         start = time.perf_counter()
-        with one_thread():
-            # Running averages have seen nothing before training; what is evaluated then is what is measured.
-            state = pl_module.network.state(pl_module.network.fixed_statistics)
-            if state is None:
-                return
-            measured = self._measure(state, self._profile_is_due(trainer))
+        # Running averages have seen nothing before training; what is evaluated then is what is measured.
+        state = pl_module.network.state(pl_module.network.fixed_statistics)
+        if state is None:
+            return
+        measured = self._measure(state, self._profile_is_due(trainer))
         measured["time/entanglement_s"] = torch.tensor(time.perf_counter() - start)
         # As float32 where the device has no float64.
         measured = {name: value.float() for name, value in measured.items()}

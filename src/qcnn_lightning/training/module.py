@@ -126,13 +126,17 @@ class Classifier(pl.LightningModule):
         Raises:
             NonFiniteCostError: the cost is infinite or NaN.
         """
-        kernel: Kernel = self.network.fast_kernel(images) or AutogradKernel(self.network, self.manual_backward)
+        kernel = self.kernel_for(images)
         scores, tape = kernel.forward(images)
         cost, gradient = mean_and_gradient(self.cost, scores, labels)
         self.note_cost(cost.item(), images)
         if self.trainer.world_size > 1:
             gradient = gradient * self.share_of_batch(len(labels))
         kernel.backward(tape, gradient)
+
+    def kernel_for(self, images: Tensor) -> Kernel:
+        """Return the fastest way to compute the model for images like these."""
+        return self.network.fast_kernel(images) or AutogradKernel(self.network, self.manual_backward)
 
     def note_cost(self, cost: float, images: Real[Tensor, "batch sites"]) -> None:
         """Add the cost of a batch to the epoch's.

@@ -246,7 +246,8 @@ def fit(
     )
     exit_code = 1
     try:
-        with warnings.catch_warnings(), other_processes(trainer, folder):
+        around = classifier.kernel_for(datamodule.splits["train"][0][:1]).around_training()
+        with warnings.catch_warnings(), other_processes(trainer, folder), around:
             ignore_hints()
             if state is None:
                 trainer.validate(classifier, datamodule=datamodule, verbose=False)

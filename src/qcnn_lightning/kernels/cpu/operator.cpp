@@ -101,6 +101,8 @@ TORCH_LIBRARY(qcnn_lightning, library) {
       "backward(Tensor scores_gradient, Tensor[] parameters, Tensor[] mean, Tensor[] var, Tensor[] kept, float[] epsilon, "
       "bool of_batch, bool split_products) -> Tensor[]",
       &qcnn::backward_of);
+  // How many threads they share their work among: PyTorch's number if 0.
+  library.def("set_num_threads(int threads) -> ()", [](int64_t threads) { workers::given_threads = threads; });
   // Whether this processor's matrix units take float32 products where these may be split.
   library.def("has_matrix_units() -> bool", &products::has_matrix_units);
 }

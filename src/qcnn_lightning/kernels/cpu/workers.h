@@ -26,6 +26,26 @@ constexpr auto kSpinning = std::chrono::microseconds(2000);
 constexpr int64_t kMostThreads = 64;
 constexpr int64_t kPiecesPerThread = 4;  // more even out threads that are held up, fewer cost less
 
+// How a thread rounds, and whether subnormal numbers count as zero.
+#if defined(__SSE__)
+using FloatMode = unsigned;
+inline FloatMode float_mode() { return __builtin_ia32_stmxcsr(); }
+inline void set_float_mode(FloatMode mode) { __builtin_ia32_ldmxcsr(mode); }
+#else
+using FloatMode = std::fenv_t;
+inline FloatMode float_mode() {
+  FloatMode mode;
+  std::fegetenv(&mode);
+  return mode;
+}
+inline void set_float_mode(const FloatMode& mode) { std::fesetenv(&mode); }
+#endif
+
+// How many threads share the work: PyTorch's number while this is 0.
+inline std::atomic<int64_t> given_threads{0};
+
+inline int64_t num_threads() { return given_threads > 0 ? given_threads.load() : at::get_num_threads(); }
+
 inline void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -56,7 +76,7 @@ class Workers {
       parts_[thread].next = count * thread / threads_;
       parts_[thread].end = count * (thread + 1) / threads_;
     }
-    std::fegetenv(&environment_);
+    float_mode_ = float_mode();
     open_ = true;
     ++posted_;
     if (sleeping_ > 0) {
@@ -92,7 +112,7 @@ class Workers {
       // The caller changes nothing, nor returns, while anybody is inside.
       ++inside_;
       if (open_ && number < threads_) {
-        std::fesetenv(&environment_);  // subnormal numbers count as the caller has them count
+        set_float_mode(float_mode_);  // the caller's
         do_pieces(number);
       }
       --inside_;
@@ -127,13 +147,13 @@ class Workers {
   void (*work_)(const void*, int64_t) = nullptr;
   const void* given_ = nullptr;
   std::exception_ptr error_;
-  std::fenv_t environment_;
+  FloatMode float_mode_{};
 };
 
-// Calls work(begin, end) for parts of 0 .. size - 1 with at least `grain` of them each, in as many threads as PyTorch has.
+// Calls work(begin, end) for parts of 0 .. size - 1 with at least `grain` of them each.
 template <class Work>
 void parallel_for(int64_t size, int64_t grain, const Work& work) {
-  const int64_t threads = at::get_num_threads();
+  const int64_t threads = num_threads();
   const int64_t pieces = std::min((size + grain - 1) / grain, threads * kPiecesPerThread);
   const auto border = [&](int64_t piece) { return size * piece / pieces; };
   const auto part = [&](int64_t piece) { work(border(piece), border(piece + 1)); };
