@@ -4,6 +4,7 @@ A cost is a callable, `cost(scores, labels) -> (batch,)`. It may also have `mean
 over the batch and the gradient in closed form; autograd takes the gradient of a cost without.
 """
 
+import functools
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -43,10 +44,18 @@ class SquaredDistance:
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch classes"]]:
         """Return the mean over the batch, and its gradient 2 (alpha_y(x) - delta_{y, l(x)}) / batch."""
         difference = self._difference(scores, labels)
-        return difference.square().sum() / len(scores), difference.mul_(2).div_(len(scores))
+        flat = difference.view(-1)
+        return flat.dot(flat).div_(len(scores)), difference.mul_(2 / len(scores))
 
     def _difference(self, scores: Tensor, labels: Tensor) -> Tensor:
-        return scores - functional.one_hot(labels, scores.shape[-1])
+        return scores - identity(scores.shape[-1], scores.dtype, scores.device).index_select(0, labels)
+
+
+@functools.cache
+def identity(size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size size"]:
+    """Return the identity matrix: row y is delta_{y, .}."""
+    with torch.inference_mode(False):
+        return torch.eye(size, dtype=dtype, device=device)
 
 
 class CrossEntropy:
@@ -84,7 +93,7 @@ def mean_and_gradient(
         raise InputError(f"labels have shape {tuple(labels.shape)}: expected one for each of {len(scores)} images")
     closed_form = getattr(cost, "mean_and_gradient", None)
     if closed_form is not None:
-        return closed_form(scores, labels)  # type: ignore[no-any-return]
+        return closed_form(scores, labels)
     with torch.enable_grad():
         scores = scores.detach().requires_grad_()
         costs = cost(scores, labels)

@@ -36,23 +36,6 @@ def obstacle(x: Tensor, dtype: torch.dtype) -> str | None:
 
 
 @dataclass(frozen=True)
-class Tape:
-    """What the gradient of a forward pass needs.
-
-    Attributes:
-        mean: of every level, (d_l,), normalised by.
-        var: of every level, (d_l,).
-        kept: rows of distinct blocks and site tensors, as `cpu/network.h` keeps them.
-        of_batch: whether the statistics are the batch's, through which gradients flow.
-    """
-
-    mean: list[Tensor]
-    var: list[Tensor]
-    kept: list[Tensor]
-    of_batch: bool
-
-
-@dataclass(frozen=True)
 class CpuKernel:
     """A q-CNN as the operators take it: lists of every level, of which the last is the classification.
 
@@ -80,11 +63,11 @@ class CpuKernel:
         """Parameters in the order in which the operators take them."""
         return [*self.gamma, *self.beta, *self.weight]
 
-    def forward(self, x: UInt8[Tensor, "batch sites"]) -> tuple[Float[Tensor, "batch classes"], Tape]:
+    def forward(self, x: UInt8[Tensor, "batch sites"]) -> tuple[Float[Tensor, "batch classes"], Any]:
         """Return the scores by the batch's statistics, and the tape; running averages move."""
         return self.run(x, running=self.statistics, keep=True)
 
-    def backward(self, tape: Tape, gradient: Float[Tensor, "batch classes"]) -> None:
+    def backward(self, tape: Any, gradient: Float[Tensor, "batch classes"]) -> None:
         """Replace the gradient of every parameter that has one."""
         for parameter, of_parameter in zip(self.parameters, self.gradients(tape, gradient), strict=True):
             if parameter.requires_grad:
@@ -120,8 +103,8 @@ class CpuKernel:
         fixed: Sequence[tuple[Tensor, Tensor]] = (),
         running: Sequence[FixedStatistics] = (),
         keep: bool = False,
-    ) -> tuple[Float[Tensor, "batch classes"], Tape]:
-        """Return the scores and the tape.
+    ) -> tuple[Float[Tensor, "batch classes"], Any]:
+        """Return the scores and the tape, which has `mean()` and `var()`, (d_l,) of every level.
 
         Args:
             x: images in tree order.
@@ -129,7 +112,7 @@ class CpuKernel:
             running: of every level, whose running averages shall move towards the batch's statistics.
             keep: whether the tape shall serve for gradients, not for its statistics alone.
         """
-        scores, mean, var, kept = load_operators().forward(
+        scores, tape = load_operators().forward(
             x.contiguous(),
             self.table,
             self.parameters,
@@ -142,20 +125,18 @@ class CpuKernel:
             self.split_products,
             keep,
         )
-        return scores, Tape(mean, var, kept, of_batch=not fixed)
+        return scores, tape
 
-    def gradients(self, tape: Tape, gradient: Float[Tensor, "batch classes"]) -> list[Tensor]:
+    def gradients(self, tape: Any, gradient: Float[Tensor, "batch classes"]) -> list[Tensor]:
         """Return the gradient of every parameter."""
-        return load_operators().backward(
-            gradient, self.parameters, tape.mean, tape.var, tape.kept, self.epsilon, tape.of_batch, self.split_products
-        )
+        return load_operators().backward(gradient, self.parameters, tape, self.epsilon, self.split_products)
 
     def statistics_of(self, x: UInt8[Tensor, "batch sites"]) -> list[ChannelStatistics]:
         """Measure the statistics of every level on these images, normalised by them level by level."""
         _, tape = self.run(x)
         return [
             ChannelStatistics(mean, var, x.numel() >> level)
-            for level, (mean, var) in enumerate(zip(tape.mean, tape.var, strict=True))
+            for level, (mean, var) in enumerate(zip(tape.mean(), tape.var(), strict=True))
         ]
 
     def differentiable(

@@ -7,6 +7,7 @@ states, are made of them, so they cannot disagree.
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -198,6 +199,7 @@ class QCNN(Model):
             raise InputError(f"model.kernel={kernel}: choose one of {', '.join(KERNELS)}")
         self.kernel, self.precision = kernel, precision
         self.told: set[str] = set()
+        self._cpu_kernel: CpuKernel | None = None
         self._grey_level_functions: dict[tuple[torch.dtype, torch.device], Tensor] = {}
         self.num_sites, self.num_classes = num_sites, num_classes
         self.num_levels = num_sites.bit_length() - 1
@@ -281,16 +283,28 @@ class QCNN(Model):
             log.info(choice)
         if reason is not None:
             return None
-        levels = self.all_levels
-        return CpuKernel(
-            self.grey_level_functions(dtype, x.device),
-            [level.gamma for level in levels],
-            [level.beta for level in levels],
-            [level.weight for level in levels],
-            [level.epsilon for level in levels],
-            [level.statistics for level in levels],
-            split_products=self.precision == "high",
-        )
+        if self._cpu_kernel is None or self._cpu_kernel.table.dtype != dtype:
+            levels = self.all_levels
+            self._cpu_kernel = CpuKernel(
+                self.grey_level_functions(dtype, x.device),
+                [level.gamma for level in levels],
+                [level.beta for level in levels],
+                [level.weight for level in levels],
+                [level.epsilon for level in levels],
+                [level.statistics for level in levels],
+                split_products=self.precision == "high",
+            )
+        return self._cpu_kernel
+
+    def _apply(self, *arguments: Any, **keywords: Any) -> "QCNN":
+        """Move or convert the tensors, which may make others of them."""
+        self._cpu_kernel = None
+        return super()._apply(*arguments, **keywords)
+
+    def load_state_dict(self, *arguments: Any, **keywords: Any) -> Any:
+        """Take over weights, which may make other tensors of them."""
+        self._cpu_kernel = None
+        return super().load_state_dict(*arguments, **keywords)
 
     def arithmetic(self, x: Tensor) -> str:
         """Say by what training on images like these computes products: depends on precision and processor."""

@@ -20,7 +20,7 @@ using products::kBlockRows;
 
 constexpr int64_t kChunkRows = 512;  // most rows of a piece of work
 constexpr int64_t kTileRows = 16;    // such pieces are multiples of them
-constexpr int64_t kThreadWork = 1 << 14;  // numbers that are worth waking another thread for
+constexpr int64_t kThreadWork = 1 << 16;  // numbers that are worth waking another thread for
 
 // The distinct blocks entering one level. Rows from first_right on are right children, where those have their own matrix.
 struct Blocks {

@@ -6,6 +6,7 @@
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
+#include <torch/custom_class.h>
 #include <torch/library.h>
 
 #include <tuple>
@@ -51,30 +52,40 @@ void check(const Setting& setting, const Parameters& parameters) {
   }
 }
 
-std::tuple<Tensor, Tensors, Tensors, Tensors> forward_of(const Tensor& x, const Tensor& table, const Tensors& parameters,
-                                                         const Tensors& mean, const Tensors& var,
-                                                         const Tensors& running_mean, const Tensors& running_var,
-                                                         double momentum, const std::vector<double>& epsilon,
-                                                         bool split_products, bool keep) {
+// What `backward` needs of a forward pass; one object, for Python takes longer to wrap a tensor than a thread to add it up.
+struct Tape : torch::CustomClassHolder {
+  Tensors mean, var, kept;
+  bool of_batch;
+  Tape(const Tensors& means, const Tensors& variances, const Tensors& tensors, bool by_batch)
+      : mean(means), var(variances), kept(tensors), of_batch(by_batch) {}
+};
+using TapePointer = c10::intrusive_ptr<Tape>;
+
+std::tuple<Tensor, TapePointer> forward_of(const Tensor& x, const Tensor& table, const Tensors& parameters,
+                                           const Tensors& mean, const Tensors& var, const Tensors& running_mean,
+                                           const Tensors& running_var, double momentum,
+                                           const std::vector<double>& epsilon, bool split_products, bool keep) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const Setting setting{x, table, mean, var, running_mean, running_var, momentum, epsilon, split_products};
   const Parameters all{parameters};
   check(setting, all);
   const bool is_double = table.scalar_type() == at::kDouble;
-  if (!mean.empty() && !keep)
-    return {is_double ? evaluate<double>(setting, all) : evaluate<float>(setting, all), mean, var, {}};
+  if (!mean.empty() && !keep) {
+    const Tensor scores = is_double ? evaluate<double>(setting, all) : evaluate<float>(setting, all);
+    return {scores, c10::make_intrusive<Tape>(mean, var, Tensors{}, false)};
+  }
   const Forward result = is_double ? forward<double>(setting, all, keep) : forward<float>(setting, all, keep);
-  return {result.scores, result.mean, result.var, result.kept};
+  return {result.scores, c10::make_intrusive<Tape>(result.mean, result.var, result.kept, mean.empty())};
 }
 
-Tensors backward_of(const Tensor& scores_gradient, const Tensors& parameters, const Tensors& mean, const Tensors& var,
-                    const Tensors& kept, const std::vector<double>& epsilon, bool of_batch, bool split_products) {
+Tensors backward_of(const Tensor& scores_gradient, const Tensors& parameters, const TapePointer& tape,
+                    const std::vector<double>& epsilon, bool split_products) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const Parameters all{parameters};
   const size_t levels = all.levels;
-  TORCH_CHECK(levels >= 2 && mean.size() == levels && var.size() == levels && epsilon.size() == levels &&
-                  kept.size() == kKept * levels + 1,
-              "what was kept is not of these parameters");
+  const Tensors& kept = tape->kept;
+  TORCH_CHECK(levels >= 2 && epsilon.size() == levels && kept.size() == kKept * levels + 1,
+              "the tape is not of these parameters, or was not kept");
   const Tensor& mapped = kept[kKept * (levels - 1) + kMapped];
   TORCH_CHECK(scores_gradient.dim() == 2 && scores_gradient.size(0) == kept.back().size(0) &&
                   scores_gradient.size(1) == all.weight(levels - 1).size(1) &&
@@ -82,24 +93,28 @@ Tensors backward_of(const Tensor& scores_gradient, const Tensors& parameters, co
               "the scores' gradient is ", scores_gradient.toString(), " of shape ", scores_gradient.sizes(),
               ": expected one like the scores'");
   const auto run = mapped.scalar_type() == at::kDouble ? &backward<double> : &backward<float>;
-  return run(scores_gradient.contiguous(), all, mean, var, kept, epsilon, of_batch, split_products);
+  return run(scores_gradient.contiguous(), all, tape->mean, tape->var, kept, epsilon, tape->of_batch, split_products);
 }
 
 }  // namespace
 }  // namespace qcnn
 
 TORCH_LIBRARY(qcnn_lightning, library) {
-  // The scores, mean and variance of every level, and, if asked for, what `backward` needs. parameters: gamma of every level,
-  // then beta, then weight. Without mean and var, those of the batch, which the running averages, if given, move towards.
+  library.class_<qcnn::Tape>("Tape")
+      .def("mean", [](const qcnn::TapePointer& tape) { return tape->mean; })
+      .def("var", [](const qcnn::TapePointer& tape) { return tape->var; });
+  // The scores, and a tape with mean and variance of every level and, if asked to keep it, what `backward` needs.
+  // parameters: gamma of every level, then beta, then weight. Without mean and var, those of the batch, which the running
+  // averages, if given, move towards.
   library.def(
       "forward(Tensor x, Tensor table, Tensor[] parameters, Tensor[] mean, Tensor[] var, Tensor(a!)[] running_mean, "
       "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool split_products, bool keep) -> "
-      "(Tensor scores, Tensor[] mean, Tensor[] var, Tensor[] kept)",
+      "(Tensor scores, __torch__.torch.classes.qcnn_lightning.Tape tape)",
       &qcnn::forward_of);
   // The gradient of every parameter.
   library.def(
-      "backward(Tensor scores_gradient, Tensor[] parameters, Tensor[] mean, Tensor[] var, Tensor[] kept, float[] epsilon, "
-      "bool of_batch, bool split_products) -> Tensor[]",
+      "backward(Tensor scores_gradient, Tensor[] parameters, __torch__.torch.classes.qcnn_lightning.Tape tape, "
+      "float[] epsilon, bool split_products) -> Tensor[]",
       &qcnn::backward_of);
   // How many threads they share their work among: PyTorch's number if 0.
   library.def("set_num_threads(int threads) -> ()", [](int64_t threads) { workers::given_threads = threads; });

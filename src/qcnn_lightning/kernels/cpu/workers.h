@@ -135,14 +135,16 @@ class Workers {
   const pid_t process_ = getpid();
   std::mutex caller_, sleepers_, errors_;
   std::condition_variable awake_;
-  std::atomic<bool> open_{false};
-  std::atomic<uint64_t> posted_{0};
   struct alignas(64) Part {
     std::atomic<int64_t> next{0};
     int64_t end = 0;
   };
   Part parts_[kMostThreads];
-  std::atomic<int64_t> inside_{0}, sleeping_{0};
+  // Each on a cache line of its own: what waiting workers read, and what they write.
+  alignas(64) std::atomic<uint64_t> posted_{0};
+  alignas(64) std::atomic<bool> open_{false};
+  alignas(64) std::atomic<int64_t> inside_{0};
+  alignas(64) std::atomic<int64_t> sleeping_{0};
   int64_t started_ = 1, threads_ = 0;  // the caller is thread 0
   void (*work_)(const void*, int64_t) = nullptr;
   const void* given_ = nullptr;
