@@ -1,6 +1,7 @@
 """The fused kernel against the plain one, which is the definition of what it computes."""
 
 import concurrent.futures
+import copy
 import itertools
 import logging
 import os
@@ -16,7 +17,7 @@ from qcnn_lightning import QCNN
 from qcnn_lightning.costs import CrossEntropy, SquaredDistance, mean_and_gradient
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.kernels import build
-from qcnn_lightning.kernels.kernel import AutogradKernel
+from qcnn_lightning.kernels.kernel import AutogradKernel, backpropagate
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,7 +50,7 @@ def assert_close(actual, expected, relative=1e-9, scale=0.0):
     assert (actual - expected).abs().max().item() <= relative * scale
 
 
-def backpropagate(network, x):
+def gradients_of(network, x):
     network.zero_grad()
     alpha = network(x)
     targets = torch.eye(network.num_classes, dtype=alpha.dtype)[torch.arange(len(x)) % network.num_classes]
@@ -71,8 +72,8 @@ ARCHITECTURES = list(itertools.product(("full", "sibling"), ("fourier", "legendr
 @pytest.mark.parametrize(("sharing", "basis", "start"), ARCHITECTURES)
 def test_scores_gradients_and_statistics_equal_the_plain_kernels(sharing, basis, start, batch):
     plain, other = both_kernels(sharing=sharing, basis=basis, start=start)
-    alpha, gradients = backpropagate(plain, images(batch))
-    other_alpha, other_gradients = backpropagate(other, images(batch))
+    alpha, gradients = gradients_of(plain, images(batch))
+    other_alpha, other_gradients = gradients_of(other, images(batch))
     # What classifies one image has no variance: almost all gradients, and at the default start the scores, are 0.
     assert_close(other_alpha, alpha, scale=1.0 if batch == 1 else 0.0)
     assert_gradients_close(other_gradients, gradients, least_scale=1.0 if batch == 1 else 1e-3)
@@ -99,8 +100,8 @@ def test_every_size(settings, dtype, relative):
     plain, other = both_kernels(**settings)
     other.to(dtype)
     x = images(13, plain.num_sites)
-    alpha, gradients = backpropagate(plain, x)
-    other_alpha, other_gradients = backpropagate(other, x)
+    alpha, gradients = gradients_of(plain, x)
+    other_alpha, other_gradients = gradients_of(other, x)
     assert_close(other_alpha.double(), alpha, relative)
     largest = max(gradient.abs().max().item() for gradient in gradients)
     for ours, theirs in zip(other_gradients, gradients, strict=True):
@@ -154,7 +155,7 @@ def test_twenty_optimiser_steps_equal_the_plain_kernels(sharing, basis, start):
     for network in (plain, other):
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
         for step in range(20):
-            backpropagate(network, images(7 if step % 5 == 4 else 50, seed=step))
+            gradients_of(network, images(7 if step % 5 == 4 else 50, seed=step))
             optimizer.step()
     for actual, expected in zip(other.state_dict().values(), plain.state_dict().values(), strict=True):
         assert_close(actual.double(), expected.double())
@@ -167,8 +168,8 @@ def test_single_precision_is_as_good_as_its_products(sharing, precision, bound):
     network = QCNN(256, 10, d=18, sharing=sharing, kernel="fused", precision=precision)
     network.load_state_dict(exact.state_dict())
     x = images(50, 256)
-    alpha, gradients = backpropagate(exact, x)
-    other_alpha, other_gradients = backpropagate(network, x)
+    alpha, gradients = gradients_of(exact, x)
+    other_alpha, other_gradients = gradients_of(network, x)
     assert_close(other_alpha.double(), alpha, relative=bound)
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     other_flat = torch.cat([gradient.double().flatten() for gradient in other_gradients])
@@ -183,8 +184,8 @@ def test_evaluation_equals_the_plain_kernels(sharing):
         network.eval()
     for (_, actual), (_, expected) in zip(other.named_buffers(), plain.named_buffers(), strict=True):
         assert_close(actual.double(), expected.double())
-    alpha, gradients = backpropagate(plain, images(50))
-    other_alpha, other_gradients = backpropagate(other, images(50))
+    alpha, gradients = gradients_of(plain, images(50))
+    other_alpha, other_gradients = gradients_of(other, images(50))
     assert_close(other_alpha, alpha)
     assert_gradients_close(other_gradients, gradients)
     with torch.no_grad():
@@ -199,9 +200,9 @@ def test_repeats_bit_by_bit_whatever_came_before_and_with_any_number_of_threads(
     try:
         for threads in (1, 2, 3):
             torch.set_num_threads(threads)
-            alpha, gradients = backpropagate(network, images(50, 256))
+            alpha, gradients = gradients_of(network, images(50, 256))
             results.append([alpha, *gradients])
-            backpropagate(network, images(23, 256, seed=threads))
+            gradients_of(network, images(23, 256, seed=threads))
     finally:
         torch.set_num_threads(before)
     for repeated in results[1:]:
@@ -382,3 +383,35 @@ def test_pytorchs_other_operators_have_one_thread_while_the_kernel_trains():
     assert torch.get_num_threads() == before
     with AutogradKernel(network).around_training():
         assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("sharing", ["full", "sibling"])
+def test_the_special_case_of_the_squared_distance_is_the_general_case(sharing, dtype):
+    _, network = both_kernels(dtype, sharing=sharing)
+    special = copy.deepcopy(network)
+    x, labels = images(13), torch.arange(13) % 10
+    mean = backpropagate(network.fast_kernel(x), SquaredDistance(), x, labels)
+    assert special.fast_kernel(x).backpropagate(SquaredDistance(), x, labels) == pytest.approx(mean, rel=1e-6)
+    for ours, theirs in zip(special.parameters(), network.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad)
+    for ours, theirs in zip(special.buffers(), network.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (torch.tensor([0, 12, 3]), "label 12 of image 1: expected 0 to 9"),
+        (torch.tensor([0, 1, -1]), "label -1 of image 2"),
+        (torch.tensor([0, 1]), r"labels are .* of shape \[2\]: expected .* each of 3 images"),
+        (torch.tensor([[0], [1], [2]]), r"of shape \[3, 1\]"),
+        (torch.tensor([0, 1, 2], dtype=torch.int32), r"IntTensor.*expected contiguous int64"),
+    ],
+)
+def test_the_operator_itself_refuses_what_are_no_labels(labels, told, operator):
+    kernel = both_kernels()[1].fast_kernel(images(1))
+    with pytest.raises(RuntimeError, match=told):
+        operator.squared_distance(
+            images(3), labels, kernel.table, kernel.parameters, [], [], 0.1, kernel.epsilon, kernel.split_products
+        )

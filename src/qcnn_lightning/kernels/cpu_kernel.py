@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 import torch.distributed
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from qcnn_lightning.costs import Cost, SquaredDistance
 from qcnn_lightning.kernels.build import UnavailableError, load_operators
+from qcnn_lightning.kernels.kernel import backpropagate
 from qcnn_lightning.models.statistics import ChannelStatistics, FixedStatistics
 
 
@@ -72,6 +74,23 @@ class CpuKernel:
         for parameter, of_parameter in zip(self.parameters, self.gradients(tape, gradient), strict=True):
             if parameter.requires_grad:
                 parameter.grad = of_parameter
+
+    def backpropagate(self, cost: Cost, x: UInt8[Tensor, "batch sites"], labels: Int64[Tensor, " batch"]) -> float:
+        """Return the mean cost of a batch; its gradient replaces that of every parameter."""
+        if type(cost) is not SquaredDistance:
+            return backpropagate(self, cost, x, labels)
+        mean: float = load_operators().squared_distance(
+            x.contiguous(),
+            labels,
+            self.table,
+            self.parameters,
+            [level.running_mean for level in self.statistics],
+            [level.running_var for level in self.statistics],
+            self.statistics[0].momentum,
+            self.epsilon,
+            self.split_products,
+        )
+        return mean
 
     @contextmanager
     def around_training(self) -> Iterator[None]:

@@ -10,6 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qcnn_lightning.costs import Cost, mean_and_gradient
+
 
 @runtime_checkable
 class Kernel(Protocol):
@@ -32,8 +34,33 @@ class Kernel(Protocol):
             gradient: of a cost with respect to the scores.
         """
 
+    def backpropagate(self, cost: Cost, x: Tensor, labels: Tensor) -> float:
+        """Return the mean cost of a batch; its gradient replaces that of every parameter.
+
+        Where a kernel has no faster way for a cost, that is the function `backpropagate`.
+        """
+
     def around_training(self) -> AbstractContextManager[None]:
         """Return the context that a whole training shall run in."""
+
+
+def backpropagate(kernel: Kernel, cost: Cost, x: Tensor, labels: Tensor, weight: float | Tensor = 1.0) -> float:
+    """Go forward to the scores, take the cost's gradient with respect to them, and go back with it.
+
+    Args:
+        kernel: of the model.
+        cost: of an image.
+        x: (batch, N) images.
+        labels: (batch,), their classes.
+        weight: of the batch's mean cost in what is minimised.
+
+    Returns:
+        The batch's mean cost.
+    """
+    scores, tape = kernel.forward(x)
+    mean, gradient = mean_and_gradient(cost, scores, labels)
+    kernel.backward(tape, gradient * weight)
+    return mean.item()
 
 
 class AutogradKernel:
@@ -57,6 +84,10 @@ class AutogradKernel:
         """Go back through the graph."""
         self.model.zero_grad()
         self._backward(tape, gradient)
+
+    def backpropagate(self, cost: Cost, x: Tensor, labels: Tensor) -> float:
+        """Return the mean cost of a batch; its gradient replaces that of every parameter."""
+        return backpropagate(self, cost, x, labels)
 
     def around_training(self) -> AbstractContextManager[None]:
         """Return a context that changes nothing."""

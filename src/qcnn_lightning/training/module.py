@@ -18,10 +18,10 @@ from torchmetrics import MetricCollection
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from qcnn_lightning.costs import Cost, mean_and_gradient
+from qcnn_lightning.costs import Cost
 from qcnn_lightning.data.batches import Batch
 from qcnn_lightning.errors import InputError, NonFiniteCostError
-from qcnn_lightning.kernels.kernel import AutogradKernel, Kernel
+from qcnn_lightning.kernels.kernel import AutogradKernel, Kernel, backpropagate
 from qcnn_lightning.models.model import completed
 
 EVALUATION_STATISTICS = ("population", "running")
@@ -127,12 +127,11 @@ class Classifier(pl.LightningModule):
             NonFiniteCostError: the cost is infinite or NaN.
         """
         kernel = self.kernel_for(images)
-        scores, tape = kernel.forward(images)
-        cost, gradient = mean_and_gradient(self.cost, scores, labels)
-        self.note_cost(cost.item(), images)
         if self.trainer.world_size > 1:
-            gradient = gradient * self.share_of_batch(len(labels))
-        kernel.backward(tape, gradient)
+            cost = backpropagate(kernel, self.cost, images, labels, self.share_of_batch(len(labels)))
+        else:
+            cost = kernel.backpropagate(self.cost, images, labels)
+        self.note_cost(cost, images)
 
     def kernel_for(self, images: Tensor) -> Kernel:
         """Return the fastest way to compute the model for images like these."""

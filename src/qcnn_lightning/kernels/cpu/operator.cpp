@@ -96,6 +96,47 @@ Tensors backward_of(const Tensor& scores_gradient, const Tensors& parameters, co
   return run(scores_gradient.contiguous(), all, tape->mean, tape->var, kept, epsilon, tape->of_batch, split_products);
 }
 
+// The mean squared distance of a batch (eq. 48, `SquaredDistance` in costs.py), by its own statistics; every parameter's
+// gradient is replaced by the cost's. Forward, cost and backward in one: 7% of an epoch at d = 18 is spent between them.
+template <class T>
+double squared_distance_of(const Setting& setting, const Tensor& labels, const Parameters& parameters) {
+  const Forward result = forward<T>(setting, parameters, true);
+  const int64_t images = result.scores.size(0), classes = result.scores.size(1);
+  TORCH_CHECK(labels.dim() == 1 && labels.size(0) == images && labels.scalar_type() == at::kLong &&
+                  labels.is_contiguous() && labels.device().is_cpu(),
+              "labels are ", labels.toString(), " of shape ", labels.sizes(),
+              ": expected contiguous int64 on the CPU, one for each of ", images, " images");
+  const Tensor scores_gradient = at::empty_like(result.scores);
+  const T* score = data<T>(result.scores);
+  T* gradient = data<T>(scores_gradient);
+  double cost = 0;
+  for (int64_t image = 0; image < images; ++image) {
+    const int64_t label = data<int64_t>(labels)[image];
+    TORCH_CHECK(0 <= label && label < classes, "label ", label, " of image ", image, ": expected 0 to ", classes - 1);
+    for (int64_t k = 0; k < classes; ++k, ++score, ++gradient) {
+      const T difference = *score - T(label == k);
+      cost += double(difference) * difference;
+      *gradient = difference * T(2.0 / images);
+    }
+  }
+  const Tensors gradients = backward<T>(scores_gradient, parameters, result.mean, result.var, result.kept,
+                                        setting.epsilon, true, setting.split_products);
+  for (size_t k = 0; k < gradients.size(); ++k)
+    if (parameters.all[k].requires_grad()) parameters.all[k].mutable_grad() = gradients[k];
+  return cost / images;
+}
+
+double squared_distance(const Tensor& x, const Tensor& labels, const Tensor& table, const Tensors& parameters,
+                        const Tensors& running_mean, const Tensors& running_var, double momentum,
+                        const std::vector<double>& epsilon, bool split_products) {
+  const at::AutoDispatchBelowADInplaceOrView no_autograd;
+  const Setting setting{x, table, {}, {}, running_mean, running_var, momentum, epsilon, split_products};
+  const Parameters all{parameters};
+  check(setting, all);
+  return table.scalar_type() == at::kDouble ? squared_distance_of<double>(setting, labels, all)
+                                            : squared_distance_of<float>(setting, labels, all);
+}
+
 }  // namespace
 }  // namespace qcnn
 
@@ -116,6 +157,11 @@ TORCH_LIBRARY(qcnn_lightning, library) {
       "backward(Tensor scores_gradient, Tensor[] parameters, __torch__.torch.classes.qcnn_lightning.Tape tape, "
       "float[] epsilon, bool split_products) -> Tensor[]",
       &qcnn::backward_of);
+  // The mean squared distance of a batch of labelled images; every parameter's gradient is replaced by its gradient.
+  library.def(
+      "squared_distance(Tensor x, Tensor labels, Tensor table, Tensor[] parameters, Tensor(a!)[] running_mean, "
+      "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool split_products) -> float",
+      &qcnn::squared_distance);
   // How many threads they share their work among: PyTorch's number if 0.
   library.def("set_num_threads(int threads) -> ()", [](int64_t threads) { workers::given_threads = threads; });
   // Whether this processor's matrix units take float32 products where these may be split.
