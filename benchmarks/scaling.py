@@ -24,7 +24,7 @@ from rich.table import Table
 
 from machine import RESULTS, write_results
 from qcnn_lightning import QCNN
-from qcnn_lightning.costs import SquaredDistance, mean_and_gradient
+from qcnn_lightning.costs import SquaredDistance
 from qcnn_lightning.kernels.kernel import AutogradKernel
 
 # The paper's network, where the curves cross.
@@ -90,8 +90,7 @@ def measure(point: dict[str, int], arguments: argparse.Namespace) -> dict[str, A
         for chosen in torch.randperm(len(images)).split(point["batch_size"]):
             start = time.perf_counter()
             kernel = network.fast_kernel(images[chosen]) or AutogradKernel(network)
-            scores, tape = kernel.forward(images[chosen])
-            kernel.backward(tape, mean_and_gradient(SquaredDistance(), scores, labels[chosen])[1])
+            kernel.backpropagate(SquaredDistance(), images[chosen], labels[chosen])
             optimizer.step()
             seconds.append(time.perf_counter() - start)
     return {

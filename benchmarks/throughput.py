@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from machine import RESULTS, write_results
 from qcnn_lightning import QCNN, command_line  # noqa: F401  the configs use its resolvers
-from qcnn_lightning.costs import SquaredDistance, mean_and_gradient
+from qcnn_lightning.costs import SquaredDistance
 from qcnn_lightning.kernels.kernel import AutogradKernel
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.run import train
@@ -85,8 +85,7 @@ def bare_loop(
     while True:
         for chosen in torch.randperm(len(images)).split(batch):
             kernel = network.fast_kernel(images[chosen]) or AutogradKernel(network)
-            scores, tape = kernel.forward(images[chosen])
-            kernel.backward(tape, mean_and_gradient(SquaredDistance(), scores, labels[chosen])[1])
+            kernel.backpropagate(SquaredDistance(), images[chosen], labels[chosen])
             optimizer.step()
             yield
 
