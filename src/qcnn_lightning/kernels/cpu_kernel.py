@@ -17,7 +17,6 @@ from torch import Tensor
 from qcnn_lightning.costs import Cost, SquaredDistance
 from qcnn_lightning.kernels.build import UnavailableError, load_operators
 from qcnn_lightning.kernels.kernel import backpropagate
-from qcnn_lightning.models.statistics import ChannelStatistics, FixedStatistics
 
 
 def obstacle(x: Tensor, dtype: torch.dtype) -> str | None:
@@ -47,7 +46,9 @@ class CpuKernel:
         beta: (d_l,) each.
         weight: (1 or 2, d_{l+1}, d_l) each.
         epsilon: added to the variances.
-        statistics: of every level, whose running averages move towards the batch's when `forward` is called.
+        running_mean: (d_l,) each, which move towards the batch's statistics when `forward` is called.
+        running_var: (d_l,) each.
+        momentum: how far they move.
         split_products: take float32 products as three of bfloat16 where the processor has matrix units (PyTorch's
             float32 matmul precision "high").
     """
@@ -57,7 +58,9 @@ class CpuKernel:
     beta: Sequence[Tensor]
     weight: Sequence[Tensor]
     epsilon: Sequence[float]
-    statistics: Sequence[FixedStatistics]
+    running_mean: Sequence[Tensor]
+    running_var: Sequence[Tensor]
+    momentum: float
     split_products: bool
 
     @property
@@ -67,7 +70,7 @@ class CpuKernel:
 
     def forward(self, x: UInt8[Tensor, "batch sites"]) -> tuple[Float[Tensor, "batch classes"], Any]:
         """Return the scores by the batch's statistics, and the tape; running averages move."""
-        return self.run(x, running=self.statistics, keep=True)
+        return self.run(x, moving=True, keep=True)
 
     def backward(self, tape: Any, gradient: Float[Tensor, "batch classes"]) -> None:
         """Replace the gradient of every parameter that has one."""
@@ -84,9 +87,9 @@ class CpuKernel:
             labels,
             self.table,
             self.parameters,
-            [level.running_mean for level in self.statistics],
-            [level.running_var for level in self.statistics],
-            self.statistics[0].momentum,
+            self.running_mean,
+            self.running_var,
+            self.momentum,
             self.epsilon,
             self.split_products,
         )
@@ -120,7 +123,7 @@ class CpuKernel:
         self,
         x: UInt8[Tensor, "batch sites"],
         fixed: Sequence[tuple[Tensor, Tensor]] = (),
-        running: Sequence[FixedStatistics] = (),
+        moving: bool = False,
         keep: bool = False,
     ) -> tuple[Float[Tensor, "batch classes"], Any]:
         """Return the scores and the tape, which has `mean()` and `var()`, (d_l,) of every level.
@@ -128,7 +131,7 @@ class CpuKernel:
         Args:
             x: images in tree order.
             fixed: mean and variance, (d_l,) each, of every level to normalise by; without them, those of the batch.
-            running: of every level, whose running averages shall move towards the batch's statistics.
+            moving: whether the running averages shall move towards the batch's statistics.
             keep: whether the tape shall serve for gradients, not for its statistics alone.
         """
         scores, tape = load_operators().forward(
@@ -137,9 +140,9 @@ class CpuKernel:
             self.parameters,
             [mean for mean, _ in fixed],
             [var for _, var in fixed],
-            [level.running_mean for level in running],
-            [level.running_var for level in running],
-            running[0].momentum if running else 0.0,
+            self.running_mean if moving else [],
+            self.running_var if moving else [],
+            self.momentum,
             self.epsilon,
             self.split_products,
             keep,
@@ -150,13 +153,10 @@ class CpuKernel:
         """Return the gradient of every parameter."""
         return load_operators().backward(gradient, self.parameters, tape, self.epsilon, self.split_products)
 
-    def statistics_of(self, x: UInt8[Tensor, "batch sites"]) -> list[ChannelStatistics]:
-        """Measure the statistics of every level on these images, normalised by them level by level."""
+    def statistics_of(self, x: UInt8[Tensor, "batch sites"]) -> tuple[list[Tensor], list[Tensor]]:
+        """Measure mean and variance of every level on these images, normalised by them level by level."""
         _, tape = self.run(x)
-        return [
-            ChannelStatistics(mean, var, x.numel() >> level)
-            for level, (mean, var) in enumerate(zip(tape.mean(), tape.var(), strict=True))
-        ]
+        return tape.mean(), tape.var()
 
     def differentiable(
         self, x: UInt8[Tensor, "batch sites"], fixed: Sequence[tuple[Tensor, Tensor]] = ()
@@ -164,13 +164,13 @@ class CpuKernel:
         """Return the scores as part of autograd's graph; by the batch's statistics, which then move, unless fixed."""
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters):
             return _Scores.apply(self, x, fixed, *self.parameters)
-        return self.run(x, fixed, running=() if fixed else self.statistics)[0]
+        return self.run(x, fixed, moving=not fixed)[0]
 
 
 class _Scores(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, kernel: CpuKernel, x: Tensor, fixed: Sequence[tuple[Tensor, Tensor]], *_: Tensor) -> Tensor:
-        scores, tape = kernel.run(x, fixed, running=() if fixed else kernel.statistics, keep=True)
+        scores, tape = kernel.run(x, fixed, moving=not fixed, keep=True)
         ctx.kernel, ctx.tape = kernel, tape
         # So that a parameter that has changed meanwhile is told.
         ctx.save_for_backward(*kernel.parameters)

@@ -291,7 +291,9 @@ class QCNN(Model):
                 [level.beta for level in levels],
                 [level.weight for level in levels],
                 [level.epsilon for level in levels],
-                [level.statistics for level in levels],
+                [level.statistics.running_mean for level in levels],
+                [level.statistics.running_var for level in levels],
+                levels[0].statistics.momentum,
                 split_products=self.precision == "high",
             )
         return self._cpu_kernel
@@ -327,7 +329,11 @@ class QCNN(Model):
         """
         check_images(x, self.num_sites)
         kernel = self.fast_kernel(x)
-        measured = self.statistics_of(x) if kernel is None else kernel.statistics_of(x)
+        if kernel is None:
+            measured = self.statistics_of(x)
+        else:
+            by_level = enumerate(zip(*kernel.statistics_of(x), strict=True))
+            measured = [ChannelStatistics(mean, var, x.numel() >> level) for level, (mean, var) in by_level]
         self.check_variation(measured[0], x)
         for level, population in zip(self.all_levels, measured, strict=True):
             level.statistics.fix_population(population)
