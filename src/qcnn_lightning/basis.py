@@ -62,7 +62,10 @@ class FourierBasis(Basis):
 
 
 class LegendreBasis(Basis):
-    """Shifted Legendre polynomials f_k(x) = sqrt(2k + 1) P_k(2x - 1), k = 1 .. num_functions, by Bonnet's recursion."""
+    """Shifted Legendre polynomials f_k(x) = sqrt(2k + 1) P_k(2x - 1), k = 1 .. num_functions, by Bonnet's recursion.
+
+    (k + 1) P_{k+1}(u) = (2k + 1) u P_k(u) - k P_{k-1}(u) with u = 2x - 1 (the paper's footnote 3, on [0, 1]).
+    """
 
     name = "legendre"
 

@@ -97,6 +97,8 @@ class Level(nn.Module):
     ) -> tuple[Float[Tensor, "matrices out_channels in_channels"], Float[Tensor, "matrices out_channels"]]:
         """Fold batch norm with these statistics into the convolution: a diag(w) and a z (eq. 4, 15).
 
+        w = gamma / sqrt(var + epsilon), z = beta - mean w.
+
         Computed where, and as precisely as, the statistics are.
         """
         gamma, beta, weight = (p.to(device=mean.device, dtype=mean.dtype) for p in (self.gamma, self.beta, self.weight))
@@ -133,7 +135,10 @@ def product_pooling(
     matrix: Float[Tensor, "matrices out_channels in_channels"],
     shift: Float[Tensor, "matrices out_channels"],
 ) -> Float[Tensor, "batch sites//2 out_channels"]:
-    """Map every site and multiply left and right children channel by channel (eq. 6, 8)."""
+    """Map every site and multiply left and right children channel by channel (eq. 6, 8).
+
+    xi_p = matrix zeta_p + shift and zeta'_p = xi_2p * xi_{2p+1}, elementwise; two matrices are one for each child.
+    """
     if len(matrix) == 1:
         mapped = functional.linear(features, matrix[0], shift[0])
         return mapped[:, 0::2] * mapped[:, 1::2]

@@ -40,6 +40,8 @@ class SumOverProcesses(torch.autograd.Function):
 def batch_statistics(features: Float[Tensor, "batch sites channels"]) -> ChannelStatistics:
     """Measure mean and biased variance over batch and sites (eq. 4), over all processes of a distributed run.
 
+    mu = (1/n) sum zeta, v = (1/n) sum (zeta - mu)^2 for every channel.
+
     Differentiable, also across processes.
     """
     num_values = features.shape[0] * features.shape[1]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.states.gram import BlockStates, Environment, Level
+from qcnn_lightning.states.gram import BlockStates, Environment, TreeLevel
 
 RESOLUTION = 8 * torch.finfo(torch.float64).eps
 """A Schmidt probability this much smaller than the largest cannot be told from round-off."""
@@ -72,6 +72,8 @@ def _upper_triangles(
 def cut_spectrum(block: BlockStates, outside: Environment) -> Float[Tensor, "blocks states"]:
     """Return the Schmidt probabilities of several blocks with the same states against the rest, descending.
 
+    p_k = lambda_k / sum lambda, lambda the eigenvalues of B^T W B (eq. 45).
+
     Probabilities below `RESOLUTION` times the largest are returned as zero. If the state vanishes, its probabilities
     are not a number.
 
@@ -85,7 +87,7 @@ def cut_spectrum(block: BlockStates, outside: Environment) -> Float[Tensor, "blo
     return weights / weights.sum(-1, keepdim=True)
 
 
-def descend(levels: Sequence[Level], outside: Environment, num_cuts: int) -> list[Float[Tensor, "_ _"]]:
+def block_spectra_below(levels: Sequence[TreeLevel], outside: Environment, num_cuts: int) -> list[Float[Tensor, "_ _"]]:
     """Cut out the halves of some blocks, their quarters, and so on: O(d^3) for each.
 
     Memory stays bounded: where the environments of all blocks of a level would be many numbers, those of some blocks
@@ -104,11 +106,11 @@ def descend(levels: Sequence[Level], outside: Environment, num_cuts: int) -> lis
         return []
     parts = outside.parts()
     if len(parts) > 1:
-        by_part = [descend(levels, part, num_cuts) for part in parts]
+        by_part = [block_spectra_below(levels, part, num_cuts) for part in parts]
         return [torch.cat(spectra) for spectra in zip(*by_part, strict=True)]
     *lower, level = levels
     halves = outside.of_children(level)
-    spectra = descend(lower, halves, num_cuts)
+    spectra = block_spectra_below(lower, halves, num_cuts)
     return [*spectra, cut_spectrum(level.below, halves)] if len(lower) < num_cuts else spectra
 
 

@@ -40,7 +40,7 @@ def binary_exponent(x: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
     return torch.frexp(x.detach()).exponent.long()
 
 
-def balance(
+def take_out_powers_of_two(
     matrix: Float[Tensor, "*matrices rows states"], exponent: Int[Tensor, " states"]
 ) -> tuple[Float[Tensor, "*matrices rows states"], Int[Tensor, "*matrices rows"]]:
     """Absorb the states' powers of two into a matrix acting on them, and take one out of every row.
@@ -101,7 +101,10 @@ class BlockStates:
         return beside_constant(torch.linalg.qr(root.mT).R.mT)
 
     def mapped(self, balanced: Float[Tensor, "mapped states"], exponent: Int[Tensor, " mapped"]) -> "BlockStates":
-        """Return the combinations 2^{exponent_i} sum_I balanced_iI 2^{-exponent_I} |phi_I>."""
+        """Return the combinations 2^{exponent_i} sum_I balanced_iI 2^{-exponent_I} |phi_I>.
+
+        mean -> ã mean, covariance -> ã covariance ã^T.
+        """
         mean = balanced @ self.mean
         covariance = balanced @ self.covariance @ balanced.mT
         # Half the exponent of the squared norm.
@@ -113,7 +116,10 @@ class BlockStates:
         )
 
     def pooled(self, other: "BlockStates") -> "BlockStates":
-        """Return |phi_i> (x) |phi'_i>, same-channel pooling with the block beside this one (eq. 8)."""
+        """Return |phi_i> (x) |phi'_i>, same-channel pooling with the block beside this one (eq. 8).
+
+        mean = m * m', covariance = m m^T * C' + C * m' m'^T + C * C', elementwise.
+        """
         means = torch.outer(self.mean, self.mean)
         other_means = torch.outer(other.mean, other.mean)
         return BlockStates(
@@ -124,7 +130,7 @@ class BlockStates:
 
 
 @dataclass(frozen=True)
-class Level:
+class TreeLevel:
     """One level of the tree, with powers of two taken out.
 
     Attributes:
@@ -150,26 +156,30 @@ class Tree:
         classes: the class states |Psi_y> themselves (eq. 40).
     """
 
-    levels: tuple[Level, ...]
+    levels: tuple[TreeLevel, ...]
     states: BlockStates
     top: Float[Tensor, "classes states"]
     classes: BlockStates
 
 
-def climb(site_tensors: Sequence[Float[Tensor, "_ _ _"]], top: Float[Tensor, "classes states"]) -> Tree:
-    """Build the states of every block from those of its two halves: G -> H = ã G ã^T -> H * H, level by level."""
+def build_tree(site_tensors: Sequence[Float[Tensor, "_ _ _"]], top: Float[Tensor, "classes states"]) -> Tree:
+    """Build the states of every block from those of its two halves, level by level.
+
+    G^(0) = 1; H_k = ã_k G^(l) ã_k^T for the left and the right child; G^(l+1) = H_0 * H_1, elementwise (eq. 8, 15).
+    With full sharing H_0 = H_1.
+    """
     states = BlockStates.of_one_pixel(site_tensors[0].shape[-1], like=top)
     levels = []
     for site_tensor in site_tensors:
-        balanced, exponents = balance(site_tensor, states.exponent)
+        balanced, exponents = take_out_powers_of_two(site_tensor, states.exponent)
         mapped = tuple(states.mapped(matrix, exponent) for matrix, exponent in zip(balanced, exponents, strict=True))
         bordered = tuple(
             beside_constant(times_power_of_two(matrix, (exponent - child.exponent).unsqueeze(-1)))
             for matrix, exponent, child in zip(balanced, exponents, mapped, strict=True)
         )
-        levels.append(Level(bordered, states, mapped))
+        levels.append(TreeLevel(bordered, states, mapped))
         states = mapped[0].pooled(mapped[-1])
-    balanced, exponent = balance(top, states.exponent)
+    balanced, exponent = take_out_powers_of_two(top, states.exponent)
     return Tree(tuple(levels), states, balanced, states.mapped(balanced, exponent))
 
 
@@ -190,7 +200,7 @@ class Environment:
 
     @classmethod
     def of_everything(cls, states: BlockStates, coefficients: Float[Tensor, "classes states"]) -> "Environment":
-        """Return the environment of the whole image in every class: nothing is outside, only coefficients (eq. 40)."""
+        """Return the environment of the whole image in every class, coefficients alone: W_IJ = ã_yI ã_yJ (eq. 40)."""
         average = coefficients @ states.mean
         bordered = torch.cat((average.unsqueeze(1), coefficients), dim=1)
         return cls(bordered.mT.contiguous().unsqueeze(-1) * bordered)
@@ -200,8 +210,8 @@ class Environment:
         blocks_at_a_time = max(1, NUMBERS_AT_A_TIME // len(self.overlaps) ** 2)
         return [Environment(part) for part in self.overlaps.split(blocks_at_a_time, dim=1)]
 
-    def of_child(self, level: Level, side: int) -> "Environment":
-        """Return the environments of the left (0) or right (-1) halves of the blocks.
+    def of_child(self, level: TreeLevel, side: int) -> "Environment":
+        """Return the environments of the left (0) or right (-1) halves of the blocks: W_k = ã_k^T (W * H_{1-k}) ã_k.
 
         What the convolution at `level` makes of the other half joins what is outside; the half itself is described by
         its states below the convolution.
@@ -217,7 +227,7 @@ class Environment:
         # No powers of two to take out: sum_IJ <chi_I|chi_J> <phi_I|phi_J> is the state's squared norm at every level.
         return Environment(torch.tensordot(matrix, overlaps @ matrix, dims=([0], [0])))
 
-    def of_children(self, level: Level) -> "Environment":
+    def of_children(self, level: TreeLevel) -> "Environment":
         """Return the environments of both halves of every block, left before right; of one, if they share a matrix."""
         children = [self.of_child(level, side).overlaps for side in range(len(level.mapped))]
         return Environment(torch.stack(children, dim=2).flatten(1, 2))

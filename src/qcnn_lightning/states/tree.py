@@ -21,8 +21,14 @@ from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.pixels import check_images
-from qcnn_lightning.states.entropy import cut_spectrum, descend, renyi_entropy, von_neumann_entropy
-from qcnn_lightning.states.gram import Environment, balance, binary_exponent, climb, times_power_of_two
+from qcnn_lightning.states.entropy import block_spectra_below, cut_spectrum, renyi_entropy, von_neumann_entropy
+from qcnn_lightning.states.gram import (
+    Environment,
+    binary_exponent,
+    build_tree,
+    take_out_powers_of_two,
+    times_power_of_two,
+)
 
 LARGEST_DENSE_SIZE = 2**24
 IMAGES_AT_A_TIME = 500
@@ -99,13 +105,13 @@ class NetworkState:
         )
 
     def log_norm(self) -> Float[Tensor, " classes"]:
-        """Return log <Psi_y|Psi_y>; minus infinity for a state that vanishes."""
-        classes = climb(self.site_tensors, self.top).classes
+        """Return log <Psi_y|Psi_y> (the norm of eq. 36); minus infinity for a state that vanishes."""
+        classes = build_tree(self.site_tensors, self.top).classes
         return classes.gram().diagonal().log() + 2 * math.log(2) * classes.exponent.double()
 
     def overlaps(self) -> Float[Tensor, "classes classes"]:
         """Return <Psi_y|Psi_y'> of the normalised states (eq. 36); not a number where a state vanishes."""
-        gram = climb(self.site_tensors, self.top).classes.gram()
+        gram = build_tree(self.site_tensors, self.top).classes.gram()
         norm = gram.diagonal().sqrt()
         return gram / torch.outer(norm, norm)
 
@@ -172,10 +178,10 @@ class NetworkState:
 
     def _spectra(self, lowest: int, num_levels: int) -> list[Float[Tensor, "classes _ _"]]:
         """Return the block spectra of `num_levels` levels, from `lowest` up."""
-        tree = climb(self.site_tensors, self.top)
+        tree = build_tree(self.site_tensors, self.top)
         image = Environment.of_everything(tree.states, tree.top)
         *lower, top = tree.levels[lowest:]
-        distinct = descend(lower, image.of_children(top), num_levels) if lower else []
+        distinct = block_spectra_below(lower, image.of_children(top), num_levels) if lower else []
         if len(lower) < num_levels:
             # Both halves of a pure state have one spectrum.
             half = cut_spectrum(top.below, image.of_child(top, side=0))
@@ -247,7 +253,7 @@ class NetworkState:
         channel_exponent = features.new_zeros(features.shape[-1], dtype=torch.int64)
         site_exponent = features.new_zeros(features.shape[:-1], dtype=torch.int64)
         for site_tensor in self.site_tensors:
-            balanced, row_exponent = balance(site_tensor, channel_exponent)
+            balanced, row_exponent = take_out_powers_of_two(site_tensor, channel_exponent)
             left = functional.linear(features[:, 0::2], balanced[0])
             right = functional.linear(features[:, 1::2], balanced[-1])
             features = left * right
@@ -260,7 +266,7 @@ class NetworkState:
             shift = binary_exponent(features.detach().abs().amax((0, 1)))
             features = times_power_of_two(features, -shift)
             channel_exponent = channel_exponent + shift
-        balanced, row_exponent = balance(self.top, channel_exponent)
+        balanced, row_exponent = take_out_powers_of_two(self.top, channel_exponent)
         return functional.linear(features[:, 0], balanced), site_exponent + row_exponent
 
     def represent(self, x: Tensor) -> Float[Tensor, "batch sites functions"]:
