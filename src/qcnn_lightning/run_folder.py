@@ -46,6 +46,26 @@ SUMMARY = "summary.json"
 LOG = "train.log"
 TRACEBACK = "traceback.txt"
 """Why the last attempt failed: the message, an empty line, the traceback."""
+FREE_TO_CHANGE = (
+    "callbacks",
+    "data.batches_at_a_time",
+    "data.cache",
+    "data.evaluation_batch_size",
+    "data.root",
+    "data.system_folders",
+    "hydra",
+    "logger",
+    "model.kernel",
+    "run_dir",
+    "sweep",
+    "trainer.accelerator",
+    "trainer.default_root_dir",
+    "trainer.devices",
+    "trainer.log_every_n_steps",
+    "trainer.num_nodes",
+    "trainer.strategy",
+)
+"""Settings, and whole groups of them, that do not change what is learned; all others must stay as they were."""
 PATHS_IN_A_CONFIG = {"": ("run_dir",), "data": ("root", "path", "cache", "system_folders")}
 ADDED_SINCE = {
     "average_decay": 0.0,

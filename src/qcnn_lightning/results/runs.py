@@ -23,6 +23,7 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import inside
 from qcnn_lightning.first_epoch import first_epoch_of
 from qcnn_lightning.run_folder import (
+    FREE_TO_CHANGE,
     LAST,
     PREVIOUS,
     TRACEBACK,
@@ -40,26 +41,7 @@ MEASURED = ("accuracy/train", "accuracy/test", "cost/train", "cost/test", "ee/me
 BATCH_COST = "cost/batch"
 NOT_IN_EVERY_EPOCH = ("profile/level_", "spectrum/p_")
 # Two runs that differ in nothing else are the same experiment, repeated with another seed or in another place.
-NOT_A_SETTING = (
-    "callbacks",
-    "data.batches_at_a_time",
-    "data.cache",
-    "data.evaluation_batch_size",
-    "data.root",
-    "data.seed",
-    "data.system_folders",
-    "hydra",
-    "logger",
-    "model.kernel",
-    "run_dir",
-    "seed",
-    "sweep",
-    "trainer.accelerator",
-    "trainer.default_root_dir",
-    "trainer.devices",
-    "trainer.log_every_n_steps",
-    "trainer.strategy",
-)
+NOT_A_SETTING = (*FREE_TO_CHANGE, "data.seed", "seed")
 BIPARTITIONS = {"left_right": "left/right", "up_down": "up/down"}
 
 

@@ -15,6 +15,7 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import check_writable, inside, replace_atomically
 from qcnn_lightning.run_folder import (
     BEST,
+    FREE_TO_CHANGE,
     HYDRA_FILES,
     LAST,
     LOCK,
@@ -28,24 +29,6 @@ from qcnn_lightning.run_folder import (
     settings_of,
 )
 
-# Settings, and whole groups of them, that do not change what is learned; all others must stay as they were.
-FREE_TO_CHANGE = (
-    "callbacks",
-    "data.batches_at_a_time",
-    "data.cache",
-    "data.evaluation_batch_size",
-    "data.root",
-    "data.system_folders",
-    "logger",
-    "model.kernel",
-    "run_dir",
-    "sweep",
-    "trainer.accelerator",
-    "trainer.devices",
-    "trainer.log_every_n_steps",
-    "trainer.num_nodes",
-    "trainer.strategy",
-)
 # What a run writes, the loggers' folders included, and what a sweep writes beside its jobs.
 WRITTEN = (
     *(LOCK, LOG, METRICS, SUMMARY, TRACEBACK, LAST, PREVIOUS, BEST, *HYDRA_FILES),
