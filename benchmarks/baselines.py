@@ -27,6 +27,7 @@ from machine import RESULTS, write_results
 from qcnn_lightning import command_line  # noqa: F401  the configs use its resolvers
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import lay_on_image
+from qcnn_lightning.models.model import num_parameters
 from qcnn_lightning.training.run import ignore_hints
 
 EXPERIMENTS = {"mnist": "best_mnist", "fmnist": "best_fmnist_16x16"}
@@ -137,7 +138,7 @@ def measure(data: str, name: str, seed: int, arguments: argparse.Namespace) -> d
         "network": name,
         "seed": seed,
         "size": datamodule.image_shape[0],
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": num_parameters(network),
         "epochs": arguments.epochs,
         "settings": settings,
         "seconds": time.perf_counter() - began,

@@ -26,6 +26,7 @@ from machine import RESULTS, write_results
 from qcnn_lightning import QCNN
 from qcnn_lightning.costs import SquaredDistance
 from qcnn_lightning.kernels.kernel import AutogradKernel
+from qcnn_lightning.models.model import num_parameters
 
 # The paper's network, where the curves cross.
 PAPER = {"num_sites": 256, "d": 18, "batch_size": 50, "num_classes": 10}
@@ -97,7 +98,7 @@ def measure(point: dict[str, int], arguments: argparse.Namespace) -> dict[str, A
         "step_ms": 1e3 * statistics.median(seconds[3:]),
         "peak_mib": peak_memory(),
         "peak_of_training_mib": peak_memory() - before,
-        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "parameters": num_parameters(network),
     }
 
 

@@ -24,6 +24,7 @@ from machine import RESULTS, write_results
 from qcnn_lightning import command_line  # noqa: F401  the configs use its resolvers
 from qcnn_lightning.costs import SquaredDistance
 from qcnn_lightning.data.datamodule import ImageDataModule
+from qcnn_lightning.models.model import num_parameters
 from qcnn_lightning.training.run import train
 from textbook import TextbookQCNN
 
@@ -88,7 +89,7 @@ def textbook(data: str, arguments: argparse.Namespace) -> tuple[Curve, int]:
         print(f"textbook, {data}: {seconds:.0f} s, {accuracy:.2%}", flush=True)
         if accuracy >= TARGETS[data][-1] or seconds > arguments.limit:
             break
-    return curve, sum(parameter.numel() for parameter in network.parameters())
+    return curve, num_parameters(network)
 
 
 @torch.no_grad()

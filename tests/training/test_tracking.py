@@ -220,8 +220,8 @@ def test_wandb_would_upload_the_run(tracked):
     assert next(folder.glob("run-*.wandb")).name in told.stdout + told.stderr
 
 
-def test_a_resumed_run_is_whole_in_its_last_files_and_logs_nothing_twice(composed, monkeypatch):
-    config = composed("logger=wandb", "trainer.max_epochs=4", "callbacks.entanglement.profile_every_n_epochs=1")
+def train_in_two_parts(config, monkeypatch):
+    """Train, interrupted after epoch 1 and resumed."""
     save = Checkpoints.on_train_epoch_end
 
     def save_and_signal(self, trainer, pl_module):
@@ -234,6 +234,11 @@ def test_a_resumed_run_is_whole_in_its_last_files_and_logs_nothing_twice(compose
         with pytest.raises(Interrupted):
             train(config)
     train(config)
+
+
+def test_a_resumed_run_is_whole_in_its_last_files_and_logs_nothing_twice(composed, monkeypatch):
+    config = composed("logger=wandb", "trainer.max_epochs=4", "callbacks.entanglement.profile_every_n_epochs=1")
+    train_in_two_parts(config, monkeypatch)
     first, last = (wandb_records(folder) for folder in offline_runs(config))
     assert [row["epoch"] for row in history(first)] == [-1, 0, 1]
     assert [row["epoch"] for row in history(last)] == [-1, 0, 1, 2, 3]
@@ -370,18 +375,7 @@ def test_what_callbacks_log_reaches_wandb_too_at_its_epoch(shared):
 
 def test_a_resumed_run_whose_callbacks_log_has_every_epoch_once(composed, monkeypatch):
     config = composed("logger=wandb", *OTHERS)
-    save = Checkpoints.on_train_epoch_end
-
-    def save_and_signal(self, trainer, pl_module):
-        save(self, trainer, pl_module)
-        if trainer.current_epoch == 1:
-            signal.raise_signal(signal.SIGTERM)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Checkpoints, "on_train_epoch_end", save_and_signal)
-        with pytest.raises(Interrupted):
-            train(config)
-    train(config)
+    train_in_two_parts(config, monkeypatch)
     rows = history(wandb_records(offline_runs(config)[-1]))
     assert [row["epoch"] for row in rows if "cost/train" in row] == [-1, 0, 1, 2]
     assert [row["epoch"] for row in rows if "mine/epoch" in row] == [-1, 0, 1, 2]

@@ -21,6 +21,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from qcnn_lightning.costs import Cost
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import lay_on_image
+from qcnn_lightning.models.model import num_parameters
 from qcnn_lightning.states import NetworkState, State
 from qcnn_lightning.states.entropy import renyi_entropy, von_neumann_entropy
 
@@ -280,7 +281,7 @@ def measure(
         split=split,
         data={key: settings["data"].get(key) for key in ("name", "size", "flatten")},
         model={key: value for key, value in settings["model"].items() if not key.startswith("_") and key != "kernel"},
-        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        num_parameters=num_parameters(network),
         class_names=datamodule.class_names,
         classification=classification,
         state=state,
