@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from qcnn_lightning import NetworkState
-from qcnn_lightning.run_folder import load_network
+from qcnn_lightning.runs.run_folder import load_network
 
 DIGITS = 60
 

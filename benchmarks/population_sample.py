@@ -20,7 +20,7 @@ from torch import Tensor
 from machine import RESULTS, write_results
 from qcnn_lightning import QCNN, NetworkState
 from qcnn_lightning.data.datamodule import ImageDataModule
-from qcnn_lightning.run_folder import load_network, read_run
+from qcnn_lightning.runs.run_folder import load_network, read_run
 from qcnn_lightning.training.run import ignore_hints
 
 SIZES = (512, 2048, 8192, 32768)

@@ -22,9 +22,9 @@ from PIL import Image
 from qcnn_lightning.command_line import one_message
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.results.comparison_figures import planned_comparisons
-from qcnn_lightning.results.runs import Collection, read_collection
-from qcnn_lightning.results.training_figures import Choices, draw_all, planned_figures
+from qcnn_lightning.report.comparison_figures import planned_comparisons
+from qcnn_lightning.report.figures import Choices, draw_all, planned_figures
+from qcnn_lightning.runs.run import Collection, read_collection
 from reproduction.archives import SUFFIX, study_of, unpack
 from reproduction.page_tables import KINDS, MEASUREMENTS, OF_MEASUREMENTS, OF_RUNS, Row, markdown
 from reproduction.scaling_figure import scaling_figure

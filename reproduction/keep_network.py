@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from qcnn_lightning.command_line import one_message
-from qcnn_lightning.run_folder import read_checkpoint, read_run
+from qcnn_lightning.runs.run_folder import read_checkpoint, read_run
 from qcnn_lightning.training.checkpoints import AtomicCheckpoints
 
 

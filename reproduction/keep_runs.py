@@ -8,8 +8,8 @@ from pathlib import Path
 
 from qcnn_lightning.command_line import one_message
 from qcnn_lightning.files import inside
-from qcnn_lightning.results.runs import find_run_folders
-from qcnn_lightning.run_folder import read_summary
+from qcnn_lightning.runs.run import find_run_folders
+from qcnn_lightning.runs.run_folder import read_summary
 from reproduction.archives import SUFFIX, read_archive, write_archive
 
 KEPT = ("metrics.csv", "summary.json", ".hydra/config.yaml", ".hydra/overrides.yaml")

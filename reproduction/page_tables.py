@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from qcnn_lightning.results.correlation import Estimate
-from qcnn_lightning.results.runs import Collection, Run, caption
-from qcnn_lightning.results.tables import accuracy_table, correlation_table, last, mean_and_deviation
+from qcnn_lightning.report.correlation import Estimate
+from qcnn_lightning.report.tables import accuracy_table, correlation_table, last, mean_and_deviation
+from qcnn_lightning.runs.run import Collection, Run, caption
 from reproduction.scaling_figure import PAPER, TITLES
 from reproduction.studies import (
     class_table,

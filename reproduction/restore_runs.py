@@ -15,8 +15,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from qcnn_lightning import command_line
-from qcnn_lightning.results.runs import find_run_folders
-from qcnn_lightning.run_folder import HYDRA_FILES, LAST, PREVIOUS, read_summary, read_yaml
+from qcnn_lightning.runs.run import find_run_folders
+from qcnn_lightning.runs.run_folder import HYDRA_FILES, LAST, PREVIOUS, read_summary, read_yaml
 from qcnn_lightning.training.checkpoints import AtomicCheckpoints
 from qcnn_lightning.training.record import RunRecord
 from qcnn_lightning.training.resume import RefusedRunError, sole_owner, write_files

@@ -13,9 +13,9 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.stats import friedmanchisquare, t
 
-from qcnn_lightning.results.correlation import FEWEST_POINTS, FEWEST_RUNS, Estimate, over_runs, spearman
-from qcnn_lightning.results.runs import Collection, Run, caption, is_excluded, rank
-from qcnn_lightning.results.tables import COSTS, first, last, series
+from qcnn_lightning.report.correlation import FEWEST_POINTS, FEWEST_RUNS, Estimate, over_runs, spearman
+from qcnn_lightning.report.tables import COSTS, first, last, series
+from qcnn_lightning.runs.run import Collection, Run, caption, is_excluded, rank
 
 SETTLED_WITHIN = 0.005
 FEWEST_CLASSES = 3

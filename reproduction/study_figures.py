@@ -9,9 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from qcnn_lightning.results.runs import Collection, Experiment, LeftOut, rank
-from qcnn_lightning.results.tables import last, mean_and_deviation
-from qcnn_lightning.results.training_figures import (
+from qcnn_lightning.report.figures import (
     LONGEST_CLASS_NAME,
     MARKERS,
     MEAN_ENTROPY,
@@ -27,6 +25,8 @@ from qcnn_lightning.results.training_figures import (
     unique,
     wrapped,
 )
+from qcnn_lightning.report.tables import last, mean_and_deviation
+from qcnn_lightning.runs.run import Collection, Experiment, LeftOut, rank
 from reproduction.studies import classes_at_the_end, entropy_and_error, mean_with_interval
 
 WEIGHT = "entropy_weight"

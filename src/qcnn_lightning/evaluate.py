@@ -10,8 +10,8 @@ from qcnn_lightning.command_line import one_message, quote_paths
 def main(config: DictConfig) -> None:
     """Evaluate one network; show the numbers and say where the files are."""
     # Imported only now, so that --help and --cfg answer at once.
-    from qcnn_lightning.results.evaluate import evaluate
-    from qcnn_lightning.results.evaluation_tables import show_evaluation
+    from qcnn_lightning.evaluation.evaluate import evaluate
+    from qcnn_lightning.evaluation.tables import show_evaluation
 
     with one_message():
         show_evaluation(*evaluate(config))

@@ -7,7 +7,7 @@ import torch
 from test_evaluation import evaluation_of
 
 from qcnn_lightning import NetworkState
-from qcnn_lightning.run_folder import PATHS_IN_A_CONFIG, load_network, read_checkpoint
+from qcnn_lightning.runs.run_folder import PATHS_IN_A_CONFIG, load_network, read_checkpoint
 from qcnn_lightning.states.contraction import TensorNetworkState
 
 NETWORKS = sorted((Path(__file__).parents[2] / "reproduction" / "networks").glob("*.ckpt"))

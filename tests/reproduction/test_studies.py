@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 
 from qcnn_lightning import command_line  # noqa: F401  the configs use its resolvers
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.results.runs import read_collection
-from qcnn_lightning.run_folder import LAST, load_network
+from qcnn_lightning.runs.run import read_collection
+from qcnn_lightning.runs.run_folder import LAST, load_network
 from reproduction.archives import SUFFIX, study_of, unpack
 from reproduction.keep_runs import keep_study
 from reproduction.restore_runs import restore_study

@@ -9,7 +9,7 @@ from test_resume import EPOCHS, assert_same_run, interrupted  # noqa: F401  a fi
 from qcnn_lightning import NetworkState
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.run_folder import load_network, read_checkpoint
+from qcnn_lightning.runs.run_folder import load_network, read_checkpoint
 from qcnn_lightning.training.run import train
 
 AVERAGED = "average_decay=0.9"

@@ -11,8 +11,8 @@ import pytest
 from conftest import SMALL, TIMEOUT_S, command
 from omegaconf import OmegaConf
 
-from qcnn_lightning.results.runs import read_collection
-from qcnn_lightning.run_folder import LOCK, is_running
+from qcnn_lightning.runs.run import read_collection
+from qcnn_lightning.runs.run_folder import LOCK, is_running
 from qcnn_lightning.training.record import message_of
 from qcnn_lightning.training.sweep import in_one_line, read_job
 

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.run_folder import BEST, LAST, PREVIOUS
+from qcnn_lightning.runs.run_folder import BEST, LAST, PREVIOUS
 from qcnn_lightning.training.record import RunRecord
 
 

@@ -20,7 +20,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 import qcnn_lightning
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.run_folder import METRICS, SUMMARY, TRACEBACK
+from qcnn_lightning.runs.run_folder import METRICS, SUMMARY, TRACEBACK
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.tracking import EntanglementTracker
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from qcnn_lightning.command_line import exit_at_errors
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import check_writable, inside, replace_atomically
-from qcnn_lightning.run_folder import (
+from qcnn_lightning.runs.run_folder import (
     BEST,
     FREE_TO_CHANGE,
     HYDRA_FILES,

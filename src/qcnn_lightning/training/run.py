@@ -27,7 +27,7 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import remove_temporaries
 from qcnn_lightning.first_epoch import first_epoch_of
 from qcnn_lightning.models.model import num_parameters
-from qcnn_lightning.run_folder import LAST, LOG, TRACEBACK, read_summary
+from qcnn_lightning.runs.run_folder import LAST, LOG, TRACEBACK, read_summary
 from qcnn_lightning.training.build import build
 from qcnn_lightning.training.checkpoints import AtomicCheckpoints, Checkpoints
 from qcnn_lightning.training.console import EpochTable

@@ -30,7 +30,7 @@ from rich.table import Table
 from qcnn_lightning.command_line import config_dir, exit_at_errors, quoted
 from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.job_table import add_job, empty_job_table, job_console
-from qcnn_lightning.run_folder import read_summary
+from qcnn_lightning.runs.run_folder import read_summary
 from qcnn_lightning.training.interruption import Interrupted
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"

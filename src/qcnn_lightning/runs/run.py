@@ -22,7 +22,7 @@ from qcnn_lightning.command_line import config_dir
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import inside
 from qcnn_lightning.first_epoch import first_epoch_of
-from qcnn_lightning.run_folder import (
+from qcnn_lightning.runs.run_folder import (
     FREE_TO_CHANGE,
     LAST,
     PREVIOUS,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from qcnn_lightning.results.figures import draw_pixel_orders
+from qcnn_lightning.evaluation.pixel_orders import draw_pixel_orders
 
 
 @pytest.mark.parametrize("size", [4, 11])

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     given = parser.parse_args(arguments)
     # Imported only now, so that --help answers at once.
-    from qcnn_lightning.results.console import show_runs
+    from qcnn_lightning.report.console import show_runs
 
     show_runs(given.folders, given.first_epoch)
 

@@ -35,7 +35,8 @@ from matplotlib.ticker import (
 )
 
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.results.runs import (
+from qcnn_lightning.report.tables import last, mean_and_deviation
+from qcnn_lightning.runs.run import (
     Collection,
     Experiment,
     LeftOut,
@@ -45,7 +46,6 @@ from qcnn_lightning.results.runs import (
     describe_first_epoch,
     rank,
 )
-from qcnn_lightning.results.tables import last, mean_and_deviation
 
 FORMATS = ("png", "svg", "pdf")
 MOST_VARIANTS = 6

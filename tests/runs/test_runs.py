@@ -11,9 +11,9 @@ from scipy import stats
 from synthetic import curves, write_run, write_sweep
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.results.console import show_runs
-from qcnn_lightning.results.runs import read_collection, read_metrics
-from qcnn_lightning.run_folder import is_running
+from qcnn_lightning.report.console import show_runs
+from qcnn_lightning.runs.run import read_collection, read_metrics
+from qcnn_lightning.runs.run_folder import is_running
 
 
 class Exploit:

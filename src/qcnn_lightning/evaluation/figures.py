@@ -17,8 +17,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.results.evaluation import Entanglement, Evaluation, Examples
-from qcnn_lightning.results.training_figures import ENTROPY, FORMATS, OKABE_ITO, STYLE, save
+from qcnn_lightning.evaluation.measure import Entanglement, Evaluation, Examples
+from qcnn_lightning.report.figures import ENTROPY, FORMATS, OKABE_ITO, STYLE, save
 
 BLUE, VERMILION = OKABE_ITO[:2]
 OTHERS = "0.8"

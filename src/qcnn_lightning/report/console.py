@@ -8,10 +8,10 @@ import numpy as np
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.job_table import STYLES, add_job, empty_job_table, job_console, plain_console
-from qcnn_lightning.results.correlation import FEWEST_POINTS, spearman
-from qcnn_lightning.results.report import WrittenReport
-from qcnn_lightning.results.runs import LeftOut, Run, describe_first_epoch, find_run_folders, read_run, status_of
-from qcnn_lightning.results.tables import last, series
+from qcnn_lightning.report.correlation import FEWEST_POINTS, spearman
+from qcnn_lightning.report.report import WrittenReport
+from qcnn_lightning.report.tables import last, series
+from qcnn_lightning.runs.run import LeftOut, Run, describe_first_epoch, find_run_folders, read_run, status_of
 
 MOST_LEFT_OUT = 20
 

@@ -4,8 +4,7 @@ import pytest
 import yaml
 from synthetic import curves, write_run, write_sweep
 
-from qcnn_lightning.results.runs import read_collection
-from qcnn_lightning.results.training_figures import (
+from qcnn_lightning.report.figures import (
     FORMATS,
     STYLE,
     Choices,
@@ -19,6 +18,7 @@ from qcnn_lightning.results.training_figures import (
     save,
     typical_run,
 )
+from qcnn_lightning.runs.run import read_collection
 
 
 @pytest.fixture(scope="module")

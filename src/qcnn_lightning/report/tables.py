@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from qcnn_lightning.results.correlation import (
+from qcnn_lightning.report.correlation import (
     FEWEST_POINTS,
     MEASURES,
     Estimate,
@@ -14,7 +14,7 @@ from qcnn_lightning.results.correlation import (
     over_runs,
     within_run,
 )
-from qcnn_lightning.results.runs import Collection, LeftOut, Run
+from qcnn_lightning.runs.run import Collection, LeftOut, Run
 
 COSTS = ("train", "test")
 # Names in the tables: the correlation of the values themselves, and of their changes from epoch to epoch.

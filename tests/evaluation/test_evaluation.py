@@ -22,16 +22,16 @@ from qcnn_lightning.costs import SquaredDistance
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import PADDING
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.results.evaluate import NUMBERS, STATE, evaluate, rebuild_data
-from qcnn_lightning.results.evaluation import (
+from qcnn_lightning.evaluation.evaluate import NUMBERS, STATE, evaluate, rebuild_data
+from qcnn_lightning.evaluation.figures import FIGURES, draw_all
+from qcnn_lightning.evaluation.measure import (
     Classification,
     choose_examples,
     disagreement,
     measure,
     measure_entanglement,
 )
-from qcnn_lightning.results.evaluation_tables import show_evaluation
-from qcnn_lightning.results.state_figures import FIGURES, draw_all
+from qcnn_lightning.evaluation.tables import show_evaluation
 from qcnn_lightning.training.run import train
 
 PROJECT_DATA = Path(__file__).parents[2] / "data"
@@ -320,7 +320,7 @@ def test_a_link_out_of_the_run_folder_is_refused_before_anything_is_measured(run
     link.parent.mkdir(exist_ok=True)
     link.symlink_to(outside if name == "evaluation" else outside / "victim")
     with monkeypatch.context() as patch:
-        patch.setattr("qcnn_lightning.results.evaluate.measure", None)
+        patch.setattr("qcnn_lightning.evaluation.evaluate.measure", None)
         with pytest.raises(InputError, match="leads out of") as raised:
             evaluation_of(f"run={copy}", f"split={split}", figures="[png]")
     assert str(link) in str(raised.value)

@@ -1,7 +1,7 @@
 """The report: one page that people look at, figures for print, and the numbers as CSV files.
 
 The page holds everything it shows, the plotting library included, and asks no network for anything: its own content
-security policy forbids it. What it does is in `report_page.js`; here its data are put together.
+security policy forbids it. What it does is in `page.js`; here its data are put together.
 """
 
 import json
@@ -22,8 +22,18 @@ from matplotlib.colors import to_hex
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import inside, replace_atomically
-from qcnn_lightning.results.comparison_figures import planned_comparisons
-from qcnn_lightning.results.runs import (
+from qcnn_lightning.report.comparison_figures import planned_comparisons
+from qcnn_lightning.report.figures import (
+    FORMATS,
+    OKABE_ITO,
+    Choices,
+    colour_of,
+    draw_all,
+    ordered_colour,
+    planned_figures,
+)
+from qcnn_lightning.report.tables import accuracy_table, correlation_table, last, run_table
+from qcnn_lightning.runs.run import (
     MARKS_OF_A_RUN,
     Collection,
     LeftOut,
@@ -33,16 +43,6 @@ from qcnn_lightning.results.runs import (
     find_run_folders,
     read_collection,
     setting_label,
-)
-from qcnn_lightning.results.tables import accuracy_table, correlation_table, last, run_table
-from qcnn_lightning.results.training_figures import (
-    FORMATS,
-    OKABE_ITO,
-    Choices,
-    colour_of,
-    draw_all,
-    ordered_colour,
-    planned_figures,
 )
 
 PAGE = "report.html"
@@ -216,7 +216,7 @@ def page_contents(
     settings: ReportSettings,
     out: Path,
 ) -> dict[str, Any]:
-    """Put together what `report_page.js` draws."""
+    """Put together what `page.js` draws."""
     experiment_of = {run: index for index, item in enumerate(collection.experiments) for run in item.runs}
     filters = filters_of(collection)
     own = correlations[(correlations["scope"] == "run") & (correlations["of"] == "values")]
@@ -476,16 +476,16 @@ def render_page(contents: Mapping[str, Any], reload_every_s: float | None = None
     """Fill the page's template with its data, style and scripts."""
     from plotly.offline import get_plotlyjs
 
-    source = files("qcnn_lightning.results")
+    source = files("qcnn_lightning.report")
     # "<" is the one character by which data could end the script they stand in.
     data = json.dumps(contents, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     parts = {
         "title": re.sub(r"[<>&]", "", contents["title"]),
         "refresh": f'<meta http-equiv="refresh" content="{reload_every_s:g}">' if reload_every_s else "",
-        "style": source.joinpath("report_page.css").read_text(),
+        "style": source.joinpath("page.css").read_text(),
         "plotly": get_plotlyjs(),
         "report": data,
-        "script": source.joinpath("report_page.js").read_text(),
+        "script": source.joinpath("page.js").read_text(),
     }
-    template = source.joinpath("report_page.html").read_text()
+    template = source.joinpath("page.html").read_text()
     return re.sub(r"\{\{ (\w+) \}\}", lambda match: parts[match[1]], template)

@@ -15,10 +15,17 @@ from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import FLATTENINGS
 from qcnn_lightning.data.sources import SOURCES
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.evaluation.figures import check_formats, draw_all, figure_files
+from qcnn_lightning.evaluation.measure import Evaluation, as_json, measure
 from qcnn_lightning.files import inside, replace_atomically
-from qcnn_lightning.results.evaluation import Evaluation, as_json, measure
-from qcnn_lightning.results.state_figures import check_formats, draw_all, figure_files
-from qcnn_lightning.run_folder import PATHS_IN_A_CONFIG, load_cost, load_network, named_part, read_checkpoint, read_run
+from qcnn_lightning.runs.run_folder import (
+    PATHS_IN_A_CONFIG,
+    load_cost,
+    load_network,
+    named_part,
+    read_checkpoint,
+    read_run,
+)
 from qcnn_lightning.states import NetworkState
 
 log = logging.getLogger(__name__)

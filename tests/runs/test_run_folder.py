@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from qcnn_lightning import QCNN
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.run_folder import DamagedFileError, load_cost, load_network, read_checkpoint, read_run
+from qcnn_lightning.runs.run_folder import DamagedFileError, load_cost, load_network, read_checkpoint, read_run
 
 # As runs of the first version name it.
 MODEL = {"_target_": "qcnn_lightning.network.QCNN", "d": 4, "sharing": "sibling"}

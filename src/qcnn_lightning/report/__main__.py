@@ -13,8 +13,8 @@ from qcnn_lightning.errors import InputError
 def main(config: DictConfig) -> None:
     """Write the report, say where it is and what is not in it."""
     # Imported only now, so that --help answers at once.
-    from qcnn_lightning.results.console import show_report
-    from qcnn_lightning.results.report import ReportSettings, default_folder, watch, write_report
+    from qcnn_lightning.report.console import show_report
+    from qcnn_lightning.report.report import ReportSettings, default_folder, watch, write_report
 
     with one_message():
         if config.runs is None:

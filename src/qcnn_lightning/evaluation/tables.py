@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qcnn_lightning.evaluation.measure import LARGEST_DISAGREEMENT, Evaluation
 from qcnn_lightning.job_table import plain_console
-from qcnn_lightning.results.evaluation import LARGEST_DISAGREEMENT, Evaluation
 
 # Of lines in a file or a pipe, which rich would otherwise fold to 80 columns.
 WIDTH_IN_A_PIPE = 400

@@ -5,7 +5,7 @@ import shutil
 import pytest
 from synthetic import write_run, write_sweep
 
-from qcnn_lightning.results.report import ReportSettings, write_report
+from qcnn_lightning.report.report import ReportSettings, write_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser tests need the package playwright")
 

@@ -1,4 +1,3 @@
-import ast
 import json
 import os
 import re
@@ -12,9 +11,8 @@ import pandas as pd
 import pytest
 from synthetic import curves, write_run, write_sweep
 
-import qcnn_lightning.results
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.results.report import ReportSettings, default_folder, write_report
+from qcnn_lightning.report.report import ReportSettings, default_folder, write_report
 
 QUICK = ReportSettings(first_epoch=5, window=2, confidence=0.95, resamples=20, formats=())
 WATCH = [sys.executable, "-m", "qcnn_lightning.report", "figures=[]", "watch=true"]
@@ -232,11 +230,3 @@ def wait_for(condition, process):
         assert process.poll() is None, process.stdout.read().decode()
         assert time.monotonic() < deadline, "the page was not written"
         time.sleep(0.1)
-
-
-def test_reading_results_needs_nothing_of_training():
-    room = Path(qcnn_lightning.results.__file__).parent
-    for name in ("runs", "correlation", "tables", "training_figures", "report", "console"):
-        tree = ast.parse((room / f"{name}.py").read_text())
-        modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert not {module for module in modules if module and module.startswith("qcnn_lightning.training")}, name

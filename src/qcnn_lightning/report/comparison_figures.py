@@ -7,8 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from qcnn_lightning.results.runs import Collection, Experiment, LeftOut, caption
-from qcnn_lightning.results.training_figures import (
+from qcnn_lightning.report.figures import (
     MEAN_ENTROPY,
     OKABE_ITO,
     PANEL_WIDTH,
@@ -20,6 +19,7 @@ from qcnn_lightning.results.training_figures import (
     unique,
     wrapped,
 )
+from qcnn_lightning.runs.run import Collection, Experiment, LeftOut, caption
 
 MOST_CURVES = len(OKABE_ITO)
 

@@ -1,0 +1,1 @@
+"""What a trained network's states hold: measured, as tables, as figures."""

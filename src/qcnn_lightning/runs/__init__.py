@@ -1,0 +1,1 @@
+"""Run folders: what training leaves behind, one object each, and many of them. Imports nothing from training."""
