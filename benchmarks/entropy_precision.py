@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from qcnn_lightning import NetworkState
-from qcnn_lightning.runs.run_folder import load_network
+from qcnn_lightning.runs.checkpoint import read_checkpoint
+from qcnn_lightning.runs.rebuild import network_of
 
 DIGITS = 60
 
@@ -89,7 +90,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     if arguments.state.suffix == ".ckpt":
-        state = NetworkState.from_network(load_network(arguments.state)[0])
+        state = NetworkState.from_network(network_of(read_checkpoint(arguments.state)))
     else:
         state = NetworkState.load(arguments.state)
     levels = state.num_levels if arguments.profile else 1

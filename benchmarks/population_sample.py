@@ -20,7 +20,9 @@ from torch import Tensor
 from machine import RESULTS, write_results
 from qcnn_lightning import QCNN, NetworkState
 from qcnn_lightning.data.datamodule import ImageDataModule
-from qcnn_lightning.runs.run_folder import load_network, read_run
+from qcnn_lightning.evaluation.evaluate import last_checkpoint
+from qcnn_lightning.runs.rebuild import network_of
+from qcnn_lightning.runs.settings import without_paths
 from qcnn_lightning.training.run import ignore_hints
 
 SIZES = (512, 2048, 8192, 32768)
@@ -30,7 +32,8 @@ IMAGES_AT_A_TIME = 1000
 @torch.no_grad()
 def measure(folder: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """Return a row per size of the sample: entropies (nats), accuracies and largest scores, one of each draw."""
-    network, settings = load_network(read_run(folder).checkpoint_path)
+    checkpoint = last_checkpoint(folder)
+    network, settings = network_of(checkpoint), without_paths(checkpoint.config)
     places = {"root": arguments.data_root, "cache": f"{arguments.data_root}/cache"}
     datamodule = ImageDataModule(**settings["data"], **places)
     datamodule.prepare_data()

@@ -14,7 +14,6 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -24,7 +23,7 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.report.comparison_figures import planned_comparisons
 from qcnn_lightning.report.figures import Choices, draw_all, planned_figures
-from qcnn_lightning.runs.run import Collection, read_collection
+from qcnn_lightning.report.groups import Collection, read_collection
 from reproduction.archives import SUFFIX, study_of, unpack
 from reproduction.page_tables import KINDS, MEASUREMENTS, OF_MEASUREMENTS, OF_RUNS, Row, markdown
 from reproduction.scaling_figure import scaling_figure
@@ -72,11 +71,10 @@ class StoredRuns:
                 raise InputError(f"no runs of {', '.join(reports) or 'any report'} in {METRICS}")
             collection = read_collection(folders)
             dropped = {key for report in reports for key in NOT_TOLD_APART.get(report, ())}
-            runs = (
-                replace(run, settings={key: value for key, value in run.settings.items() if key not in dropped})
-                for run in collection.runs
-            )
-            self.read[reports] = replace(collection, runs=tuple(runs))
+            for run in collection.runs:
+                for key in dropped:
+                    run.settings.pop(key, None)
+            self.read[reports] = collection
         return self.read[reports]
 
 

@@ -8,7 +8,9 @@ import argparse
 from pathlib import Path
 
 from qcnn_lightning.command_line import one_message
-from qcnn_lightning.runs.run_folder import read_checkpoint, read_run
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.runs.run import Run
+from qcnn_lightning.runs.settings import without_paths
 from qcnn_lightning.training.checkpoints import AtomicCheckpoints
 
 
@@ -16,13 +18,16 @@ def keep_network(run: Path, out: Path) -> Path:
     """Write the network of a run; return the file.
 
     Raises:
-        InputError: no run that can be read, or the file cannot be written.
+        InputError: there is no checkpoint that can be read, or the file cannot be written.
     """
-    found = read_run(run)
-    checkpoint = read_checkpoint(found.checkpoint_path)
+    checkpoint = Run(run).checkpoint()
+    if checkpoint is None:
+        raise InputError(f"{run} has no checkpoint: give the folder of a run")
     # Where its logs and jobs were is nobody's concern.
-    settings = {key: value for key, value in found.config.items() if key not in ("logger", "callbacks", "sweep")}
-    kept = {"state_dict": checkpoint["state_dict"], "hyper_parameters": settings, "epoch": checkpoint["epoch"]}
+    config = without_paths(checkpoint.config)
+    settings = {key: value for key, value in config.items() if key not in ("logger", "callbacks", "sweep")}
+    content = checkpoint.content
+    kept = {"state_dict": content["state_dict"], "hyper_parameters": settings, "epoch": content["epoch"]}
     path = out / f"{settings['data']['name']}_{settings['model']['sharing']}.ckpt"
     AtomicCheckpoints().save_checkpoint(kept, path)
     return path

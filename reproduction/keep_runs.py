@@ -8,8 +8,7 @@ from pathlib import Path
 
 from qcnn_lightning.command_line import one_message
 from qcnn_lightning.files import inside
-from qcnn_lightning.runs.run import find_run_folders
-from qcnn_lightning.runs.run_folder import read_summary
+from qcnn_lightning.runs.find import find_runs
 from reproduction.archives import SUFFIX, read_archive, write_archive
 
 KEPT = ("metrics.csv", "summary.json", ".hydra/config.yaml", ".hydra/overrides.yaml")
@@ -32,11 +31,11 @@ def keep_study(study: Path, out: Path) -> tuple[int, int]:
     archive = out / f"{name}{SUFFIX}"
     files = read_archive(archive) if archive.is_file() else {}
     kept = left = 0
-    for job, folder in find_run_folders(study):
-        if read_summary(folder).get("status") != "finished":
+    for run in find_runs(study):
+        if run.summary.get("status") != "finished":
             left += 1
             continue
-        files |= {f"{name}/{job}/{file}": inside(folder, file).read_bytes() for file in KEPT}
+        files |= {f"{name}/{run.name}/{file}": inside(run.folder, file).read_bytes() for file in KEPT}
         kept += 1
     write_archive(archive, files)
     return kept, left

@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from qcnn_lightning.report.correlation import Estimate
+from qcnn_lightning.report.groups import Collection, caption
 from qcnn_lightning.report.tables import accuracy_table, correlation_table, last, mean_and_deviation
-from qcnn_lightning.runs.run import Collection, Run, caption
+from qcnn_lightning.runs.run import Run
 from reproduction.scaling_figure import PAPER, TITLES
 from reproduction.studies import (
     class_table,
@@ -102,7 +103,7 @@ def measured_claims(collection: Collection, data: str, correlations: pd.DataFram
 
     Networks at least as wide as that of figure 2 are also told by themselves.
     """
-    runs = [run for experiment in collection.experiments if experiment.data == data for run in experiment.complete_runs]
+    runs = [run for experiment in collection.groups if experiment.data == data for run in experiment.complete_runs]
     of_values = correlations[(correlations["data"] == data) & (correlations["of"] == "values")]
 
     rows = [row for row in records(paper_table(collection)) if row["data"] == data]

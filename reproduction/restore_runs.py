@@ -15,18 +15,18 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from qcnn_lightning import command_line
-from qcnn_lightning.runs.run import find_run_folders
-from qcnn_lightning.runs.run_folder import HYDRA_FILES, LAST, PREVIOUS, read_summary, read_yaml
+from qcnn_lightning.errors import RefusedRunError
+from qcnn_lightning.runs.checkpoint import LAST, PREVIOUS, RECORD
+from qcnn_lightning.runs.find import find_runs
+from qcnn_lightning.runs.run import ABOUT_HYDRA, COMPOSED, METRICS, OVERRIDES, Run
+from qcnn_lightning.runs.untrusted import read_yaml
 from qcnn_lightning.training.checkpoints import AtomicCheckpoints
-from qcnn_lightning.training.record import RunRecord
-from qcnn_lightning.training.resume import RefusedRunError, sole_owner, write_files
 from reproduction.archives import study_of, unpack
 
 # Of summary.json, what is taken from the rows; the rest are the run's facts.
-FROM_ROWS = ("status", "final", "best", "seconds")
+FROM_ROWS = ("status", "final", "best", "seconds", "metrics")
 # Where a run is; of another machine, and not a setting.
 PLACES = ("run_dir", "sweep")
-COMPOSED, ABOUT_THE_COMMAND, OVERRIDES = HYDRA_FILES
 # From the project's root, where `make studies` finds the studies.
 CONFIG_DIR = {"path": "reproduction/conf", "schema": "file", "provider": "command-line"}
 
@@ -43,43 +43,42 @@ def restore_study(archive: Path, out: Path) -> tuple[int, int]:
     restored = left = 0
     with tempfile.TemporaryDirectory() as unpacked:
         stored = unpack(archive, Path(unpacked))
-        for job, folder in find_run_folders(stored):
-            run = out / stored.name / job
+        for found in find_runs(stored):
+            run = Run(out / stored.name / found.name)
             try:
-                with sole_owner(run):
-                    if (run / LAST).exists() or (run / PREVIOUS).exists():
+                with run.held():
+                    if (run.folder / LAST).exists() or (run.folder / PREVIOUS).exists():
                         left += 1
                         continue
-                    restore_run(folder, run)
+                    restore_run(found, run)
                     restored += 1
             except RefusedRunError:
                 left += 1
     return restored, left
 
 
-def restore_run(stored: Path, folder: Path) -> None:
+def restore_run(stored: Run, run: Run) -> None:
     """Write a stored run as a run folder."""
-    summary = read_summary(stored)
-    record = RunRecord(folder, max_epochs=0)
-    record.rows = rows_of(stored)
+    summary = stored.summary
+    rows = rows_of(stored)
     # With its entries in their own order.
-    record.rows[-1] = summary["final"]
-    record.facts = {name: value for name, value in summary.items() if name not in FROM_ROWS}
+    rows[-1] = summary["final"]
+    facts = {name: value for name, value in summary.items() if name not in FROM_ROWS}
     checkpoint = {
         "state_dict": {},
-        "hyper_parameters": settings_of(stored),
-        "callbacks": {record.state_key: record.state_dict()},
+        "hyper_parameters": config_of(stored),
+        "callbacks": {RECORD: {"rows": rows, "facts": facts}},
     }
     about = {"hydra": {"runtime": {"cwd": ".", "config_sources": [CONFIG_DIR]}}}
-    as_stored = {name: (stored / name).read_text() for name in (COMPOSED, OVERRIDES)}
-    write_files(folder, as_stored | {ABOUT_THE_COMMAND: OmegaConf.to_yaml(about)})
-    record.write(summary["status"])
-    AtomicCheckpoints().save_checkpoint(checkpoint, folder / LAST)
+    as_stored = {name: (stored.folder / name).read_text() for name in (COMPOSED, OVERRIDES)}
+    run.write_hydra_files(as_stored | {ABOUT_HYDRA: OmegaConf.to_yaml(about)})
+    run.write(rows, summary["status"], facts)
+    AtomicCheckpoints().save_checkpoint(checkpoint, run.folder / LAST)
 
 
-def rows_of(stored: Path) -> list[dict[str, float | int]]:
+def rows_of(stored: Run) -> list[dict[str, float | int]]:
     """Return the rows of a stored run, to the last digit, without what was not measured."""
-    with (stored / "metrics.csv").open(newline="") as file:
+    with (stored.folder / METRICS).open(newline="") as file:
         return [{name: number(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
@@ -88,9 +87,9 @@ def number(text: str) -> float | int:
     return int(text) if text.lstrip("-").isdigit() else float(text)
 
 
-def settings_of(stored: Path) -> dict[str, Any]:
-    """Return the settings of a stored run, resolved, but for where it was."""
-    config = read_yaml(stored / COMPOSED)
+def config_of(stored: Run) -> dict[str, Any]:
+    """Return the configuration of a stored run, resolved, but for where it was."""
+    config = read_yaml(stored.folder / COMPOSED)
     kept = {key: value for key, value in config.items() if key not in PLACES}
     settings: Any = OmegaConf.to_container(OmegaConf.create(kept), resolve=True)
     return settings

@@ -14,8 +14,10 @@ from jaxtyping import Float
 from scipy.stats import friedmanchisquare, t
 
 from qcnn_lightning.report.correlation import FEWEST_POINTS, FEWEST_RUNS, Estimate, over_runs, spearman
+from qcnn_lightning.report.groups import NOT_A_SETTING, Collection, caption, rank
 from qcnn_lightning.report.tables import COSTS, first, last, series
-from qcnn_lightning.runs.run import Collection, Run, caption, is_excluded, rank
+from qcnn_lightning.runs.run import Run
+from qcnn_lightning.runs.settings import is_free
 
 SETTLED_WITHIN = 0.005
 FEWEST_CLASSES = 3
@@ -236,7 +238,7 @@ def contrast_table(
 
 def rest_of_settings(run: Run, key: str) -> tuple:
     """Return what has to be the same in a pair of runs: all settings that matter but one, and the seed."""
-    rest = {name: value for name, value in run.settings.items() if name != key and not is_excluded(name)}
+    rest = {name: value for name, value in run.settings.items() if name != key and not is_free(name, NOT_A_SETTING)}
     return (run.seed, *sorted((name, str(value)) for name, value in rest.items()))
 
 
@@ -314,7 +316,7 @@ def groups(collection: Collection, together: bool = True) -> Iterator[tuple[dict
     With `together`, all complete runs of a data set follow as a group of its own if there are several experiments.
     """
     for data in collection.data_sets:
-        experiments = [experiment for experiment in collection.experiments if experiment.data == data]
+        experiments = [experiment for experiment in collection.groups if experiment.data == data]
         for experiment in experiments:
             runs = experiment.complete_runs
             network = caption(experiment.variant, experiment.bipartition)

@@ -25,8 +25,8 @@ from qcnn_lightning.report.figures import (
     unique,
     wrapped,
 )
+from qcnn_lightning.report.groups import Collection, Group, LeftOut, rank
 from qcnn_lightning.report.tables import last, mean_and_deviation
-from qcnn_lightning.runs.run import Collection, Experiment, LeftOut, rank
 from reproduction.studies import classes_at_the_end, entropy_and_error, mean_with_interval
 
 WEIGHT = "entropy_weight"
@@ -37,19 +37,19 @@ def planned_study_figures(
 ) -> Iterator[tuple[str, Callable[[], Figure | str]]]:
     """Yield the title of every figure and the function that draws it."""
     for data in collection.data_sets:
-        chosen = [experiment for experiment in collection.experiments if experiment.data == data]
+        chosen = [experiment for experiment in collection.groups if experiment.data == data]
         # That only so many fit is said of the other figures with a panel per experiment.
         yield f"entropy_and_error_{data}", partial(entropy_and_error_of_classes, spread(chosen, MOST_PANELS))
     if WEIGHT in collection.varying_settings:
         yield f"against_{WEIGHT}", partial(against_weight, collection)
 
 
-def entropy_and_error_of_classes(experiments: Sequence[Experiment]) -> Figure | str:
+def entropy_and_error_of_classes(experiments: Sequence[Group]) -> Figure | str:
     """Draw the entropy of every class against its error rate at the end: mean over seeds, bars of one deviation.
 
     Over each panel the mean of the runs' Spearman correlations over the classes.
     """
-    found: dict[Experiment, list[pd.DataFrame]] = {}
+    found: dict[Group, list[pd.DataFrame]] = {}
     for experiment in experiments:
         tables = [classes_at_the_end(run) for run in experiment.complete_runs]
         if tables := [table for table in tables if len(table) and table.notna().to_numpy().all()]:
@@ -106,7 +106,7 @@ def against_weight(collection: Collection) -> Figure | str:
         for number, kind in enumerate(kinds):
             of_kind = [
                 experiment
-                for experiment in collection.experiments
+                for experiment in collection.groups
                 if experiment.data == data and collection.describe_variant(experiment.runs[0], without=WEIGHT) == kind
             ]
             of_kind.sort(key=lambda experiment: rank(experiment.runs[0].settings.get(WEIGHT)))

@@ -11,6 +11,10 @@ class InputError(ValueError):
     """
 
 
+class RefusedRunError(InputError):
+    """The folder holds another run, or one that another process trains, which is left as it is."""
+
+
 class NonFiniteCostError(ArithmeticError):
     """The cost became infinite or NaN during training; the last checkpoint is of the epoch before.
 

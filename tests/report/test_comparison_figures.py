@@ -2,7 +2,7 @@ from synthetic import write_sweep
 
 from qcnn_lightning.report.comparison_figures import compare_variants, planned_comparisons
 from qcnn_lightning.report.figures import Choices, draw_all, planned_figures
-from qcnn_lightning.runs.run import read_collection
+from qcnn_lightning.report.groups import read_collection
 
 
 def test_variants_have_a_colour_each_in_all_panels(tmp_path):

@@ -16,8 +16,8 @@ from qcnn_lightning.report.correlation import (
     with_interval,
     within_run,
 )
+from qcnn_lightning.report.groups import read_collection
 from qcnn_lightning.report.tables import accuracy_table, correlation_table
-from qcnn_lightning.runs.run import read_collection
 
 SCIPY = {"spearman": stats.spearmanr, "pearson": stats.pearsonr}
 small_numbers = st.lists(st.integers(0, 6), min_size=8, max_size=8)

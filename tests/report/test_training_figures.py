@@ -18,7 +18,7 @@ from qcnn_lightning.report.figures import (
     save,
     typical_run,
 )
-from qcnn_lightning.runs.run import read_collection
+from qcnn_lightning.report.groups import read_collection
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def lines(axes):
 
 
 def test_figure_2_shows_the_mean_over_seeds(sweep):
-    chosen = [experiment for experiment in sweep.experiments if experiment.variant == "d=18"]
+    chosen = [experiment for experiment in sweep.groups if experiment.variant == "d=18"]
     accuracy, cost, left_right, up_down = figure_2(chosen, Choices(window=2)).axes
     for axes, expected in ((accuracy, 4), (cost, 4), (left_right, 2), (up_down, 2)):
         assert len(lines(axes)) == expected
@@ -55,7 +55,7 @@ def test_figure_3_starts_at_its_first_epoch_and_has_an_island_per_run(sweep):
     for axes in panels:
         assert len(lines(axes)) == 8
         assert {len(line.get_xdata()) for line in lines(axes)} == {10}
-    chosen = [experiment for experiment in sweep.experiments if experiment.variant == "d=18"]
+    chosen = [experiment for experiment in sweep.groups if experiment.variant == "d=18"]
     train, test = figure_3a(chosen, Choices(first_epoch=20)).axes
     assert {len(line.get_xdata()) for line in lines(train) + lines(test)} == {20}
     assert (train.get_xlabel(), test.get_xlabel()) == ("train cost", "test cost")
@@ -65,7 +65,7 @@ def test_figure_3_starts_at_its_first_epoch_and_has_an_island_per_run(sweep):
 def test_unless_told_figure_3_starts_at_epoch_30_or_at_a_third_of_the_run(tmp_path, epochs, first):
     write_run(tmp_path, epochs=epochs)
     collection = read_collection(tmp_path)
-    for figure in (figure_3a(collection.experiments, Choices()), figure_3b(collection, Choices())):
+    for figure in (figure_3a(collection.groups, Choices()), figure_3b(collection, Choices())):
         assert {len(line.get_xdata()) for axes in figure.axes for line in lines(axes)} == {epochs - first}
         assert figure.get_suptitle().endswith(f"from epoch {first}")
 
@@ -86,7 +86,7 @@ def test_a_run_that_has_only_begun_starts_by_the_length_that_it_shall_have(tmp_p
 
 
 def test_the_heat_map_holds_every_class_and_epoch(sweep):
-    chosen = [experiment for experiment in sweep.experiments if experiment.data == "mnist"]
+    chosen = [experiment for experiment in sweep.groups if experiment.data == "mnist"]
     figure = entropy_per_class(chosen)
     mesh = figure.axes[0].collections[0]
     expected = np.mean([run.metrics[run.class_columns].to_numpy() for run in chosen[0].runs], axis=0).T
@@ -121,18 +121,18 @@ def test_a_variant_is_not_named_twice_by_a_class_and_its_settings(tmp_path):
     ):
         config = write_run(tmp_path / name, epochs=2) / ".hydra/config.yaml"
         config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"scheduler": scheduler}))
-    assert {item.variant for item in read_collection(tmp_path).experiments} == {
+    assert {item.variant for item in read_collection(tmp_path).groups} == {
         "scheduler=StepLR",
         "scheduler=OneCycleLR",
     }
     config.write_text(config.read_text().replace("OneCycleLR", "StepLR"))
-    variants = {item.variant for item in read_collection(tmp_path).experiments}
+    variants = {item.variant for item in read_collection(tmp_path).groups}
     assert variants == {"max_lr=None, step_size=10", "max_lr=0.1, step_size=None"}
 
 
 def test_bars_are_standard_deviations_over_seeds(sweep):
     axes = entropy_against_d(sweep, Choices()).axes[0]
-    experiment = next(item for item in sweep.experiments if (item.data, item.d) == ("mnist", 18))
+    experiment = next(item for item in sweep.groups if (item.data, item.d) == ("mnist", 18))
     values = [run.entropy_trend(2).iloc[-1] for run in experiment.runs]
     bars = [segment for bars in axes.containers for segment in bars[2][0].get_segments()]
     ends = [(segment[0][0], *sorted(segment[:, 1])) for segment in bars]
@@ -143,7 +143,7 @@ def test_bars_are_standard_deviations_over_seeds(sweep):
 def test_the_typical_run_is_the_median(tmp_path):
     for seed, accuracy in enumerate((0.2, 0.9, 0.5)):
         write_run(tmp_path / str(seed), seed=seed, table=curves(epochs=2).assign(**{"accuracy/test": accuracy}))
-    (experiment,) = read_collection(tmp_path).experiments
+    (experiment,) = read_collection(tmp_path).groups
     assert typical_run(experiment).seed == 2
 
 
@@ -189,6 +189,6 @@ def test_what_cannot_be_drawn_is_named(tmp_path):
 def test_no_measured_columns_at_all(tmp_path):
     (tmp_path / "metrics.csv").write_text("epoch,other\n-1,1\n0,2\n")
     collection = read_collection(tmp_path)
-    assert isinstance(figure_2(collection.experiments, Choices()), str)
+    assert isinstance(figure_2(collection.groups, Choices()), str)
     assert isinstance(entropy_against_d(collection, Choices()), str)
     assert isinstance(accuracy_against_parameters(collection), str)

@@ -3,7 +3,7 @@ import pytest
 from synthetic import curves, write_run
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.runs.run import read_collection
+from qcnn_lightning.report.groups import read_collection
 from reproduction.archives import read_archive, unpack
 from reproduction.keep_runs import keep_study
 

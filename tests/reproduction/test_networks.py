@@ -7,7 +7,9 @@ import torch
 from test_evaluation import evaluation_of
 
 from qcnn_lightning import NetworkState
-from qcnn_lightning.runs.run_folder import PATHS_IN_A_CONFIG, load_network, read_checkpoint
+from qcnn_lightning.runs.checkpoint import read_checkpoint
+from qcnn_lightning.runs.rebuild import network_of
+from qcnn_lightning.runs.settings import PATHS_IN_A_CONFIG, without_paths
 from qcnn_lightning.states.contraction import TensorNetworkState
 
 NETWORKS = sorted((Path(__file__).parents[2] / "reproduction" / "networks").glob("*.ckpt"))
@@ -15,7 +17,8 @@ NETWORKS = sorted((Path(__file__).parents[2] / "reproduction" / "networks").glob
 
 @pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
 def test_a_kept_network_has_the_entropies_that_tensornetwork_contracts(path):
-    network, settings = load_network(path)
+    checkpoint = read_checkpoint(path)
+    network, settings = network_of(checkpoint), without_paths(checkpoint.config)
     assert path.stem == f"{settings['data']['name']}_{settings['model']['sharing']}"
     state = NetworkState.from_network(network)
     entropies = state.entanglement_entropy()
@@ -26,7 +29,8 @@ def test_a_kept_network_has_the_entropies_that_tensornetwork_contracts(path):
 
 @pytest.mark.parametrize("path", NETWORKS, ids=lambda path: path.stem)
 def test_only_sibling_weights_tell_left_from_right(path):
-    network, settings = load_network(path)
+    checkpoint = read_checkpoint(path)
+    network, settings = network_of(checkpoint), without_paths(checkpoint.config)
     images = torch.randint(256, (20, network.num_sites), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     exchanged = images.roll(network.num_sites // 2, dims=1)
     same = torch.allclose(network(images), network(exchanged), rtol=1e-4)
@@ -46,6 +50,6 @@ def test_kept_networks_are_small_and_say_nothing_of_where_they_were_made():
     assert {path.stem.split("_")[1] for path in NETWORKS} == {"full", "sibling"}
     for path in NETWORKS:
         assert path.stat().st_size < 200_000
-        settings = read_checkpoint(path)["hyper_parameters"]
+        settings = read_checkpoint(path).config
         assert not set(PATHS_IN_A_CONFIG[""]) & set(settings)
         assert not set(PATHS_IN_A_CONFIG["data"]) & set(settings["data"])

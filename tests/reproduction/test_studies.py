@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 
 from qcnn_lightning import command_line  # noqa: F401  the configs use its resolvers
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.runs.run import read_collection
-from qcnn_lightning.runs.run_folder import LAST, load_network
+from qcnn_lightning.report.groups import read_collection
+from qcnn_lightning.runs.checkpoint import LAST, read_checkpoint
+from qcnn_lightning.runs.rebuild import network_of
 from reproduction.archives import SUFFIX, study_of, unpack
 from reproduction.keep_runs import keep_study
 from reproduction.restore_runs import restore_study
@@ -97,7 +98,7 @@ def test_runs_that_are_stored_are_not_trained_again(tmp_path):
     assert changed.returncode == 2
     assert "optimizer.lr: 0.01 -> 0.02" in changed.stderr
     with pytest.raises(InputError, match="no weights"):
-        load_network(job / LAST)
+        network_of(read_checkpoint(job / LAST))
 
 
 @pytest.mark.parametrize("archive", STORED, ids=study_of)

@@ -4,7 +4,7 @@ from synthetic import write_run
 from test_study_tables import with_recall, with_setting
 
 from qcnn_lightning.report.figures import Choices, draw_all
-from qcnn_lightning.runs.run import read_collection
+from qcnn_lightning.report.groups import read_collection
 from reproduction.study_figures import against_weight, entropy_and_error_of_classes, planned_study_figures
 
 
@@ -34,8 +34,8 @@ def test_weights_are_drawn_in_order_with_zero_among_them(intervention):
 
 
 def test_every_class_has_a_named_point(intervention):
-    figure = entropy_and_error_of_classes(intervention.experiments)
-    for axes, experiment in zip(figure.axes, intervention.experiments, strict=True):
+    figure = entropy_and_error_of_classes(intervention.groups)
+    for axes, experiment in zip(figure.axes, intervention.groups, strict=True):
         assert [text.get_text() for text in axes.texts] == [str(label) for label in range(10)]
         error = 1 - np.mean([run.metrics["recall/class_4"].iloc[-1] for run in experiment.runs])
         x = [container.lines[0].get_xdata()[0] for container in axes.containers]
@@ -45,7 +45,7 @@ def test_every_class_has_a_named_point(intervention):
 
 def test_without_recall_the_reason_is_told(tmp_path):
     write_run(tmp_path / "run", epochs=3)
-    assert "recall/class_0" in entropy_and_error_of_classes(read_collection(tmp_path).experiments)
+    assert "recall/class_0" in entropy_and_error_of_classes(read_collection(tmp_path).groups)
 
 
 def test_both_figures_are_planned_where_runs_have_them(tmp_path, intervention):

@@ -7,8 +7,8 @@ import yaml
 from scipy.stats import spearmanr, ttest_1samp
 from synthetic import curves, write_run
 
+from qcnn_lightning.report.groups import read_collection
 from qcnn_lightning.report.tables import last
-from qcnn_lightning.runs.run import read_collection
 from reproduction.studies import (
     class_table,
     classes_at_the_end,

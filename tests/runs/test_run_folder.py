@@ -8,7 +8,11 @@ from omegaconf import OmegaConf
 
 from qcnn_lightning import QCNN
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.runs.run_folder import DamagedFileError, load_cost, load_network, read_checkpoint, read_run
+from qcnn_lightning.evaluation.evaluate import last_checkpoint
+from qcnn_lightning.runs.checkpoint import DamagedFileError, read_checkpoint
+from qcnn_lightning.runs.rebuild import cost_of, network_of
+from qcnn_lightning.runs.run import Run
+from qcnn_lightning.runs.settings import without_paths
 
 # As runs of the first version name it.
 MODEL = {"_target_": "qcnn_lightning.network.QCNN", "d": 4, "sharing": "sibling"}
@@ -35,16 +39,17 @@ def write_run(folder: Path, config=None, **entries) -> Path:
 
 
 def test_the_network_is_rebuilt_from_the_checkpoint_alone(tmp_path):
-    run = read_run(write_run(tmp_path))
-    network, config = load_network(run.checkpoint_path)
-    stored = torch.load(run.checkpoint_path, weights_only=True)["state_dict"]
+    checkpoint = Run(write_run(tmp_path)).checkpoint()
+    network = network_of(checkpoint)
+    stored = torch.load(checkpoint.path, weights_only=True)["state_dict"]
     assert all(torch.equal(stored[f"network.{name}"], value) for name, value in network.state_dict().items())
     assert not network.training
-    assert config == run.config
 
 
 def test_no_path_of_the_configuration_is_handed_on(tmp_path):
-    assert "elsewhere" not in str(read_run(write_run(tmp_path)).config)
+    config = Run(write_run(tmp_path)).checkpoint().config
+    assert "elsewhere" in str(config)
+    assert "elsewhere" not in str(without_paths(config))
 
 
 @pytest.mark.parametrize("target", ["os.system", "builtins.eval", "torch.hub.load", "subprocess.run", ["os.system"]])
@@ -59,15 +64,15 @@ def test_a_class_that_a_configuration_names_is_text_until_the_user_names_it(tmp_
     write_run(tmp_path, config)
     (tmp_path / ".hydra").mkdir()
     OmegaConf.save(config, tmp_path / ".hydra" / "config.yaml")
-    checkpoint = read_run(tmp_path).checkpoint_path
+    checkpoint = Run(tmp_path).checkpoint()
     if part == "callbacks":
-        load_network(checkpoint)
+        network_of(checkpoint)
     else:
         named = re.escape(str(target))
         with pytest.raises(
             InputError, match=rf"trained with {named}, somebody's own code, which was not executed.*own="
         ):
-            load_cost(load_network(checkpoint)[1], (), checkpoint)
+            (cost_of if part == "cost" else network_of)(checkpoint)
     assert not (tmp_path / "executed").exists()
 
 
@@ -75,7 +80,7 @@ def test_a_pickled_object_is_refused_and_not_executed(tmp_path):
     created = tmp_path / "executed"
     write_run(tmp_path / "run", callbacks=Exploit(created))
     with pytest.raises(InputError, match=r"last\.ckpt holds pickled objects .*mkdir"):
-        read_run(tmp_path / "run")
+        Run(tmp_path / "run").checkpoint()
     assert not created.exists()
 
 
@@ -88,7 +93,7 @@ def test_a_link_out_of_the_folder_is_refused(tmp_path, name):
     (tmp_path / "outside").write_text("{}")
     path.symlink_to(tmp_path / "outside")
     with pytest.raises(InputError, match="leads out of"):
-        read_run(tmp_path / "run")
+        Run(tmp_path / "run").checkpoint()
 
 
 def test_damage_is_told_from_any_other_content(tmp_path):
@@ -106,20 +111,20 @@ def test_a_damaged_last_checkpoint_gives_way_to_the_one_before(tmp_path, caplog)
     previous = last.with_name("previous.ckpt")
     previous.write_bytes(last.read_bytes())
     last.write_bytes(b"PK")
-    assert read_run(tmp_path).checkpoint_path == previous
+    assert Run(tmp_path).checkpoint().path == previous
     assert str(last) in caplog.text
     previous.write_bytes(b"")
     with pytest.raises(DamagedFileError, match=r"last\.ckpt.*previous\.ckpt"):
-        read_run(tmp_path)
+        Run(tmp_path).checkpoint()
 
 
 def test_weights_of_another_network_are_told(tmp_path):
     with pytest.raises(InputError, match=r"last\.ckpt does not hold the network"):
-        load_network(read_run(write_run(tmp_path, {"model": MODEL | {"d": 6}})).checkpoint_path)
+        network_of(Run(write_run(tmp_path, {"model": MODEL | {"d": 6}})).checkpoint())
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "empty"])
 def test_what_is_no_run_folder_is_told(tmp_path, folder):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="run folder"):
-        read_run(tmp_path / folder)
+        last_checkpoint(tmp_path / folder)

@@ -12,8 +12,9 @@ from synthetic import curves, write_run, write_sweep
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.report.console import show_runs
-from qcnn_lightning.runs.run import read_collection, read_metrics
-from qcnn_lightning.runs.run_folder import is_running
+from qcnn_lightning.report.groups import read_collection
+from qcnn_lightning.runs.metrics import read_lines, read_table
+from qcnn_lightning.runs.run import Run
 
 
 class Exploit:
@@ -46,9 +47,9 @@ def test_a_sweep_is_read_as_it_was_written(tmp_path):
 
 def test_experiments_differ_in_more_than_the_seed(tmp_path):
     write_sweep(tmp_path, d=(2, 18), seeds=(0, 1, 2), flatten=("left_right", "up_down"), epochs=1)
-    experiments = read_collection(tmp_path).experiments
-    assert {len(experiment.runs) for experiment in experiments} == {3}
-    assert {(item.data, item.variant, item.bipartition) for item in experiments} == {
+    groups = read_collection(tmp_path).groups
+    assert {len(group.runs) for group in groups} == {3}
+    assert {(item.data, item.variant, item.bipartition) for item in groups} == {
         (data, d, cut) for data in ("mnist", "fmnist") for d in ("d=2", "d=18") for cut in ("left/right", "up/down")
     }
 
@@ -88,7 +89,7 @@ def test_a_cut_off_last_row_is_left_out_and_named(tmp_path):
     (folder / "metrics.csv").write_text(text[: text.rstrip("\n").rindex(",") - 1])
     collection = read_collection(tmp_path)
     assert collection.runs[0].last_epoch == 3
-    assert "middle of a row" in reasons(collection, "run")
+    assert "middle of a row" in reasons(collection, "sweep/run")
 
 
 def test_values_that_are_no_numbers_are_left_out_and_named(tmp_path):
@@ -101,7 +102,7 @@ def test_values_that_are_no_numbers_are_left_out_and_named(tmp_path):
     (run,) = collection.runs
     assert list(run.column("ee/mean").index) == [-1, 0, 3, 4, 5]
     assert list(run.column("cost/test").index) == [-1, 0, 1, 2, 4, 5]
-    why = reasons(collection, "run")
+    why = reasons(collection, "sweep/run")
     assert "ee/mean is not a finite number in 2 of 6 epochs" in why
     assert "cost/test is not a finite number in 1 of 6 epochs" in why
     assert "no column accuracy/test" in why
@@ -118,14 +119,14 @@ def test_repeated_profiles_are_those_of_earlier_epochs(tmp_path):
     (tmp_path / "metrics.csv").write_text(
         "epoch,profile/level_0,profile/level_1\n-1,0.1,0.2\n0,0.1,0.2\n1,0.1,0.2\n2,0.1,0.3\n3,0.1,0.3\n"
     )
-    table, _ = read_metrics(tmp_path / "metrics.csv")
+    table, _ = read_table(read_lines(tmp_path / "metrics.csv"))
     assert list(table["profile/level_1"].dropna().index) == [-1, 2]
     assert list(table["profile/level_0"].dropna().index) == [-1, 2]
 
 
 def test_a_repeated_epoch_counts_once(tmp_path):
     (tmp_path / "metrics.csv").write_text("epoch,ee/mean\n-1,0\n0,1\n0,2\n")
-    table, why = read_metrics(tmp_path / "metrics.csv")
+    table, why = read_table(read_lines(tmp_path / "metrics.csv"))
     assert list(table["ee/mean"]) == [0, 2]
     assert any("repeats" in reason for reason in why)
 
@@ -150,17 +151,34 @@ def test_a_configuration_with_somebodys_own_class_is_text_and_not_executed(tmp_p
 
 
 @pytest.mark.parametrize("name", ["last", "previous"])
-def test_a_checkpoint_with_a_pickled_object_is_refused_and_not_executed(tmp_path, name):
+@pytest.mark.parametrize("checkpoint", ["good", "truncated", "hostile"])
+def test_altered_metrics_are_mended_from_the_checkpoint_of_which_nothing_is_executed(tmp_path, name, checkpoint):
     harm = tmp_path / "harm"
-    for run, content in (("good", {}), ("truncated", {}), ("bad", {"more": Exploit(harm)})):
-        path = write_run(tmp_path / run, epochs=1) / "checkpoints" / f"{name}.ckpt"
-        path.parent.mkdir()
-        torch.save({"state_dict": {"weight": torch.zeros(9)}, **content}, path)
-        if run == "truncated":
-            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    folder = tmp_path / "sweep" / "run"
+    rows = curves(epochs=3).to_dict("records")
+    write_run(folder, epochs=3)
+    path = folder / "checkpoints" / f"{name}.ckpt"
+    path.parent.mkdir()
+    more = {"more": Exploit(harm)} if checkpoint == "hostile" else {}
+    record = {"RunRecord": {"rows": rows, "facts": {}}}
+    torch.save({"state_dict": {}, "hyper_parameters": {}, "callbacks": record, **more}, path)
+    if checkpoint == "truncated":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    Run(folder).write(rows, "finished", {})
+    whole = read_collection(tmp_path)
+    assert not whole.left_out, "no checkpoint is looked at while the metrics are whole"
+
+    metrics = folder / "metrics.csv"
+    lines = metrics.read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace(".", ".9", 1)
+    metrics.write_text("".join(lines))
     collection = read_collection(tmp_path)
-    assert [run.name for run in collection.runs] == ["good", "truncated"]
-    assert f"{name}.ckpt holds pickled objects (posix.mkdir)" in reasons(collection, "bad")
+    (run,) = collection.runs
+    mended = run.metrics.equals(whole.runs[0].metrics)
+    assert mended == (checkpoint == "good")
+    assert "metrics.csv was altered" in reasons(collection, "sweep/run")
+    if checkpoint == "hostile":
+        assert f"{name}.ckpt holds pickled objects (posix.mkdir)" in reasons(collection, "sweep/run")
     assert not harm.exists()
 
 
@@ -188,22 +206,22 @@ def test_a_run_without_its_configuration_is_still_drawn(tmp_path):
     (folder / "summary.json").write_text("{")
     collection = read_collection(tmp_path)
     assert collection.runs[0].data == "unknown"
-    assert "config.yaml" in reasons(collection, "run")
-    assert "summary.json" in reasons(collection, "run")
+    assert "config.yaml" in reasons(collection, "sweep/run")
+    assert "summary.json" in reasons(collection, "sweep/run")
 
 
 def test_a_run_is_running_while_another_process_holds_its_lock(tmp_path):
-    assert not is_running(tmp_path)
+    assert not Run(tmp_path).is_running
     hold = "import filelock, sys\nwith filelock.FileLock(sys.argv[1]): print('held', flush=True); input()"
     holder = subprocess.Popen(
         [sys.executable, "-c", hold, tmp_path / ".lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     holder.stdout.readline()
     try:
-        assert is_running(tmp_path)
+        assert Run(tmp_path).is_running
     finally:
         holder.communicate(b"\n")
-    assert not is_running(tmp_path)
+    assert not Run(tmp_path).is_running
     with FileLock(tmp_path / ".lock", timeout=0):
         pass
 

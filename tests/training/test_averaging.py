@@ -9,7 +9,8 @@ from test_resume import EPOCHS, assert_same_run, interrupted  # noqa: F401  a fi
 from qcnn_lightning import NetworkState
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.runs.run_folder import load_network, read_checkpoint
+from qcnn_lightning.runs.checkpoint import read_checkpoint
+from qcnn_lightning.runs.rebuild import network_of
 from qcnn_lightning.training.run import train
 
 AVERAGED = "average_decay=0.9"
@@ -30,8 +31,8 @@ def test_the_network_that_is_kept_is_the_moving_average_of_the_trained_one(compo
     monkeypatch.setattr(EMAWeightAveraging, "on_train_batch_end", note)
     config = composed(AVERAGED, EPOCHS)
     train(config)
-    network, _ = load_network(last_of(config))
-    current = read_checkpoint(last_of(config))["current_model_state"]
+    network = network_of(read_checkpoint(last_of(config)))
+    current = read_checkpoint(last_of(config)).content["current_model_state"]
     for place, (name, kept) in enumerate(network.named_parameters()):
         average = trained[0][place]
         for weights in trained[1:]:
@@ -45,7 +46,7 @@ def test_every_number_of_the_last_row_is_that_of_the_average(composed):
     config = composed(AVERAGED)
     train(config)
     row = pd.read_csv(f"{config.run_dir}/metrics.csv").iloc[-1]
-    network, _ = load_network(last_of(config))
+    network = network_of(read_checkpoint(last_of(config)))
     data = ImageDataModule(**config.data)
     data.setup()
     images, labels = data.splits["test"]
@@ -65,8 +66,8 @@ def test_averaging_does_not_change_how_the_network_is_trained(composed):
     plain, averaged = composed(folder="plain"), composed(AVERAGED, folder="averaged")
     for config in (plain, averaged):
         train(config)
-    weights = read_checkpoint(last_of(plain))["state_dict"]
-    current = read_checkpoint(last_of(averaged))["current_model_state"]
+    weights = read_checkpoint(last_of(plain)).content["state_dict"]
+    current = read_checkpoint(last_of(averaged)).content["current_model_state"]
     for name in weights:
         if "population" not in name:
             assert torch.equal(weights[name], current[name])
@@ -78,7 +79,7 @@ def test_an_interrupted_run_goes_on_with_the_weights_and_their_average(composed,
     stopped = interrupted(AVERAGED, EPOCHS, folder="stopped")
     train(stopped)
     assert_same_run(whole.run_dir, stopped.run_dir)
-    one, other = (read_checkpoint(last_of(config)) for config in (whole, stopped))
+    one, other = (read_checkpoint(last_of(config)).content for config in (whole, stopped))
     assert one["averaging_state"] == other["averaging_state"]
     for name, weight in one["current_model_state"].items():
         assert torch.equal(weight, other["current_model_state"][name])

@@ -11,9 +11,8 @@ import pytest
 from conftest import SMALL, TIMEOUT_S, command
 from omegaconf import OmegaConf
 
-from qcnn_lightning.runs.run import read_collection
-from qcnn_lightning.runs.run_folder import LOCK, is_running
-from qcnn_lightning.training.record import message_of
+from qcnn_lightning.report.groups import read_collection
+from qcnn_lightning.runs.run import LOCK, Run, message_of
 from qcnn_lightning.training.sweep import in_one_line, read_job
 
 SEARCHED = ("data=digits", "model.kernel=plain", "logger=none", "trainer.max_epochs=1", "sweep.name=test")
@@ -125,7 +124,7 @@ def test_a_sweep_ends_with_its_jobs_when_it_is_told_to(tmp_path, launcher):
     assert "the same command resumes it" in output
     runs = list((tmp_path / "multirun" / "test").glob("*seed=*"))
     assert len(runs) == (2 if launcher else 1)
-    assert not any(is_running(run) for run in runs)
+    assert not any(Run(run).is_running for run in runs)
     assert {summary["status"] for summary in summaries(tmp_path / "multirun" / "test").values()} == {"interrupted"}
 
 

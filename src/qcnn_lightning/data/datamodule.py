@@ -21,7 +21,7 @@ from qcnn_lightning.data.batches import Batches, EvaluationBatches, TrainingBatc
 from qcnn_lightning.data.flattening import checked_order, lay_on_chain, pixel_order
 from qcnn_lightning.data.images import LabelledImages, cache_path, prepare_cache, read_cache
 from qcnn_lightning.data.sources import make_source
-from qcnn_lightning.errors import InputError, checked_settings
+from qcnn_lightning.errors import InputError, RefusedRunError, checked_settings
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -245,15 +245,15 @@ class ImageDataModule(pl.LightningDataModule):
         """Check that a checkpoint was trained with these images, in this order; one from before may not say.
 
         Raises:
-            InputError: it was trained with others.
+            RefusedRunError: it was trained with others.
         """
         if state_dict.get("content", self._known_by) != self._known_by:
-            raise InputError(
+            raise RefusedRunError(
                 f"the images of data={self._name} are not those that the run was trained with: SHA-256 "
                 f"{state_dict['content']} -> {self._known_by}; restore them, or train in another folder."
             )
         if not torch.equal(state_dict.get("pixel_order", self.pixel_order), self.pixel_order):
-            raise InputError("data.flatten gives another order of the pixels than the run was trained with.")
+            raise RefusedRunError("data.flatten gives another order of the pixels than the run was trained with.")
 
     @contextmanager
     def _failures_told(self) -> Iterator[None]:

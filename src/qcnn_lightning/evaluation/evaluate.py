@@ -18,14 +18,10 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.figures import check_formats, draw_all, figure_files
 from qcnn_lightning.evaluation.measure import Evaluation, as_json, measure
 from qcnn_lightning.files import inside, replace_atomically
-from qcnn_lightning.runs.run_folder import (
-    PATHS_IN_A_CONFIG,
-    load_cost,
-    load_network,
-    named_part,
-    read_checkpoint,
-    read_run,
-)
+from qcnn_lightning.runs.checkpoint import LAST, StoredCheckpoint, read_checkpoint
+from qcnn_lightning.runs.rebuild import cost_of, named_part, network_of
+from qcnn_lightning.runs.run import Run
+from qcnn_lightning.runs.settings import PATHS_IN_A_CONFIG, without_paths
 from qcnn_lightning.states import NetworkState
 
 log = logging.getLogger(__name__)
@@ -56,17 +52,17 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     for name in (NUMBERS, STATE, *figure_files(config.figures)):
         inside(folder, name)
     own = [str(path) for path in config.own]
-    network, settings = load_network(checkpoint, own)
-    cost = load_cost(settings, own, checkpoint)
-    content = read_checkpoint(checkpoint)
-    epoch = content.get("epoch")
-    images = content.get(ImageDataModule.__qualname__, {})
-    datamodule = rebuild_data(settings, config.data, checkpoint, own, images.get("pixel_order"))
+    network = network_of(checkpoint, own)
+    cost = cost_of(checkpoint, own)
+    epoch = checkpoint.content.get("epoch")
+    settings = without_paths(checkpoint.config)
+    images = checkpoint.content.get(ImageDataModule.__qualname__, {})
+    datamodule = rebuild_data(settings, config.data, checkpoint.path, own, images.get("pixel_order"))
     if images.get("content", datamodule.state_dict()["content"]) != datamodule.state_dict()["content"]:
         log.warning("these are not the images that the network was trained with")
     check_fit(network, datamodule, config.split)
-    log.info("evaluating %s on %s", checkpoint, device)
-    evaluation = measure(network.to(device), cost, datamodule, config.split, checkpoint, epoch, settings)
+    log.info("evaluating %s on %s", checkpoint.path, device)
+    evaluation = measure(network.to(device), cost, datamodule, config.split, checkpoint.path, epoch, settings)
 
     make_folder(folder)
     replace_atomically(folder / NUMBERS, as_json(evaluation.as_plain_data()))
@@ -77,7 +73,7 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     return evaluation, folder
 
 
-def find_checkpoint(config: DictConfig) -> tuple[Path, Path]:
+def find_checkpoint(config: DictConfig) -> tuple[StoredCheckpoint, Path]:
     """Return the checkpoint that is meant, and the folder for the results.
 
     Raises:
@@ -88,18 +84,31 @@ def find_checkpoint(config: DictConfig) -> tuple[Path, Path]:
         given = "both were given" if config.run is not None else "neither was given"
         raise InputError(f"say which network: run=DIR or checkpoint=FILE, one of the two; {given}")
     if config.run is not None:
-        run = read_run(str(config.run))
-        checkpoint, folder = run.checkpoint_path, run.folder / "evaluation"
+        checkpoint, folder = last_checkpoint(Path(str(config.run))), Path(str(config.run), "evaluation")
     else:
-        checkpoint = Path(str(config.checkpoint))
-        if checkpoint.is_dir():
-            raise InputError(f"checkpoint={checkpoint} is a folder; for a run folder say run={checkpoint}")
-        if not checkpoint.is_file():
-            raise InputError(f"checkpoint={checkpoint}: no such file")
-        folder = checkpoint.with_name(f"{checkpoint.stem}-evaluation")
+        path = Path(str(config.checkpoint))
+        if path.is_dir():
+            raise InputError(f"checkpoint={path} is a folder; for a run folder say run={path}")
+        if not path.is_file():
+            raise InputError(f"checkpoint={path}: no such file")
+        checkpoint, folder = read_checkpoint(path), path.with_name(f"{path.stem}-evaluation")
     # So that each split keeps its own results.
     own = folder.name if config.split == "test" else f"{folder.name}-{config.split}"
     return checkpoint, inside(folder.parent, own) if config.out is None else Path(str(config.out))
+
+
+def last_checkpoint(folder: Path) -> StoredCheckpoint:
+    """Read the last checkpoint of a run.
+
+    Raises:
+        InputError: there is no such folder, no checkpoint in it, or none that can be read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; a run folder is what training leaves behind")
+    checkpoint = Run(folder).checkpoint()
+    if checkpoint is None:
+        raise InputError(f"{folder / LAST}: no such file; is {folder} a run folder, and its first epoch completed?")
+    return checkpoint
 
 
 def choose_device(name: str) -> torch.device:

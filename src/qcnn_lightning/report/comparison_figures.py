@@ -19,7 +19,7 @@ from qcnn_lightning.report.figures import (
     unique,
     wrapped,
 )
-from qcnn_lightning.runs.run import Collection, Experiment, LeftOut, caption
+from qcnn_lightning.report.groups import Collection, Group, LeftOut, caption
 
 MOST_CURVES = len(OKABE_ITO)
 
@@ -67,10 +67,10 @@ def compare_variants(collection: Collection, choices: Choices) -> Figure | str:
     return figure
 
 
-def variants_of(collection: Collection, data: str) -> dict[str, Experiment]:
+def variants_of(collection: Collection, data: str) -> dict[str, Group]:
     """Return the experiments of a data set by what sets them apart."""
-    experiments = [experiment for experiment in collection.experiments if experiment.data == data]
-    several = len({experiment.bipartition for experiment in collection.experiments}) > 1
+    experiments = [experiment for experiment in collection.groups if experiment.data == data]
+    several = len({experiment.bipartition for experiment in collection.groups}) > 1
     return {
         caption(experiment.variant, experiment.bipartition if several else "") or "all runs": experiment
         for experiment in experiments

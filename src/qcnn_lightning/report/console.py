@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from qcnn_lightning.errors import InputError
 from qcnn_lightning.job_table import STYLES, add_job, empty_job_table, job_console, plain_console
 from qcnn_lightning.report.correlation import FEWEST_POINTS, spearman
+from qcnn_lightning.report.groups import LeftOut, describe_first_epoch
 from qcnn_lightning.report.report import WrittenReport
 from qcnn_lightning.report.tables import last, series
-from qcnn_lightning.runs.run import LeftOut, Run, describe_first_epoch, find_run_folders, read_run, status_of
+from qcnn_lightning.runs.find import find_runs
+from qcnn_lightning.runs.run import Run, message_of
 
 MOST_LEFT_OUT = 20
 
@@ -42,18 +43,16 @@ def show_runs(paths: Sequence[Path], first_epoch: int | None = None) -> None:
     console = job_console()
     table = empty_job_table(("epochs", "best test accuracy", "EE (nats)", "EE ~ train cost", "seconds"))
     statuses, runs, unread = [], [], []
-    for name, folder in find_run_folders(paths):
+    for run in find_runs(paths):
+        numbers: tuple[str, ...] = ("",) * 5
         try:
-            run, _ = read_run(folder, name)
-        except InputError as error:
-            status = status_of(folder)
-            numbers: tuple[str, ...] = ("",) * 5
-            unread.append(LeftOut(name, str(error)))
-        else:
+            numbers = cells(run, first_epoch)
             runs.append(run)
-            status, numbers = run.status, cells(run, first_epoch)
-        statuses.append(status)
-        add_job(table, name, status, numbers)
+        # Whatever is wrong with one run must not hide the others.
+        except Exception as error:
+            unread.append(LeftOut(run.name, message_of(error)))
+        statuses.append(run.status)
+        add_job(table, run.name, run.status, numbers)
     console.print(table)
     for item in unread:
         console.print(str(item), soft_wrap=True)

@@ -35,17 +35,9 @@ from matplotlib.ticker import (
 )
 
 from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.report.groups import Collection, Group, LeftOut, caption, describe_first_epoch, rank
 from qcnn_lightning.report.tables import last, mean_and_deviation
-from qcnn_lightning.runs.run import (
-    Collection,
-    Experiment,
-    LeftOut,
-    Run,
-    as_number,
-    caption,
-    describe_first_epoch,
-    rank,
-)
+from qcnn_lightning.runs.run import Run, as_number
 
 FORMATS = ("png", "svg", "pdf")
 MOST_VARIANTS = 6
@@ -167,19 +159,19 @@ def planned_figures(
     collection: Collection, choices: Choices, left_out: list[LeftOut]
 ) -> Iterator[tuple[str, Callable[[], Figure | str]]]:
     """Yield the title of every figure and the function that draws it."""
-    variants = unique(experiment.variant for experiment in collection.experiments)
+    variants = unique(experiment.variant for experiment in collection.groups)
     if len(variants) > MOST_VARIANTS:
         shown = spread(variants, MOST_VARIANTS)
         why = f"drawn for {MOST_VARIANTS} of {len(variants)} variants; report the others by themselves"
         left_out += [LeftOut(f"figures 2 and 3(a) of {variant}", why) for variant in variants if variant not in shown]
         variants = shown
     for variant in variants:
-        chosen = [experiment for experiment in collection.experiments if experiment.variant == variant]
+        chosen = [experiment for experiment in collection.groups if experiment.variant == variant]
         yield "_".join(filter(None, ("figure_2", variant))), partial(figure_2, chosen, choices)
         yield "_".join(filter(None, ("figure_3a", variant))), partial(figure_3a, chosen, choices)
     yield "figure_3b", partial(figure_3b, collection, choices)
     for data in collection.data_sets:
-        chosen = [experiment for experiment in collection.experiments if experiment.data == data]
+        chosen = [experiment for experiment in collection.groups if experiment.data == data]
         if len(chosen) > MOST_PANELS:
             why = f"{MOST_PANELS} panels fit; report the others by themselves"
             shown = spread(chosen, MOST_PANELS)
@@ -192,7 +184,7 @@ def planned_figures(
     yield "accuracy_against_parameters", partial(accuracy_against_parameters, collection)
 
 
-def figure_2(experiments: Sequence[Experiment], choices: Choices) -> Figure | str:
+def figure_2(experiments: Sequence[Group], choices: Choices) -> Figure | str:
     """Draw figure 2: accuracy (a), cost (b), and the entropy trends left/right (c) and up/down (d), over the epochs.
 
     Mean over seeds, and a band of one standard deviation. (a) and (b) show the runs of (c), or else those of (d).
@@ -237,7 +229,7 @@ def figure_2(experiments: Sequence[Experiment], choices: Choices) -> Figure | st
     return figure
 
 
-def figure_3a(experiments: Sequence[Experiment], choices: Choices) -> Figure | str:
+def figure_3a(experiments: Sequence[Group], choices: Choices) -> Figure | str:
     """Draw figure 3(a): the entropy trend against train and test cost, for the typical run of every data set.
 
     Typical is the run with the median test accuracy among its seeds. The points darken with the epochs.
@@ -332,7 +324,7 @@ def figure_3b(collection: Collection, choices: Choices) -> Figure | str:
     return figure
 
 
-def entropy_per_class(experiments: Sequence[Experiment]) -> Figure | str:
+def entropy_per_class(experiments: Sequence[Group]) -> Figure | str:
     """Draw the entropy of every class over the epochs as a heat map per experiment, mean over seeds."""
     maps = {}
     for experiment in experiments:
@@ -364,7 +356,7 @@ def entropy_per_class(experiments: Sequence[Experiment]) -> Figure | str:
     return figure
 
 
-def entropy_profile(experiments: Sequence[Experiment]) -> Figure | str:
+def entropy_profile(experiments: Sequence[Group]) -> Figure | str:
     """Draw the entropy of blocks of 1, 2, 4, ... pixels against the rest, at several epochs, mean over seeds."""
     profiles = {}
     for experiment in experiments:
@@ -418,7 +410,7 @@ def entropy_against_d(collection: Collection, choices: Choices) -> Figure | str:
     axes.annotate("log 2", (0.01, math.log(2)), xycoords=("axes fraction", "data"), va="bottom", color="0.35")
     axes.set(xlabel="channel multiplier d", ylabel="mean EE at the last epoch (nats)")
     axes.set_ylim(bottom=0)
-    values = sorted({experiment.d for experiment in collection.experiments if math.isfinite(as_number(experiment.d))})
+    values = sorted({experiment.d for experiment in collection.groups if math.isfinite(as_number(experiment.d))})
     if len(values) <= MOST_TICKS:
         axes.set_xticks(values)
     legend_below(figure, handles)
@@ -445,7 +437,7 @@ def accuracy_against_parameters(collection: Collection) -> Figure | str:
 
 
 def draw_with_error_bars(
-    axes: Axes, collection: Collection, across: Callable[[Experiment], Any], up: Callable[[Run], float]
+    axes: Axes, collection: Collection, across: Callable[[Group], Any], up: Callable[[Run], float]
 ) -> list[Line2D]:
     """Draw one point per experiment: a colour per data set, a marker per what else varies. Return the legend."""
     lines: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
@@ -475,12 +467,12 @@ def draw_with_error_bars(
     return [*colours, *kind_handles(kinds)]
 
 
-def kinds_of(collection: Collection) -> dict[Experiment, str]:
+def kinds_of(collection: Collection) -> dict[Group, str]:
     """Return what every experiment is besides its data set and its d, as far as there are others."""
-    several = len({experiment.bipartition for experiment in collection.experiments}) > 1
+    several = len({experiment.bipartition for experiment in collection.groups}) > 1
     return {
         experiment: caption(experiment.bipartition if several else "", without_d(experiment))
-        for experiment in collection.experiments
+        for experiment in collection.groups
     }
 
 
@@ -534,7 +526,7 @@ def draw_band(axes: Axes, table: pd.DataFrame, colour: str, style: str) -> None:
     axes.fill_between(mean.index, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0)
 
 
-def means_over_seeds(experiment: Experiment, names: Sequence[str]) -> pd.DataFrame:
+def means_over_seeds(experiment: Group, names: Sequence[str]) -> pd.DataFrame:
     """Return the mean over an experiment's runs of several metrics: a row per epoch, a column per metric."""
     return pd.DataFrame({name: experiment.table(name).mean(axis=1) for name in names})
 
@@ -545,13 +537,13 @@ def entropy_and_cost(run: Run, cost: str, choices: Choices) -> pd.DataFrame:
     return table[table.index >= run.first_epoch(choices.first_epoch)]
 
 
-def typical_run(experiment: Experiment) -> Run:
+def typical_run(experiment: Group) -> Run:
     """Return the run with the median final test accuracy, the lower of two."""
     runs = sorted(experiment.complete_runs, key=lambda run: (last(run.column("accuracy/test")), str(run.seed)))
     return runs[(len(runs) - 1) // 2]
 
 
-def panel_grid(experiments: Sequence[Experiment], height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+def panel_grid(experiments: Sequence[Group], height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
     """Return a figure with a panel per experiment, three in a row at most, and over each what sets it apart."""
     number = len(experiments)
     columns = min(3, number)
@@ -570,7 +562,7 @@ def panel_grid(experiments: Sequence[Experiment], height: float, sharey: bool = 
     return figure, panels[:number]
 
 
-def label_data_sets(figure: Figure, experiments: Sequence[Experiment], more: Sequence[Line2D] = ()) -> None:
+def label_data_sets(figure: Figure, experiments: Sequence[Group], more: Sequence[Line2D] = ()) -> None:
     """Put the data sets' colours, and what else there is to tell apart, under the figure."""
     handles = [Line2D([], [], color=colour_of(item.data), linewidth=2.5, label=item.data) for item in experiments]
     legend_below(figure, [*handles, *more])
@@ -622,7 +614,7 @@ def ordered_colour(index: int, number: int) -> Any:
     return ORDERED(Normalize(0, max(1, number - 1))(index) * 0.88)
 
 
-def without_d(experiment: Experiment) -> str:
+def without_d(experiment: Group) -> str:
     """Return an experiment's variant without d."""
     return ", ".join(part for part in experiment.variant.split(", ") if not part.startswith("d="))
 

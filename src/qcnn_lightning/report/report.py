@@ -32,18 +32,10 @@ from qcnn_lightning.report.figures import (
     ordered_colour,
     planned_figures,
 )
+from qcnn_lightning.report.groups import Collection, LeftOut, describe_first_epoch, read_collection, setting_label
 from qcnn_lightning.report.tables import accuracy_table, correlation_table, last, run_table
-from qcnn_lightning.runs.run import (
-    MARKS_OF_A_RUN,
-    Collection,
-    LeftOut,
-    Run,
-    describe,
-    describe_first_epoch,
-    find_run_folders,
-    read_collection,
-    setting_label,
-)
+from qcnn_lightning.runs.find import describe, find_runs
+from qcnn_lightning.runs.run import MARKS_OF_A_RUN, Run
 
 PAGE = "report.html"
 FIGURES = "figures"
@@ -189,7 +181,7 @@ def watch(
 
 def state_of_files(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
     """Return the name, the time of the last change (ns) and the size (bytes) of every file that runs are read from."""
-    found = [folder / mark for _, folder in find_run_folders(paths) for mark in MARKS_OF_A_RUN]
+    found = [run.folder / mark for run in find_runs(paths) for mark in MARKS_OF_A_RUN]
     states = [(str(path), path.stat()) for path in found if path.is_file()]
     return sorted((name, state.st_mtime_ns, state.st_size) for name, state in states)
 
@@ -202,7 +194,7 @@ def unequal_lengths(collection: Collection) -> list[LeftOut]:
             f"{run.last_epoch + 1} epochs, others of its experiment have more: "
             "not in the means over seeds at the last epoch",
         )
-        for experiment in collection.experiments
+        for experiment in collection.groups
         for run in experiment.runs
         if run not in experiment.complete_runs
     ]
@@ -217,7 +209,7 @@ def page_contents(
     out: Path,
 ) -> dict[str, Any]:
     """Put together what `page.js` draws."""
-    experiment_of = {run: index for index, item in enumerate(collection.experiments) for run in item.runs}
+    experiment_of = {run: index for index, item in enumerate(collection.groups) for run in item.runs}
     filters = filters_of(collection)
     own = correlations[(correlations["scope"] == "run") & (correlations["of"] == "values")]
     spearman = own[own["measure"] == "spearman"].set_index(["run", "cost"])

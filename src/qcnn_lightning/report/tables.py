@@ -14,7 +14,8 @@ from qcnn_lightning.report.correlation import (
     over_runs,
     within_run,
 )
-from qcnn_lightning.runs.run import Collection, LeftOut, Run
+from qcnn_lightning.report.groups import Collection, LeftOut
+from qcnn_lightning.runs.run import Run
 
 COSTS = ("train", "test")
 # Names in the tables: the correlation of the values themselves, and of their changes from epoch to epoch.
@@ -33,7 +34,7 @@ def accuracy_table(collection: Collection, window: int = 2) -> pd.DataFrame:
         window: epochs over which the last entropy is averaged.
     """
     rows = []
-    for experiment in collection.experiments:
+    for experiment in collection.groups:
         runs = experiment.complete_runs
         row: dict[str, Any] = {
             "data": experiment.data,

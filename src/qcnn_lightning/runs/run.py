@@ -1,89 +1,114 @@
-"""What runs left on disk, read as data: nothing in a run folder is executed, and no path in it is followed out of it.
+"""A run's folder as one object: training writes it; sweeps, tables, the report and evaluations read it.
 
-A run is a folder with `metrics.csv` (a row per epoch), `summary.json` and `.hydra/`. Whatever is damaged, missing or
-strange is left out and named, so that one bad run never hides the others.
+Whatever a folder holds is data: nothing in it is executed, and no link in it is followed out of it.
 """
 
-import io
 import json
+import logging
 import math
-import os
 import shlex
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from qcnn_lightning.command_line import config_dir
-from qcnn_lightning.errors import InputError
-from qcnn_lightning.files import inside
+from qcnn_lightning.errors import InputError, RefusedRunError
+from qcnn_lightning.files import inside, replace_atomically
 from qcnn_lightning.first_epoch import first_epoch_of
-from qcnn_lightning.runs.run_folder import (
-    FREE_TO_CHANGE,
-    LAST,
-    PREVIOUS,
-    TRACEBACK,
-    is_running,
-    read_summary,
-    read_yaml,
-    refuse_pickled_objects,
-    settings_of,
-)
+from qcnn_lightning.runs.metrics import agrees, checksum, lines_of, numbered_columns, read_lines, read_table
+from qcnn_lightning.runs.settings import differences, settings_of
+from qcnn_lightning.runs.untrusted import read_json, read_yaml
 
-MARKS_OF_A_RUN = ("metrics.csv", "summary.json", ".hydra/config.yaml", TRACEBACK)
-MEASURED = ("accuracy/train", "accuracy/test", "cost/train", "cost/test", "ee/mean")
-# The train cost of results, where it was recorded: the mean over the epoch's batches, what was minimised and, in all
-# likelihood, what the paper shows. With fixed statistics, one image in 60000 can outweigh all others.
-BATCH_COST = "cost/batch"
-NOT_IN_EVERY_EPOCH = ("profile/level_", "spectrum/p_")
-# Two runs that differ in nothing else are the same experiment, repeated with another seed or in another place.
-NOT_A_SETTING = (*FREE_TO_CHANGE, "data.seed", "seed")
+if TYPE_CHECKING:
+    from qcnn_lightning.runs.checkpoint import StoredCheckpoint
+
+log = logging.getLogger(__name__)
+
+METRICS = "metrics.csv"
+SUMMARY = "summary.json"
+LOG = "train.log"
+TRACEBACK = "traceback.txt"
+"""Why the last attempt failed: the message, an empty line, the traceback."""
+LOCK = ".lock"
+"""Held by the process that trains."""
+COMPOSED, ABOUT_HYDRA, OVERRIDES = HYDRA_FILES = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
+MARKS_OF_A_RUN = (METRICS, SUMMARY, COMPOSED, TRACEBACK)
+# What a run writes, the loggers' folders included.
+WRITTEN = (
+    *(LOCK, LOG, METRICS, SUMMARY, TRACEBACK, *HYDRA_FILES),
+    *("checkpoints/last.ckpt", "checkpoints/previous.ckpt", "checkpoints/best.ckpt"),
+    *("wandb", "tensorboard/hparams.yaml"),
+)
+STATUSES = ("finished", "running", "failed", "interrupted")
+# Whoever looks at runs tries their locks for a moment.
+SECONDS_TO_WAIT_FOR_A_LOCK = 2
 BIPARTITIONS = {"left_right": "left/right", "up_down": "up/down"}
 
 
-@dataclass(frozen=True)
-class LeftOut:
-    """Something that is not in the results, and why.
-
-    Attributes:
-        what: the run's name, or what is not drawn.
-        why: the reason, for people.
-    """
-
-    what: str
-    why: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: {self.why}"
-
-
-@dataclass(frozen=True, eq=False)
 class Run:
-    """One run, as its folder tells it.
+    """One run, as its folder tells it; what was read stays as it was read, until this object writes.
+
+    Args:
+        folder: the run's folder.
+        name: what to call the run; by default as its folder is called.
 
     Attributes:
-        name: the folder, relative to where runs were looked for.
-        folder: the run's folder.
-        metrics: a row per epoch, indexed by the epoch (-1: before training); finite numbers or NaN.
-        settings: the configuration, flattened: `settings["model.d"]`.
-        overrides: what was given on the command line.
-        options: of that command, besides: where its configs are.
-        summary: `summary.json`.
-        status: as `status_of` returns it.
+        notes: what is missing or was left out, and why; it grows as parts are read.
     """
 
-    name: str
-    folder: Path
-    metrics: pd.DataFrame
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    overrides: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-    summary: Mapping[str, Any] = field(default_factory=dict)
-    status: str = "interrupted"
+    def __init__(self, folder: str | Path, name: str | None = None):
+        self.folder = Path(folder)
+        self.name = name or self.folder.resolve().name
+        self.notes: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    def read(self) -> None:
+        """Read everything but checkpoints, so that what is wrong with the folder is known.
+
+        Raises:
+            InputError: there is nothing to show, or a file leads out of the folder.
+        """
+        for part in ("settings", "overrides", "summary", "metrics"):
+            getattr(self, part)
+
+    # What was asked for.
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The configuration, flattened: `settings["model.d"]`; a list is text, so that settings can be compared."""
+        composed = inside(self.folder, COMPOSED)
+        if not composed.is_file():
+            self.notes.append(f"no {COMPOSED}: data set, d and seed are unknown")
+            return settings_of({})
+        config = read_yaml(composed)
+        return {
+            key: json.dumps(value, default=str) if isinstance(value, list) else value
+            for key, value in settings_of(config if isinstance(config, Mapping) else {}).items()
+        }
+
+    @cached_property
+    def overrides(self) -> tuple[str, ...]:
+        """What was given on the command line."""
+        given = inside(self.folder, OVERRIDES)
+        read = read_yaml(given) if given.is_file() else None
+        return tuple(str(override) for override in read) if isinstance(read, list) else ()
+
+    @cached_property
+    def command(self) -> str:
+        """The command that repeats this run."""
+        try:
+            options = config_dir(read_yaml(inside(self.folder, ABOUT_HYDRA))["hydra"])
+        except (InputError, KeyError, TypeError):
+            options = []
+        return command_of(options, self.overrides)
 
     @property
     def data(self) -> str:
@@ -107,33 +132,108 @@ class Run:
 
     @property
     def bipartition(self) -> str:
-        """What the entropies part: "left/right", "up/down" or, for other pixel orders, the order's name."""
+        """The two parts of the entropy: "left/right", "up/down" or, for other pixel orders, the order's name."""
         return BIPARTITIONS.get(self.flatten.removeprefix("z_"), self.flatten)
-
-    @property
-    def command(self) -> str:
-        """The command that repeats this run."""
-        return shlex.join(["python", "-m", "qcnn_lightning.train", *self.options, *self.overrides])
-
-    @property
-    def num_parameters(self) -> float:
-        """Number of trained parameters; NaN if unknown."""
-        return as_number(self.summary.get("num_parameters"))
-
-    @property
-    def last_epoch(self) -> int:
-        """The last epoch there is a row for; -1 before the first one has ended."""
-        return int(self.metrics.index[-1]) if len(self.metrics) else -1
 
     @property
     def planned_epochs(self) -> float:
         """`trainer.max_epochs`; NaN if unknown."""
         return as_number(self.settings.get("trainer.max_epochs"))
 
+    # What came of it.
+
+    @property
+    def status(self) -> str:
+        """Whether the run is running, or has finished, failed or been interrupted."""
+        if self.is_running:
+            return "running"
+        # Until a run has ended its summary says so, too.
+        told = self.summary.get("status")
+        status = told if told in STATUSES else "interrupted"
+        return "failed" if status != "finished" and (self.folder / TRACEBACK).is_file() else status
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a training process holds the folder's lock."""
+        lock = self.folder / LOCK
+        if not lock.is_file() or lock.is_symlink():
+            return False
+        try:
+            with FileLock(lock, timeout=0):
+                return False
+        except Timeout:
+            return True
+        except OSError:
+            return False
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """`summary.json`; empty if that is missing or damaged."""
+        try:
+            summary = read_json(inside(self.folder, SUMMARY))
+        except InputError:
+            summary = None
+        if isinstance(summary, dict) and summary:
+            return summary
+        self.notes.append(f"no {SUMMARY} that can be read: parameter count and status are unknown")
+        return {}
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """A row per epoch, indexed by the epoch (-1: before training); finite numbers or NaN.
+
+        Rows that were altered since they were written are those of the checkpoint.
+
+        Raises:
+            InputError: there is no complete row.
+        """
+        lines = read_lines(inside(self.folder, METRICS))
+        if not agrees(lines, self.summary.get("metrics")):
+            lines = self._mended(lines)
+        table, reasons = read_table(lines)
+        self.notes += reasons
+        return table
+
+    def _mended(self, lines: list[str]) -> list[str]:
+        """Return the lines of `metrics.csv` with those that the checkpoint holds in their place."""
+        try:
+            checkpoint = self.checkpoint()
+        except InputError as error:
+            self.notes.append(f"{METRICS} was altered, and no checkpoint can be read to mend it: {error}")
+            return lines
+        stored = lines_of(checkpoint.record["rows"]) if checkpoint is not None else []
+        if not stored:
+            self.notes.append(f"{METRICS} was altered, and there is no checkpoint to mend it")
+            return lines
+        if lines[: len(stored)] == stored:
+            return lines
+        self.notes.append(f"{METRICS} was altered: the rows of the checkpoint are used, up to its epoch")
+        return stored
+
+    def column(self, name: str) -> pd.Series:
+        """Return a metric where it was measured, indexed by epoch; empty if the run has no such column."""
+        if name not in self.metrics:
+            return pd.Series(dtype=float, index=pd.Index([], dtype=int, name="epoch"))
+        return self.metrics[name].dropna()
+
+    def entropy_trend(self, window: int) -> pd.Series:
+        """Return the mean entropy of the classes, averaged over each epoch and the `window - 1` before it, in nats."""
+        return self.column("ee/mean").rolling(window, min_periods=1).mean()
+
+    @property
+    def last_epoch(self) -> int:
+        """The last epoch there is a row for; -1 before the first one has ended."""
+        return int(self.metrics.index[-1]) if len(self.metrics) else -1
+
     def first_epoch(self, chosen: int | None = None) -> int:
         """Return the first epoch at which entropy and cost are compared: the chosen one, or by the run's length."""
         epochs = self.last_epoch + 1 if math.isnan(self.planned_epochs) else int(self.planned_epochs)
         return first_epoch_of(epochs, chosen)
+
+    @property
+    def num_parameters(self) -> float:
+        """Number of trained parameters; NaN if unknown."""
+        return as_number(self.summary.get("num_parameters"))
 
     @property
     def seconds(self) -> float:
@@ -158,338 +258,147 @@ class Run:
             return [str(name) for name in names]
         return [str(label) for label in range(len(self.class_columns))]
 
-    def column(self, name: str) -> pd.Series:
-        """Return a metric where it was measured, indexed by epoch; empty if the run has no such column."""
-        if name not in self.metrics:
-            return pd.Series(dtype=float, index=pd.Index([], dtype=int, name="epoch"))
-        return self.metrics[name].dropna()
+    # Its network.
 
-    def entropy_trend(self, window: int) -> pd.Series:
-        """Return the mean entropy of the classes, averaged over each epoch and the `window - 1` before it, in nats."""
-        return self.column("ee/mean").rolling(window, min_periods=1).mean()
+    def checkpoint(self) -> "StoredCheckpoint | None":
+        """Read the last checkpoint that is whole; None if there is none.
 
+        Raises:
+            InputError: it holds pickled objects, or every one is damaged.
+        """
+        # Only now, for PyTorch takes seconds to import.
+        from qcnn_lightning.runs.checkpoint import read_last
 
-@dataclass(frozen=True, eq=False)
-class Experiment:
-    """Runs that differ in nothing but the seed.
+        return read_last(self.folder)
 
-    Attributes:
-        data: the data set.
-        bipartition: what the entropies part.
-        variant: the settings that vary among all experiments of a data set, as text: "d=18, sharing=sibling".
-        runs: one per seed.
-    """
-
-    data: str
-    bipartition: str
-    variant: str
-    runs: tuple[Run, ...]
-
-    @property
-    def d(self) -> Any:
-        """The channel multiplier."""
-        return self.runs[0].d
-
-    @property
-    def label(self) -> str:
-        """The data set and the variant."""
-        return ", ".join(part for part in (self.data, self.variant) if part)
-
-    @property
-    def complete_runs(self) -> tuple[Run, ...]:
-        """The runs that got as far as the one that got furthest: only these can be compared by their last epoch."""
-        last_epoch = max(run.last_epoch for run in self.runs)
-        return tuple(run for run in self.runs if run.last_epoch == last_epoch)
-
-    def table(self, name: str) -> pd.DataFrame:
-        """Return one metric of all runs: a row per epoch, a column per run."""
-        return pd.DataFrame({run.name: run.column(name) for run in self.runs})
-
-    def entropy_trends(self, window: int) -> pd.DataFrame:
-        """Return the entropy trends of all runs: a row per epoch, a column per run."""
-        return pd.DataFrame({run.name: run.entropy_trend(window) for run in self.runs})
-
-
-@dataclass(frozen=True, eq=False)
-class Collection:
-    """All runs that were found, and what could not be used.
-
-    Attributes:
-        runs: sorted by data set, d and seed.
-        left_out: what is missing and why.
-    """
-
-    runs: tuple[Run, ...]
-    left_out: tuple[LeftOut, ...] = ()
-
-    @property
-    def data_sets(self) -> list[str]:
-        """The data sets, each once."""
-        return sorted({run.data for run in self.runs})
-
-    @cached_property
-    def varying_settings(self) -> list[str]:
-        """Settings, seed aside, that differ between runs of one data set; d and the pixel order first."""
-        varying = set()
-        for data in self.data_sets:
-            runs = [run for run in self.runs if run.data == data]
-            for key in {key for run in runs for key in run.settings if not is_excluded(key)}:
-                if len({run.settings.get(key) for run in runs}) > 1:
-                    varying.add(key)
-        first = ["model.d", "data.flatten"]
-        others = varying.difference(first)
-        # A scheduler of another class has other settings: its name says it all, unless they vary by themselves.
-        classes = {key.split(".")[0]: key for key in sorted(others) if key.endswith("._target_")}
-        implied = {
-            key for key in others if (name := classes.get(key.split(".")[0], key)) != key and self.determines(name, key)
-        }
-        return [key for key in first if key in varying] + sorted(others - implied)
-
-    def determines(self, key: str, other: str) -> bool:
-        """Return whether runs with the same value of one setting have the same value of the other."""
-        pairs = {(run.settings.get(key), run.settings.get(other)) for run in self.runs}
-        return len(pairs) == len({value for value, _ in pairs})
-
-    @cached_property
-    def experiments(self) -> list[Experiment]:
-        """The runs, grouped by everything but the seed."""
-        groups: dict[tuple, list[Run]] = {}
-        for run in self.runs:
-            values = tuple(run.settings.get(key) for key in self.varying_settings)
-            groups.setdefault((run.data, run.bipartition, values), []).append(run)
-        return [
-            Experiment(data, bipartition, self.describe_variant(runs[0]), tuple(runs))
-            for (data, bipartition, _), runs in groups.items()
-        ]
-
-    def describe_variant(self, run: Run, without: str = "") -> str:
-        """Name the settings in which a run differs from others of its data set, the bipartition and the seed aside.
+    def checkpoint_to_resume(self, config: Mapping[str, Any]) -> "StoredCheckpoint | None":
+        """Return the checkpoint that this configuration's run resumes from; None where the run begins.
 
         Args:
-            run: the run.
-            without: a setting that is not to be named.
+            config: the resolved configuration of now.
+
+        Raises:
+            RefusedRunError: the checkpoint is of another configuration, or the run has finished and its checkpoint is
+                gone.
+            InputError: as `checkpoint`.
         """
-        parts = []
-        for key in self.varying_settings:
-            if key == without:
-                continue
-            value = run.settings.get(key)
-            if key == "data.flatten":
-                orders = {str(other.flatten).startswith("z_") for other in self.runs}
-                if len(orders) > 1:
-                    parts.append("z order" if run.flatten.startswith("z_") else "raster order")
-            elif key.endswith("._target_"):
-                parts.append(f"{setting_label(key)}={str(value).rpartition('.')[2]}")
-            else:
-                parts.append(f"{setting_label(key)}={value}")
-        return ", ".join(parts)
+        found = self.checkpoint()
+        if found is None:
+            if self.summary.get("status") == "finished":
+                raise RefusedRunError(
+                    f"{self.folder} has finished, but its checkpoints are gone; choose another sweep.name or "
+                    "hydra.run.dir, or delete the folder to run it again"
+                )
+            return None
+        changes = differences(found.config, config)
+        if changes:
+            lines = "".join(f"\n  {key}: {old} -> {new}" for key, (old, new) in changes.items())
+            raise RefusedRunError(
+                f"{self.folder} was trained with other settings:{lines}\nGive the old values to resume it; choose "
+                "another sweep.name or hydra.run.dir, or delete the folder, to train with the new ones"
+            )
+        return found
 
+    # What training writes.
 
-def describe_first_epoch(runs: Iterable[Run], chosen: int | None = None) -> str:
-    """Say from where on entropy and cost of these runs are compared: "from epoch 30"."""
-    first = sorted({run.first_epoch(chosen) for run in runs})
-    if len(first) == 1:
-        return f"from epoch {first[0]}"
-    return f"from epoch {first[0]} to {first[-1]}, depending on the run's length"
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the folder's lock, so that no other process trains in it.
 
-
-def caption(*parts: str) -> str:
-    """Name a run or a group of them: join the parts that are not empty."""
-    return ", ".join(part for part in parts if part)
-
-
-def read_collection(paths: str | Path | Iterable[str | Path]) -> Collection:
-    """Read every run at or below these folders.
-
-    Args:
-        paths: runs, sweeps, or folders of sweeps.
-
-    Raises:
-        InputError: a path is no folder, or there is no run that can be read.
-    """
-    runs, left_out = [], []
-    for name, folder in find_run_folders(paths):
+        Raises:
+            RefusedRunError: another process holds it.
+            InputError: no lock can be taken there; or something that the run would write leads out of the folder.
+        """
+        for name in WRITTEN:
+            inside(self.folder, name)
+        lock = FileLock(self.folder / LOCK, timeout=SECONDS_TO_WAIT_FOR_A_LOCK)
         try:
-            run, notes = read_run(folder, name)
-        except InputError as error:
-            left_out.append(LeftOut(name, str(error)))
-        else:
-            runs.append(run)
-            left_out += notes
-    if not runs:
-        reasons = "".join(f"\n  {item}" for item in left_out)
-        raise InputError(f"no run that can be read in {describe(paths)}:{reasons}")
-    runs.sort(key=lambda run: (run.data, rank(run.d), run.flatten, rank(run.seed), run.name))
-    return Collection(tuple(runs), tuple(left_out))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise RefusedRunError(
+                f"{self.folder} is being trained by another process; wait for it, or choose another sweep.name or "
+                "hydra.run.dir"
+            ) from error
+        except OSError as error:
+            raise InputError(
+                f"run_dir={self.folder}: cannot write {error.filename or self.folder / LOCK}: {error.strerror}"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def write(
+        self,
+        rows: list[dict[str, float | int]],
+        status: str,
+        facts: Mapping[str, Any],
+        later_lines: Iterable[str] = (),
+        **more: Any,
+    ) -> None:
+        """Replace `metrics.csv` and `summary.json`.
+
+        Args:
+            rows: all so far, epoch -1 first.
+            status: "finished", "failed" or "interrupted". Until a run has ended it is "interrupted": the truth, should
+                the process be killed now.
+            facts: what else `summary.json` holds.
+            later_lines: of `metrics.csv`, of epochs that are trained once more; they stay until they have been.
+            more: further facts, that come last.
+
+        Raises:
+            InputError: a file cannot be written; what it held is still there.
+        """
+        summary = {"status": status, **facts, **summary_of(rows)}
+        if rows:
+            lines = [*lines_of(rows), *later_lines]
+            replace_atomically(self.folder / METRICS, "".join(lines))
+            summary["metrics"] = {"lines": len(lines), "crc32": checksum(lines)}
+        replace_atomically(self.folder / SUMMARY, json.dumps(summary | more, indent=2) + "\n")
+        for name in ("summary", "metrics"):
+            self.__dict__.pop(name, None)
+
+    def write_hydra_files(self, files: Mapping[str, str]) -> None:
+        """Write what was asked for: name (one of `HYDRA_FILES`) -> text."""
+        for name, text in files.items():
+            replace_atomically(self.folder / name, text)
+
+    def write_traceback(self, error: BaseException) -> None:
+        """Write an error's message and, below it, its traceback, if that can be written."""
+        try:
+            told = f"{message_of(error)}\n\n{''.join(traceback.format_exception(error))}"
+            replace_atomically(self.folder / TRACEBACK, told)
+        except InputError as further:
+            log.warning("%s", further)
 
 
-def find_run_folders(paths: str | Path | Iterable[str | Path]) -> Iterator[tuple[str, Path]]:
-    """Find the run folders at or below these folders, each once, with short names.
-
-    Raises:
-        InputError: a path is no folder, or no run was found.
-    """
-    given = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
-    found: dict[Path, str] = {}
-    for path in given:
-        if not path.is_dir():
-            raise InputError(f"{path}: no such folder; give a run, a sweep, or a folder of sweeps")
-        for folder, subfolders, _ in os.walk(path):
-            if any((Path(folder) / mark).is_file() for mark in MARKS_OF_A_RUN):
-                inner = Path(folder).relative_to(path)
-                name = path.resolve().name if inner == Path() else str(inner if len(given) == 1 else path.name / inner)
-                found.setdefault(Path(folder).resolve(), name)
-                subfolders.clear()
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-    if not found:
-        raise InputError(f"{describe(paths)}: no run found (no metrics.csv there or in any folder below)")
-    yield from ((name, folder) for folder, name in found.items())
+def summary_of(rows: list[dict[str, float | int]]) -> dict[str, Any]:
+    """Return the last row, the best cost and accuracy of every part of the data, and all seconds."""
+    if not rows:
+        return {"final": {}, "best": {}}
+    table = pd.DataFrame(rows)
+    best = {name: table[name].max() for name in table.filter(regex="^accuracy/")}
+    best |= {name: table[name].min() for name in table.filter(regex="^cost/")}
+    return {"final": rows[-1], "best": best, "seconds": table["time/epoch_s"].sum()}
 
 
-def read_run(folder: Path, name: str | None = None) -> tuple[Run, list[LeftOut]]:
-    """Read one run, and what had to be left out of it.
-
-    Raises:
-        InputError: there is nothing to show, or a checkpoint holds pickled objects.
-    """
-    name = name or folder.name
-    notes = []
-    config: Any = {}
-    overrides: tuple[str, ...] = ()
-    composed, given = inside(folder, ".hydra/config.yaml"), inside(folder, ".hydra/overrides.yaml")
-    if composed.is_file():
-        config = read_yaml(composed)
-    else:
-        notes.append(LeftOut(name, "no .hydra/config.yaml: data set, d and seed are unknown"))
-    for checkpoint in (LAST, PREVIOUS):
-        refuse_pickled_objects(inside(folder, checkpoint))
-    if given.is_file():
-        overrides = tuple(str(override) for override in read_yaml(given) or ())
-    summary = read_summary(folder)
-    if not summary:
-        notes.append(LeftOut(name, "no summary.json that can be read: parameter count and status are unknown"))
-    metrics, reasons = read_metrics(inside(folder, "metrics.csv"))
-    notes += [LeftOut(name, reason) for reason in reasons]
-    settings = {key: as_text_if_list(value) for key, value in settings_of(config).items()}
-    return Run(name, folder, metrics, settings, overrides, options_of(folder), summary, status_of(folder)), notes
+def command_of(options: Iterable[str], overrides: Iterable[str]) -> str:
+    """Return the command that trains with these options, such as --config-dir, and overrides."""
+    return shlex.join(["python", "-m", "qcnn_lightning.train", *options, *overrides])
 
 
-def options_of(folder: Path) -> tuple[str, ...]:
-    """Return the options of a run's command that are no settings; none if `.hydra/hydra.yaml` does not tell."""
-    try:
-        return tuple(config_dir(read_yaml(inside(folder, ".hydra/hydra.yaml"))["hydra"]))
-    except (InputError, KeyError, TypeError):
-        return ()
-
-
-def read_metrics(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """Read `metrics.csv`: a row per epoch, every value finite or NaN.
-
-    `cost/train` becomes the mean cost of the epoch's batches, where that was recorded.
-
-    Returns:
-        The table, indexed by the epoch, and what was left out of it and why.
-
-    Raises:
-        InputError: there is no complete row, or no column `epoch`.
-    """
-    try:
-        text = path.read_text()
-    except FileNotFoundError as error:
-        raise InputError("no metrics.csv: no epoch has been completed") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"metrics.csv cannot be read: {error}") from error
-    reasons = []
-    if not text.endswith("\n"):
-        text = text[: text.rfind("\n") + 1]
-        reasons.append("metrics.csv ends in the middle of a row: that row is left out")
-    try:
-        table = pd.read_csv(io.StringIO(text), dtype=str, on_bad_lines="skip", index_col=False)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
-        raise InputError("metrics.csv holds no epoch") from error
-    if "epoch" not in table:
-        raise InputError("metrics.csv has no column epoch")
-    lines = text.count("\n") - 1
-    table = table.apply(pd.to_numeric, errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
-    table = table[table["epoch"].notna()]
-    if table.empty:
-        raise InputError("metrics.csv holds no epoch")
-    if len(table) < lines:
-        reasons.append(f"{lines - len(table)} rows of metrics.csv cannot be read")
-    if table["epoch"].duplicated().any():
-        repeated = sorted(int(epoch) for epoch in table["epoch"][table["epoch"].duplicated()].unique())
-        reasons.append(f"metrics.csv repeats the epochs {repeated}: the last row of each is used")
-        table = table.drop_duplicates("epoch", keep="last")
-    table = table.astype({"epoch": int}).set_index("epoch").sort_index()
-    for prefix in NOT_IN_EVERY_EPOCH:
-        if columns := numbered_columns(table, prefix):
-            # The first runs repeat them until they were measured again.
-            table.loc[(table[columns] == table[columns].shift()).all(axis=1), columns] = np.nan
-    if BATCH_COST in table:
-        table["cost/train"] = table[BATCH_COST]
-    reasons += list(describe_gaps(table))
-    return table, reasons
-
-
-def describe_gaps(metrics: pd.DataFrame) -> Iterator[str]:
-    """Say which of the measured columns are missing, or have values that are no finite numbers."""
-    for column in MEASURED:
-        if column not in metrics:
-            yield f"no column {column}: not in the figures that show it"
-    trained = metrics[metrics.index >= 0]
-    for column in [*(set(MEASURED) & set(metrics)), *numbered_columns(metrics, "ee/class_")]:
-        missing = int(trained[column].isna().sum())
-        if missing:
-            yield f"{column} is not a finite number in {missing} of {len(trained)} epochs: those are left out"
-    if len(trained) == 0:
-        yield "no epoch of training has been completed"
-    elif len(trained) == 1:
-        yield "only one epoch of training: points, no curves"
-
-
-def status_of(folder: Path) -> str:
-    """Return whether the run in a folder is running, or has finished, failed or been interrupted."""
-    if is_running(folder):
-        return "running"
-    # Until a run has ended its summary says so, too.
-    status = str(read_summary(folder).get("status", "interrupted"))
-    return "failed" if status != "finished" and (folder / TRACEBACK).is_file() else status
-
-
-def as_text_if_list(setting: Any) -> Any:
-    """Return a setting that can be compared and counted: a list as text, others as they are."""
-    return json.dumps(setting, default=str) if isinstance(setting, list) else setting
-
-
-def numbered_columns(table: pd.DataFrame, prefix: str) -> list[str]:
-    """Return the columns `<prefix>0`, `<prefix>1`, ... that are there, in numerical order."""
-    numbers = (str(column).removeprefix(prefix) for column in table if str(column).startswith(prefix))
-    return [f"{prefix}{number}" for number in sorted(int(number) for number in numbers if number.isdigit())]
-
-
-def is_excluded(key: str) -> bool:
-    """Return whether two runs of the same experiment may differ in this setting."""
-    return any(key == excluded or key.startswith(f"{excluded}.") for excluded in NOT_A_SETTING)
-
-
-def setting_label(key: str) -> str:
-    """Return the short name of a setting: "d" for "model.d", "optimizer" for "optimizer._target_"."""
-    return key.removesuffix("._target_").split(".")[-1]
+def message_of(error: BaseException) -> str:
+    """Return what an error says, and its kind unless its message alone tells the user what to do."""
+    # Others say little, or nothing: KeyError, MemoryError.
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
 
 
 def as_number(value: Any) -> float:
     """Return a number as it is, NaN for everything else."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
+        try:
+            return float(value)
+        except OverflowError:
+            pass
     return math.nan
-
-
-def rank(value: Any) -> float:
-    """Return what to sort by: numbers by their value, everything else after them."""
-    number = as_number(value)
-    return math.inf if math.isnan(number) else number
-
-
-def describe(paths: str | Path | Iterable[str | Path]) -> str:
-    """Name the folders that were searched."""
-    return str(paths) if isinstance(paths, str | Path) else ", ".join(str(path) for path in paths)

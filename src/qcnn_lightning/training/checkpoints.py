@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.runs.run_folder import BEST, LAST, PREVIOUS
+from qcnn_lightning.runs.checkpoint import BEST, LAST, PREVIOUS
 from qcnn_lightning.training.record import RunRecord
 
 
@@ -46,5 +46,5 @@ class Checkpoints(Checkpoint):
         """Save; the best one first, so that killing the process in between repeats both."""
         *earlier, latest = (row.get("accuracy/val", 0.0) for row in self.record.rows if row["epoch"] >= 0)
         if "accuracy/val" in self.record.rows[-1] and latest > max(earlier, default=-1.0):
-            trainer.save_checkpoint(self.record.folder / BEST)
-        trainer.save_checkpoint(self.record.folder / LAST)
+            trainer.save_checkpoint(self.record.run.folder / BEST)
+        trainer.save_checkpoint(self.record.run.folder / LAST)

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from qcnn_lightning.job_table import plain_console
+from qcnn_lightning.runs.run import summary_of
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.record import RunRecord
 
@@ -97,7 +98,7 @@ class EpochTable(pl.Callback):
 def show_closing_summary(record: RunRecord) -> None:
     """Print the last row in words, where the results are, and what to type next."""
     console = plain_console()
-    final, summary = record.rows[-1], record.summarise()
+    final, summary = record.rows[-1], summary_of(record.rows)
     console.print(
         f"\ntest accuracy {final['accuracy/test']:.2%} (best {summary['best']['accuracy/test']:.2%}), "
         f"test cost {final['cost/test']:.4f}, {summary['seconds']:.0f} s",
@@ -105,5 +106,5 @@ def show_closing_summary(record: RunRecord) -> None:
     )
     if "ee/mean" in final:
         console.print(f"mean entanglement entropy {record.rows[0]['ee/mean']:.4f} -> {final['ee/mean']:.4f} nats")
-    console.print(f"results   {record.folder}", soft_wrap=True)
-    console.print(f"look      python -m qcnn_lightning.evaluate run='{record.folder}'", soft_wrap=True)
+    console.print(f"results   {record.run.folder}", soft_wrap=True)
+    console.print(f"look      python -m qcnn_lightning.evaluate run='{record.run.folder}'", soft_wrap=True)

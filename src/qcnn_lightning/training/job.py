@@ -11,9 +11,9 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 from qcnn_lightning.files import inside
+from qcnn_lightning.runs.run import message_of
 from qcnn_lightning.training.console import show_closing_summary
 from qcnn_lightning.training.interruption import Interrupted
-from qcnn_lightning.training.record import message_of
 from qcnn_lightning.training.run import train
 from qcnn_lightning.training.sweep import runs_elsewhere
 

@@ -1,26 +1,24 @@
-"""What a run leaves on disk: one complete row per epoch in `metrics.csv`, and `summary.json`.
+"""The record of a run: one complete row per epoch.
 
-The rows and facts are also in the checkpoint, and that one counts: the files are written from it when a run resumes.
+It goes to `metrics.csv`, `summary.json`, the loggers and the checkpoint. The checkpoint's counts: the files are written
+from it when a run resumes.
 """
 
-import json
 import logging
 import platform
 import subprocess
 import time
-import traceback
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 
 import qcnn_lightning
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.runs.run_folder import METRICS, SUMMARY, TRACEBACK
+from qcnn_lightning.runs.metrics import lines_of, read_lines
+from qcnn_lightning.runs.run import METRICS, SUMMARY, Run
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.tracking import EntanglementTracker
 
@@ -35,7 +33,7 @@ class RunRecord(pl.Callback):
     also gets the confusion matrix of the test images, with the last row.
 
     Args:
-        folder: the run's folder.
+        run: the run's folder.
         max_epochs: after how many the run has finished.
 
     Attributes:
@@ -44,8 +42,8 @@ class RunRecord(pl.Callback):
         was_finished: whether there was nothing to train.
     """
 
-    def __init__(self, folder: Path, max_epochs: int):
-        self.folder = folder
+    def __init__(self, run: Run, max_epochs: int):
+        self.run = run
         self.max_epochs = max_epochs
         self.facts: dict[str, Any] = {}
         self.was_finished = False
@@ -53,11 +51,6 @@ class RunRecord(pl.Callback):
         self._lines_found: list[str] = []
         self._learning_rate: float | None = None
         self._row_began = time.perf_counter()
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """All rows so far."""
-        return pd.DataFrame(self.rows)
 
     @property
     def is_finished(self) -> bool:
@@ -122,26 +115,20 @@ class RunRecord(pl.Callback):
                     logger.log_metrics(own, step=int(row["epoch"]) + 1)
 
     def write(self, status: str, **more: Any) -> None:
-        """Replace `metrics.csv` and `summary.json`.
+        """Replace `metrics.csv` and `summary.json`, as `Run.write` does."""
+        later = [] if status == "finished" else self._later_lines()
+        self.run.write(self.rows, status, self.facts, later, **more)
 
-        Until a run has ended its status is "interrupted": the truth, should the process be killed now.
-
-        Args:
-            status: "finished", "failed" or "interrupted".
-            more: further entries of `summary.json`.
-        """
-        if self.rows:
-            lines = self.lines()
-            if status != "finished" and self._lines_found[:1] == lines[:1]:
-                # Epochs that are trained once more stay until they have been.
-                lines += self._lines_found[len(lines) :]
-            replace_atomically(self.folder / METRICS, "".join(lines))
-        summary = {"status": status, **self.facts, **self.summarise(), **more}
-        replace_atomically(self.folder / SUMMARY, json.dumps(summary, indent=2) + "\n")
+    def _later_lines(self) -> list[str]:
+        """Return the lines found of epochs that are trained once more; none if they have other columns."""
+        if not self.rows:
+            return []
+        header, *rest = lines_of(self.rows)
+        return self._lines_found[len(rest) + 1 :] if self._lines_found[:1] == [header] else []
 
     def write_failure(self, error: Exception) -> None:
         """Replace `metrics.csv` and `summary.json`, and write the traceback beside them, if they can be written."""
-        write_traceback(self.folder, error)
+        self.run.write_traceback(error)
         try:
             self.write(status="failed", error=f"{type(error).__name__}: {error}")
         except InputError as further:
@@ -152,31 +139,17 @@ class RunRecord(pl.Callback):
 
         Later epochs that `metrics.csv` holds stay there until they have been trained once more.
         """
-        for name, least in ((METRICS, len(self.lines())), (SUMMARY, 1)):
-            path = self.folder / name
-            try:
-                text = path.read_text()
-                whole = text.endswith("\n") and text.count("\n") >= least
-            except (OSError, UnicodeDecodeError):
-                whole = False
-            if not whole:
-                log.warning("%s was missing or cut off; it is written again from the checkpoint", path)
-            elif name == METRICS:
-                self._lines_found = text.splitlines(keepends=True)
+        try:
+            found = read_lines(self.run.folder / METRICS)
+        except InputError:
+            found = []
+        if len(found) < len(self.rows) + 1 or not found[-1].endswith("\n"):
+            log.warning("%s was missing or cut off; it is written again from the checkpoint", self.run.folder / METRICS)
+        else:
+            self._lines_found = found
+        if not self.run.summary:
+            log.warning("%s was missing or cut off; it is written again from the checkpoint", self.run.folder / SUMMARY)
         self.write(status)
-
-    def lines(self) -> list[str]:
-        """Return the lines of `metrics.csv`, the first with the names of the columns."""
-        return self.table.to_csv(index=False).splitlines(keepends=True)
-
-    def summarise(self) -> dict[str, Any]:
-        """Return the last row, and the best cost and accuracy of every part of the data."""
-        if not self.rows:
-            return {"final": {}, "best": {}}
-        table = self.table
-        best = {name: table[name].max() for name in table.filter(regex="^accuracy/")}
-        best |= {name: table[name].min() for name in table.filter(regex="^cost/")}
-        return {"final": self.rows[-1], "best": best, "seconds": table["time/epoch_s"].sum()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the checkpoint shall hold."""
@@ -188,23 +161,9 @@ class RunRecord(pl.Callback):
         self.facts = {**state_dict.get("facts", {}), **self.facts}
 
 
-def message_of(error: Exception) -> str:
-    """Return what an error says, and what it is unless its message alone tells the user what to do."""
-    # Of others it says little, or nothing: KeyError, MemoryError.
-    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-
-
 def trackers(trainer: pl.Trainer) -> list[EntanglementTracker]:
     """Return the W&B loggers of a trainer."""
     return [logger for logger in trainer.loggers if isinstance(logger, EntanglementTracker)]
-
-
-def write_traceback(folder: Path, error: Exception) -> None:
-    """Write an error's message and, below it, its traceback to a file in the run's folder, if it can be written."""
-    try:
-        replace_atomically(folder / TRACEBACK, f"{message_of(error)}\n\n{''.join(traceback.format_exception(error))}")
-    except InputError as further:
-        log.warning("%s", further)
 
 
 def versions() -> dict[str, str]:

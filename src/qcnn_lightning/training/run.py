@@ -23,26 +23,20 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from qcnn_lightning.data.datamodule import ImageDataModule
-from qcnn_lightning.errors import InputError
+from qcnn_lightning.errors import InputError, RefusedRunError
 from qcnn_lightning.files import remove_temporaries
 from qcnn_lightning.first_epoch import first_epoch_of
 from qcnn_lightning.models.model import num_parameters
-from qcnn_lightning.runs.run_folder import LAST, LOG, TRACEBACK, read_summary
+from qcnn_lightning.runs.checkpoint import LAST, StoredCheckpoint
+from qcnn_lightning.runs.run import LOG, TRACEBACK, Run
 from qcnn_lightning.training.build import build
 from qcnn_lightning.training.checkpoints import AtomicCheckpoints, Checkpoints
 from qcnn_lightning.training.console import EpochTable
+from qcnn_lightning.training.folders import hydra_files
 from qcnn_lightning.training.interruption import Interrupted, StopOnSignal
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.processes import other_processes
-from qcnn_lightning.training.record import RunRecord, git_revision, versions, write_traceback
-from qcnn_lightning.training.resume import (
-    State,
-    hydra_files,
-    read_state,
-    refuse_links_out,
-    sole_owner,
-    write_files,
-)
+from qcnn_lightning.training.record import RunRecord, git_revision, versions
 from qcnn_lightning.training.tracking import EntanglementTracker, grouping_of, tags_of
 
 log = logging.getLogger(__name__)
@@ -70,23 +64,25 @@ def train(config: DictConfig, quiet: bool = False) -> RunRecord:
     """
     # Lightning tells every run which devices it did not use.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    folder = Path(config.run_dir)
+    run = Run(config.run_dir)
     if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
         # The first process of the run owns its folder, and does the talking.
         logging.getLogger("qcnn_lightning").setLevel(logging.WARNING)
         settings = resolved(config)
-        return train_from(read_state(folder, settings), config, settings, quiet)
-    refuse_links_out(folder)
-    with sole_owner(folder), log_file(folder / LOG):
+        return train_from(run, run.checkpoint_to_resume(settings), config, settings, quiet)
+    with run.held(), log_file(run.folder / LOG):
         try:
             settings = resolved(config)
-            state = read_state(folder, settings)
-        except (InputError, OmegaConfBaseException) as error:
-            write_traceback(folder, error)
+            checkpoint = run.checkpoint_to_resume(settings)
+        except RefusedRunError:
+            # The run that is there stays as it is.
             raise
-        remove_temporaries(folder)
-        (folder / TRACEBACK).unlink(missing_ok=True)
-        return train_from(state, config, settings, quiet)
+        except (InputError, OmegaConfBaseException) as error:
+            run.write_traceback(error)
+            raise
+        remove_temporaries(run.folder)
+        (run.folder / TRACEBACK).unlink(missing_ok=True)
+        return train_from(run, checkpoint, config, settings, quiet)
 
 
 @contextmanager
@@ -107,44 +103,49 @@ def resolved(config: DictConfig) -> dict[str, Any]:
     return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
 
 
-def train_from(state: State | None, config: DictConfig, settings: dict[str, Any], quiet: bool) -> RunRecord:
+def train_from(
+    run: Run, checkpoint: StoredCheckpoint | None, config: DictConfig, settings: dict[str, Any], quiet: bool
+) -> RunRecord:
     """Train from a checkpoint, or from the beginning if there is none, and record how that ended.
 
     Args:
-        state: what there is.
+        run: the run's folder.
+        checkpoint: the one to resume from; None to begin.
         config: the configuration.
         settings: the same, resolved.
         quiet: as in `train`.
     """
-    folder = Path(config.run_dir)
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-    record = RunRecord(folder, config.trainer.max_epochs)
-    if state is not None:
-        record.load_state_dict(state.checkpoint["callbacks"][record.state_key])
-        if has_finished(record, state):
+    record = RunRecord(run, config.trainer.max_epochs)
+    if checkpoint is not None:
+        record.load_state_dict(checkpoint.record)
+        if has_finished(record, checkpoint):
             record.was_finished = True
             if is_first:
                 record.repair(status="finished")
             log.info(
                 "%s has finished already, with test accuracy %.2f%%; to run it again delete the folder, or choose "
                 "another sweep.name or hydra.run.dir",
-                folder,
+                run.folder,
                 100 * record.rows[-1]["accuracy/test"],
             )
             return record
     if is_first:
-        write_files(folder, hydra_files(config))
-        if state is not None and state.path.name != LAST.name:
+        run.write_hydra_files(hydra_files(config))
+        if checkpoint is not None and checkpoint.path.name != LAST.name:
             # It is damaged, and would take the place of the one before when the next is saved.
-            (folder / LAST).unlink(missing_ok=True)
+            (run.folder / LAST).unlink(missing_ok=True)
     stop = StopOnSignal()
     try:
         with stop.listening(), subnormals_as_zero():
-            fit(state, config, settings, record, stop, quiet)
+            fit(checkpoint, config, settings, record, stop, quiet)
         if is_first:
             record.write(status="finished")
     except Interrupted:
-        log.warning("interrupted in epoch %d; the same command resumes it: %s", len(record.rows) - 1, folder)
+        log.warning("interrupted in epoch %d; the same command resumes it: %s", len(record.rows) - 1, run.folder)
+        raise
+    except RefusedRunError:
+        # The run that is there stays as it is.
         raise
     except Exception as error:
         if is_first:
@@ -155,18 +156,18 @@ def train_from(state: State | None, config: DictConfig, settings: dict[str, Any]
     return record
 
 
-def has_finished(record: RunRecord, state: State) -> bool:
+def has_finished(record: RunRecord, checkpoint: StoredCheckpoint) -> bool:
     """Return whether a run has its last epoch, or ended before by itself, as early stopping lets it.
 
     Not if its last checkpoint is lost: then the epochs that the one before it lacks are trained once more.
     """
-    summary = read_summary(record.folder)
+    summary = record.run.summary
     ended = summary.get("status") == "finished" and summary.get("final", {}).get("epoch") == record.rows[-1]["epoch"]
-    return record.is_finished or (ended and state.path.name == LAST.name)
+    return record.is_finished or (ended and checkpoint.path.name == LAST.name)
 
 
 def fit(
-    state: State | None,
+    checkpoint: StoredCheckpoint | None,
     config: DictConfig,
     settings: dict[str, Any],
     record: RunRecord,
@@ -177,7 +178,6 @@ def fit(
     check_positive(config, "trainer.max_epochs", "optimizer.lr")
     if not isinstance(config.entropy_weight, int | float):
         raise InputError(f"entropy_weight={config.entropy_weight}: must be a number, 0 for no such term")
-    folder = Path(config.run_dir)
     datamodule = ImageDataModule(**config.data)
     seed_everything(config.seed, workers=True, verbose=False)
     logger = build_logger(config, record)
@@ -194,9 +194,9 @@ def fit(
     cost = build(config.cost, "cost")
     datamodule.prepare_data()
     datamodule.setup()
-    if state is not None:
+    if checkpoint is not None:
         # Lightning does so too, but only once the loggers have begun.
-        datamodule.load_state_dict(state.checkpoint.get(type(datamodule).__qualname__, {}))
+        datamodule.load_state_dict(checkpoint.content.get(type(datamodule).__qualname__, {}))
 
     torch.manual_seed(config.seed)
     network = build_network(num_classes=datamodule.num_classes)
@@ -232,7 +232,7 @@ def fit(
         "versions": versions(),
     }
     if trainer.is_global_zero:
-        if state is None:
+        if checkpoint is None:
             record.write(status="interrupted")
         else:
             record.repair(status="interrupted")
@@ -242,21 +242,21 @@ def fit(
         datamodule.num_sites,
         len(datamodule.splits["train"][1]),
         trainer.strategy.root_device,
-        folder,
+        record.run.folder,
     )
     exit_code = 1
     try:
         around = classifier.kernel_for(datamodule.splits["train"][0][:1]).around_training()
-        with warnings.catch_warnings(), other_processes(trainer, folder), around:
+        with warnings.catch_warnings(), other_processes(trainer, record.run.folder), around:
             ignore_hints()
-            if state is None:
+            if checkpoint is None:
                 trainer.validate(classifier, datamodule=datamodule, verbose=False)
                 trainer.fit(classifier, datamodule=datamodule)
             else:
-                log.info("resuming after epoch %d, from %s", record.rows[-1]["epoch"], state.path)
+                log.info("resuming after epoch %d, from %s", record.rows[-1]["epoch"], checkpoint.path)
                 if isinstance(logger, EntanglementTracker):
                     logger.catch_up(record.rows)
-                trainer.fit(classifier, datamodule=datamodule, ckpt_path=state.path, weights_only=True)
+                trainer.fit(classifier, datamodule=datamodule, ckpt_path=checkpoint.path, weights_only=True)
         exit_code = 0
     except MisconfigurationException as error:
         # Such as a callback that needs a logger where there is none.
@@ -369,12 +369,12 @@ def build_logger(config: DictConfig, record: RunRecord) -> Logger | bool:
         return False
     make = build(config.logger, "logger")
     if make.func is not EntanglementTracker:
-        return make(save_dir=record.folder)
-    begun = record.facts.get("wandb_run_id") or read_summary(record.folder).get("wandb_run_id")
+        return make(save_dir=record.run.folder)
+    begun = record.facts.get("wandb_run_id") or record.run.summary.get("wandb_run_id")
     return make(
-        save_dir=record.folder,
+        save_dir=record.run.folder,
         run_id=str(begun or uuid.uuid4().hex[:8]),
-        name=record.folder.name,
+        name=record.run.folder.name,
         group=config.sweep.name,
         tags=[*(config.logger.get("tags") or ()), *tags_of(config)],
         config=grouping_of(config),

@@ -7,7 +7,6 @@ whichever launcher runs them on whichever machine, and whatever their folders ar
 import atexit
 import json
 import os
-import shlex
 import shutil
 import signal
 import sys
@@ -30,7 +29,7 @@ from rich.table import Table
 from qcnn_lightning.command_line import config_dir, exit_at_errors, quoted
 from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.job_table import add_job, empty_job_table, job_console
-from qcnn_lightning.runs.run_folder import read_summary
+from qcnn_lightning.runs.run import Run, command_of
 from qcnn_lightning.training.interruption import Interrupted
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
@@ -49,23 +48,19 @@ def runs_elsewhere(hydra: Any) -> bool:
 
 @dataclass(frozen=True)
 class Job:
-    """What a job noted of itself, and its folder tells.
+    """What a job noted, in the sweep's folder, of the run that it trains.
 
     Attributes:
-        name: the run's folder, seen from the sweep's.
-        folder: the run's folder.
-        status: running, finished or failed.
+        run: the run, named by its folder as seen from the sweep's.
+        status: running, finished or failed. A job that refused a folder has failed, whatever the folder's run did.
         error: why it failed.
-        summary: `summary.json`.
         overrides: its settings on the command line.
         max_epochs: how many epochs it shall have.
     """
 
-    name: str
-    folder: Path
+    run: Run
     status: str
     error: str
-    summary: dict[str, Any]
     overrides: tuple[str, ...]
     max_epochs: Any
 
@@ -80,25 +75,22 @@ class Job:
         named = any(override.startswith("sweep.name=") for override in self.overrides)
         more = [] if named else [f"sweep.name={sweep_name}"]
         if own_place:
-            more.append(f"hydra.run.dir={quoted(self.folder)}")
-        return shlex.join(["python", "-m", "qcnn_lightning.train", *options, *self.overrides, *more])
+            more.append(f"hydra.run.dir={quoted(self.run.folder)}")
+        return command_of(options, [*self.overrides, *more])
 
 
 def read_job(note: Path, sweep: Path) -> Job:
-    """Read what a job noted of itself, and its summary.
+    """Read what a job noted.
 
     Args:
         note: the file of its note.
         sweep: the sweep's folder.
     """
     noted = json.loads(note.read_text())
-    folder = Path(noted["folder"])
     return Job(
-        name=os.path.relpath(folder, sweep),
-        folder=folder,
+        run=Run(noted["folder"], os.path.relpath(noted["folder"], sweep)),
         status=noted["status"],
         error=noted["error"],
-        summary=read_summary(folder),
         overrides=tuple(noted["overrides"]),
         max_epochs=noted["max_epochs"],
     )
@@ -176,7 +168,7 @@ class SweepMonitor(Callback):
             given: Any = OmegaConf.to_container(config.hydra.overrides.hydra)
             own_place = any(override.lstrip("+").startswith(PLACES) for override in given)
             for job in unfinished:
-                self.console.print(f"\n{job.name}: {job.error or job.status}", style="bold", soft_wrap=True)
+                self.console.print(f"\n{job.run.name}: {job.error or job.status}", style="bold", soft_wrap=True)
                 command = job.command(config.sweep.name, own_place, config_dir(config.hydra))
                 self.console.print(f"  to run it again: {command}", soft_wrap=True)
             if unfinished or not jobs:
@@ -206,8 +198,8 @@ class SweepMonitor(Callback):
                     live.update(job_table(jobs, running="running"), refresh=True)
                     continue
                 for job in jobs:
-                    if job.status in ("finished", "failed") and job.folder not in told:
-                        told.add(job.folder)
+                    if job.status in ("finished", "failed") and job.run.folder not in told:
+                        told.add(job.run.folder)
                         self.console.print(in_one_line(job), soft_wrap=True)
 
     def _stop(self) -> None:
@@ -226,22 +218,22 @@ def job_table(jobs: list[Job], running: str) -> Table:
     """
     table = empty_job_table(("epoch", "accuracy test", "best", "mean EE (nats)", "seconds"))
     for job in jobs:
-        final, best = job.summary.get("final", {}), job.summary.get("best", {})
+        final, best = job.run.summary.get("final", {}), job.run.summary.get("best", {})
         status = running if job.status == "running" else job.status
         numbers = (
             f"{int(final['epoch']) + 1} of {job.max_epochs}" if "epoch" in final else "",
             f"{final['accuracy/test']:.2%}" if "accuracy/test" in final else "",
             f"{best['accuracy/test']:.2%}" if "accuracy/test" in best else "",
             f"{final['ee/mean']:.4f}" if "ee/mean" in final else "",
-            f"{job.summary['seconds']:.0f}" if "seconds" in job.summary else "",
+            f"{job.run.summary['seconds']:.0f}" if "seconds" in job.run.summary else "",
         )
-        add_job(table, job.name, status, numbers)
+        add_job(table, job.run.name, status, numbers)
     return table
 
 
 def in_one_line(job: Job) -> str:
     """Say how a job ended."""
     if job.status == "failed":
-        return f"{job.name}: failed: {job.error.splitlines()[0]}"
-    final = job.summary["final"]
-    return f"{job.name}: finished, test accuracy {final['accuracy/test']:.2%}, {job.summary['seconds']:.0f} s"
+        return f"{job.run.name}: failed: {job.error.splitlines()[0]}"
+    final = job.run.summary["final"]
+    return f"{job.run.name}: finished, test accuracy {final['accuracy/test']:.2%}, {job.run.summary['seconds']:.0f} s"

@@ -1,0 +1,121 @@
+"""`metrics.csv`: a row per epoch, written by training, read as a table in which every value is finite or missing."""
+
+import io
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.runs.untrusted import read_text
+
+MEASURED = ("accuracy/train", "accuracy/test", "cost/train", "cost/test", "ee/mean")
+# The train cost of results, where it was recorded: the mean over the epoch's batches, what was minimised and, in all
+# likelihood, what the paper shows. With fixed statistics, one image in 60000 can outweigh all others.
+BATCH_COST = "cost/batch"
+NOT_IN_EVERY_EPOCH = ("profile/level_", "spectrum/p_")
+
+
+def lines_of(rows: Iterable[Mapping[str, float | int]]) -> list[str]:
+    """Return the lines of `metrics.csv`; the first has the names of the columns."""
+    return pd.DataFrame(list(rows)).to_csv(index=False).splitlines(keepends=True)
+
+
+def checksum(lines: Iterable[str]) -> int:
+    """Return the CRC-32 of these lines."""
+    return zlib.crc32("".join(lines).encode())
+
+
+def agrees(lines: list[str], written: Any) -> bool:
+    """Return whether these lines begin with those that `summary.json` has a checksum of, or it has none.
+
+    More lines may follow: `metrics.csv` is written first, and the process may be killed in between.
+
+    Args:
+        lines: of `metrics.csv`.
+        written: "metrics" of `summary.json`, {"lines": number, "crc32": checksum}.
+    """
+    if not isinstance(written, dict) or not isinstance(written.get("lines"), int):
+        return True
+    return checksum(lines[: written["lines"]]) == written.get("crc32")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of `metrics.csv`; the last may be cut off.
+
+    Raises:
+        InputError: it is missing or cannot be read.
+    """
+    try:
+        return io.StringIO(read_text(path)).readlines()
+    except FileNotFoundError as error:
+        raise InputError("no metrics.csv: no epoch has been completed") from error
+
+
+def read_table(lines: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Read the lines of `metrics.csv`: a row per epoch, every value finite or NaN.
+
+    `cost/train` becomes the mean cost of the epoch's batches, where that was recorded.
+
+    Returns:
+        The table, indexed by the epoch, and what was left out of it and why.
+
+    Raises:
+        InputError: there is no complete row, or no column `epoch`.
+    """
+    reasons = []
+    if lines and not lines[-1].endswith("\n"):
+        lines = lines[:-1]
+        reasons.append("metrics.csv ends in the middle of a row: that row is left out")
+    try:
+        table = pd.read_csv(io.StringIO("".join(lines)), dtype=str, on_bad_lines="skip", index_col=False)
+    except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
+        raise InputError("metrics.csv holds no epoch") from error
+    if "epoch" not in table:
+        raise InputError("metrics.csv has no column epoch")
+    table = table.apply(pd.to_numeric, errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
+    table = table[table["epoch"].between(-1, 2**53) & (table["epoch"] == table["epoch"].round())]
+    if table.empty:
+        raise InputError("metrics.csv holds no epoch")
+    if len(table) < len(lines) - 1:
+        reasons.append(f"{len(lines) - 1 - len(table)} rows of metrics.csv cannot be read")
+    if table["epoch"].duplicated().any():
+        repeated = sorted(int(epoch) for epoch in table["epoch"][table["epoch"].duplicated()].unique())
+        reasons.append(f"metrics.csv repeats the epochs {repeated}: the last row of each is used")
+        table = table.drop_duplicates("epoch", keep="last")
+    table = table.astype({"epoch": int}).set_index("epoch").sort_index()
+    for prefix in NOT_IN_EVERY_EPOCH:
+        if columns := numbered_columns(table, prefix):
+            # The first runs repeat them until they were measured again.
+            table.loc[(table[columns] == table[columns].shift()).all(axis=1), columns] = np.nan
+    if BATCH_COST in table:
+        table["cost/train"] = table[BATCH_COST]
+    reasons += describe_gaps(table)
+    return table, reasons
+
+
+def describe_gaps(table: pd.DataFrame) -> Iterator[str]:
+    """Say which of the measured columns are missing, or have values that are no finite numbers."""
+    for column in MEASURED:
+        if column not in table:
+            yield f"no column {column}: not in the figures that show it"
+    trained = table[table.index >= 0]
+    for column in [*(set(MEASURED) & set(table)), *numbered_columns(table, "ee/class_")]:
+        missing = int(trained[column].isna().sum())
+        if missing:
+            yield f"{column} is not a finite number in {missing} of {len(trained)} epochs: those are left out"
+    if len(trained) == 0:
+        yield "no epoch of training has been completed"
+    elif len(trained) == 1:
+        yield "only one epoch of training: points, no curves"
+
+
+def numbered_columns(table: pd.DataFrame, prefix: str) -> list[str]:
+    """Return the columns `<prefix>0`, `<prefix>1`, ... that are there, in numerical order."""
+    numbers = (str(column).removeprefix(prefix) for column in table if str(column).startswith(prefix))
+    decimal = (number for number in numbers if re.fullmatch("0|[1-9][0-9]{0,8}", number))
+    return [f"{prefix}{number}" for number in sorted(decimal, key=int)]

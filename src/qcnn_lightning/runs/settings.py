@@ -1,0 +1,87 @@
+"""The settings of a run: which of them its results depend on, and how older runs name them."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+FREE_TO_CHANGE = (
+    "callbacks",
+    "data.batches_at_a_time",
+    "data.cache",
+    "data.evaluation_batch_size",
+    "data.root",
+    "data.system_folders",
+    "hydra",
+    "logger",
+    "model.kernel",
+    "run_dir",
+    "sweep",
+    "trainer.accelerator",
+    "trainer.default_root_dir",
+    "trainer.devices",
+    "trainer.log_every_n_steps",
+    "trainer.num_nodes",
+    "trainer.strategy",
+)
+"""Settings, and whole groups of them, that do not change what is learned; all others must stay as they were."""
+PATHS_IN_A_CONFIG = {"": ("run_dir",), "data": ("root", "path", "cache", "system_folders")}
+ADDED_SINCE = {
+    "average_decay": 0.0,
+    "cost._target_": "qcnn_lightning.costs.SquaredDistance",
+    "data.augment.contrast": 0.0,
+    "data.augment.erase": 0,
+    "data.augment.erase_fraction": 0.5,
+    "data.augment.flip": False,
+    "data.augment.shift": 0,
+    "data.augment.shift_fraction": 0.5,
+    "entropy_weight": 0.0,
+    "model.precision": "high",
+}
+"""Settings that older runs do not name, and the values by which those runs went."""
+
+
+def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run as {"model.d": 18, ...}, including those that came after it."""
+    settings = ADDED_SINCE | dict(flattened(config))
+    if settings.get("model._target_") == "qcnn_lightning.network.QCNN":
+        settings["model._target_"] = "qcnn_lightning.QCNN"
+    if settings.get("model.kernel") == "fused_float32":  # once the name of both settings
+        settings |= {"model.kernel": "fused", "model.precision": "highest"}
+    return settings
+
+
+def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a nested configuration as ("model.d", 18), ...; a list is one setting."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, config
+
+
+def is_free(key: str, free: Iterator[str] | tuple[str, ...] | set[str] = FREE_TO_CHANGE) -> bool:
+    """Return whether a setting, or the group that it is in, is one of those that may change."""
+    return any(f"{key}.".startswith(f"{setting}.") for setting in free)
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that change results and differ: key -> (old, new); "none" where there is no such setting."""
+    olds, news = settings_of(old), settings_of(new)
+    free = set(FREE_TO_CHANGE)
+    if news.get("data.name") == "folder":
+        # Where the images are says which images they are.
+        free.discard("data.root")
+    if news.get("average_decay") or news.get("entropy_weight"):
+        # The average of the weights is updated, and the entropy's gradient measured, once per item of the loader.
+        free.discard("data.batches_at_a_time")
+    keys = [key for key in {**olds, **news} if not is_free(key, free)]
+    return {
+        key: (olds.get(key, "none"), news.get(key, "none")) for key in keys if olds.get(key, ...) != news.get(key, ...)
+    }
+
+
+def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration without its paths, which are those of another machine."""
+    kept = {key: value for key, value in config.items() if key not in PATHS_IN_A_CONFIG[""]}
+    if isinstance(kept.get("data"), dict):
+        kept["data"] = {key: value for key, value in kept["data"].items() if key not in PATHS_IN_A_CONFIG["data"]}
+    return kept
