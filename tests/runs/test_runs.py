@@ -89,7 +89,7 @@ def test_a_cut_off_last_row_is_left_out_and_named(tmp_path):
     (folder / "metrics.csv").write_text(text[: text.rstrip("\n").rindex(",") - 1])
     collection = read_collection(tmp_path)
     assert collection.runs[0].last_epoch == 3
-    assert "middle of a row" in reasons(collection, "sweep/run")
+    assert "middle of a row" in reasons(collection, "run")
 
 
 def test_values_that_are_no_numbers_are_left_out_and_named(tmp_path):
@@ -102,7 +102,7 @@ def test_values_that_are_no_numbers_are_left_out_and_named(tmp_path):
     (run,) = collection.runs
     assert list(run.column("ee/mean").index) == [-1, 0, 3, 4, 5]
     assert list(run.column("cost/test").index) == [-1, 0, 1, 2, 4, 5]
-    why = reasons(collection, "sweep/run")
+    why = reasons(collection, "run")
     assert "ee/mean is not a finite number in 2 of 6 epochs" in why
     assert "cost/test is not a finite number in 1 of 6 epochs" in why
     assert "no column accuracy/test" in why
@@ -206,8 +206,8 @@ def test_a_run_without_its_configuration_is_still_drawn(tmp_path):
     (folder / "summary.json").write_text("{")
     collection = read_collection(tmp_path)
     assert collection.runs[0].data == "unknown"
-    assert "config.yaml" in reasons(collection, "sweep/run")
-    assert "summary.json" in reasons(collection, "sweep/run")
+    assert "config.yaml" in reasons(collection, "run")
+    assert "summary.json" in reasons(collection, "run")
 
 
 def test_a_run_is_running_while_another_process_holds_its_lock(tmp_path):
