@@ -15,7 +15,9 @@ def scores_and_labels(batch=20, classes=7, dtype=torch.float64):
     return scores, torch.randint(classes, (batch,), generator=generator)
 
 
-@pytest.mark.parametrize("cost", [SquaredDistance(), CrossEntropy()], ids=lambda cost: type(cost).__name__)
+@pytest.mark.parametrize(
+    "cost", [SquaredDistance(), CrossEntropy(), CrossEntropy(0.1)], ids=["squared", "cross_entropy", "mixed"]
+)
 def test_gradients_are_those_of_finite_differences(cost):
     scores, labels = scores_and_labels()
     mean, gradient = mean_and_gradient(cost, scores, labels)
@@ -53,6 +55,27 @@ def test_cross_entropy_does_not_depend_on_scale_or_signs_and_a_vanishing_score_o
     cost = CrossEntropy()(scores, labels)
     torch.testing.assert_close(CrossEntropy()(-17 * scores, labels), cost)
     assert CrossEntropy()(torch.tensor([[0.0, 1.0]]), torch.tensor([0])).item() == math.inf
+
+
+def test_cross_entropy_with_a_uniform_part_is_bounded_and_so_is_its_gradient():
+    scores, labels = scores_and_labels()
+    p = scores.square() / scores.square().sum(-1, keepdim=True)
+    expected = -(0.9 * p + 0.1 / 7)[torch.arange(20), labels].log()
+    torch.testing.assert_close(CrossEntropy(0.1)(scores, labels), expected)
+    scores[torch.arange(20), labels] = 0
+    scores[:, 3] = 0
+    mean, gradient = mean_and_gradient(CrossEntropy(0.1), scores, labels)
+    assert mean.item() == pytest.approx(math.log(70))
+    assert gradient.isfinite().all()
+    scores[torch.arange(20), labels] = 1e-12
+    assert mean_and_gradient(CrossEntropy(0.1), scores, labels)[1].abs().max() < 1e-6
+    assert mean_and_gradient(CrossEntropy(), scores, labels)[1].abs().max() > 1e9
+
+
+@pytest.mark.parametrize("uniform", [-0.1, 1, 1.5])
+def test_a_uniform_part_out_of_range_is_told(uniform):
+    with pytest.raises(InputError, match=rf"cost\.uniform={uniform}: must be a number from 0"):
+        CrossEntropy(uniform)
 
 
 def test_what_does_not_fit_the_images_is_refused():

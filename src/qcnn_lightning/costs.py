@@ -5,6 +5,7 @@ over the batch and the gradient in closed form; autograd takes the gradient of a
 """
 
 import functools
+import math
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -12,7 +13,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn import functional
 
-from qcnn_lightning.errors import InputError
+from qcnn_lightning.errors import InputError, checked_settings
 
 
 @runtime_checkable
@@ -59,17 +60,36 @@ def identity(size: int, dtype: torch.dtype, device: torch.device) -> Float[Tenso
 
 
 class CrossEntropy:
-    """-log p(l(x)|x) with p(y|x) = alpha_y(x)^2 / sum_y' alpha_y'(x)^2, nats (eq. 34).
+    """-log((1 - u) p(l(x)|x) + u / classes) with p(y|x) = alpha_y(x)^2 / sum_y' alpha_y'(x)^2, nats (eq. 34).
 
-    Computed from log |alpha|, so that squares neither over- nor underflow. An image whose own score vanishes costs
-    infinity.
+    Computed from log |alpha|, so that squares neither over- nor underflow. With u = 0, an image costs infinity where
+    its own score vanishes, and the gradient there grows as 1 / alpha; u > 0 bounds both.
+
+    Args:
+        uniform: u, the weight of the uniform distribution over the classes; from 0 to below 1.
+
+    Raises:
+        InputError: u is out of range.
     """
+
+    @checked_settings
+    def __init__(self, uniform: float | int = 0.0):
+        if not 0 <= uniform < 1:
+            raise InputError(f"cost.uniform={uniform}: must be a number from 0 to below 1")
+        self.uniform = uniform
 
     def __call__(
         self, scores: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]
     ) -> Float[Tensor, " batch"]:
-        """Return -log p(l(x)|x) of every image."""
-        return functional.cross_entropy(2 * scores.abs().log(), labels, reduction="none")
+        """Return the cost of every image."""
+        size = scores.abs()
+        # Without a gradient, rather than an undefined one, where a score is 0.
+        log_size = torch.where(size > 0, size.clamp_min(torch.finfo(size.dtype).tiny).log(), -math.inf)
+        cost = functional.cross_entropy(2 * log_size, labels, reduction="none")
+        if self.uniform == 0:
+            return cost
+        mixed = math.log(self.uniform / scores.shape[-1])
+        return -torch.logaddexp(math.log1p(-self.uniform) - cost, torch.full_like(cost, mixed))
 
 
 COSTS: dict[str, type[Cost]] = {f"{__name__}.{cost.__name__}": cost for cost in (SquaredDistance, CrossEntropy)}
