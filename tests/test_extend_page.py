@@ -1,9 +1,12 @@
 """Every example of docs/extend.md, typed as it stands there."""
 
+import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -21,6 +24,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
     blocks = re.findall(r"```python\n# mine\.py\n(.*?)```", PAGE, flags=re.DOTALL)
     (folder / "mine.py").write_text("\n\n".join(blocks))
+    (script,) = re.findall(r"```python\n# make_spins\.py\n(.*?)```", PAGE, flags=re.DOTALL)
+    subprocess.run([sys.executable, "-c", script], cwd=folder, check=True)
     return folder
 
 
@@ -62,6 +67,40 @@ def test_own_parts_are_evaluated_where_the_user_names_them_again(folder):
     assert "mean entanglement entropy" in done.stdout
     assert "warning" not in done.stdout
     assert (run / "evaluation" / "state.safetensors").exists()
+
+
+def test_own_parts_together_resume_after_a_kill_to_the_last_digit_and_stand_in_a_report(folder):
+    parts = ("model=own", "model._target_=mine.ConvAC", "cost._target_=mine.PowerDistance")
+    settings = ("data=digits", *parts, "data.flatten=mine.columns_first", "trainer.max_epochs=6", "logger=none")
+
+    def start(run):
+        return subprocess.Popen(
+            [sys.executable, "-m", "qcnn_lightning.train", *settings, f"hydra.run.dir=own_parts/{run}"],
+            cwd=folder,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+        )
+
+    metrics = {run: folder / "own_parts" / run / "metrics.csv" for run in ("whole", "killed")}
+    whole, killed = start("whole"), start("killed")
+    while not metrics["killed"].exists() or metrics["killed"].read_text().count("\n") < 4:
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert start("killed").wait() == 0
+    assert whole.wait() == 0
+    one, other = (pd.read_csv(path).filter(regex="^(?!time/)") for path in metrics.values())
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+    run = "run=own_parts/killed"
+    evaluated = qcnn("evaluate", run, "own=[mine.ConvAC,mine.PowerDistance]", "figures=[]", folder=folder)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert f"{other['accuracy/test'].iloc[-1]:.2%}" in evaluated.stdout
+    reported = qcnn("report", "runs=own_parts", "figures=[]", "resamples=10", folder=folder)
+    assert reported.returncode == 0, reported.stderr
+    assert "report of 2 runs" in reported.stdout
+    assert "left out" not in reported.stdout
 
 
 def test_the_circuits_scores_are_its_states_amplitudes(folder, monkeypatch):
