@@ -71,7 +71,7 @@ def test_own_parts_are_evaluated_where_the_user_names_them_again(folder):
 
 def test_own_parts_together_resume_after_a_kill_to_the_last_digit_and_stand_in_a_report(folder):
     parts = ("model=own", "model._target_=mine.ConvAC", "cost._target_=mine.PowerDistance")
-    settings = ("data=digits", *parts, "data.flatten=mine.columns_first", "trainer.max_epochs=6", "logger=none")
+    settings = ("data=digits", *parts, "data.flatten=mine.columns_first", "trainer.max_epochs=8", "logger=none")
 
     def start(run):
         return subprocess.Popen(
