@@ -1,7 +1,6 @@
 """One training run, from its configuration to what it leaves on disk; resumed where it was interrupted."""
 
 import logging
-import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,35 +8,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning import seed_everything
-from pytorch_lightning.callbacks import EMAWeightAveraging
-from pytorch_lightning.loggers import Logger
-from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError, RefusedRunError
 from qcnn_lightning.files import remove_temporaries
-from qcnn_lightning.first_epoch import first_epoch_of
 from qcnn_lightning.models.model import num_parameters
 from qcnn_lightning.runs.checkpoint import LAST, StoredCheckpoint
 from qcnn_lightning.runs.run import LOG, TRACEBACK, Run
 from qcnn_lightning.training.build import build
-from qcnn_lightning.training.checkpoints import AtomicCheckpoints, Checkpoints
+from qcnn_lightning.training.checkpoints import Checkpoints
 from qcnn_lightning.training.console import EpochTable
 from qcnn_lightning.training.folders import hydra_files
 from qcnn_lightning.training.interruption import Interrupted, StopOnSignal
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.processes import other_processes
 from qcnn_lightning.training.record import RunRecord, git_revision, versions
-from qcnn_lightning.training.tracking import EntanglementTracker, grouping_of, tags_of
+from qcnn_lightning.training.tracking import EntanglementTracker
+from qcnn_lightning.training.trainer import build_logger, build_trainer, ignore_hints, weight_averaging
+from qcnn_lightning.training.trial import check_numbers, try_out
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +110,7 @@ def train_from(
         quiet: as in `train`.
     """
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
+    check_numbers(config)
     record = RunRecord(run, config.trainer.max_epochs)
     if checkpoint is not None:
         record.load_state_dict(checkpoint.record)
@@ -175,9 +170,6 @@ def fit(
     quiet: bool,
 ) -> None:
     """Build everything and train to the last epoch; the arguments are those of `train_from`, and its callbacks."""
-    check_positive(config, "trainer.max_epochs", "optimizer.lr")
-    if not isinstance(config.entropy_weight, int | float):
-        raise InputError(f"entropy_weight={config.entropy_weight}: must be a number, 0 for no such term")
     datamodule = ImageDataModule(**config.data)
     seed_everything(config.seed, workers=True, verbose=False)
     logger = build_logger(config, record)
@@ -186,11 +178,7 @@ def fit(
     callbacks = [*weight_averaging(config), record, *shown, stop, Checkpoints(record)]
     trainer = build_trainer(config, callbacks, logger)
     build_network = partial(build, config.model, "model", num_sites=datamodule.num_sites)
-    trial = build_network(num_classes=2)
-    try:
-        build(config.optimizer, "optimizer")(trial.parameters())
-    except (TypeError, ValueError) as error:
-        raise InputError(f"optimizer._target_={config.optimizer.get('_target_')}: {error}") from error
+    try_out(config, build_network)
     cost = build(config.cost, "cost")
     datamodule.prepare_data()
     datamodule.setup()
@@ -277,118 +265,3 @@ def subnormals_as_zero() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
-
-
-def weight_averaging(config: DictConfig) -> list[pl.Callback]:
-    """Return the callback that keeps an exponential moving average of the weights, if `average_decay` asks for one.
-
-    The average is updated once a Lightning step, that is once in `data.batches_at_a_time` batches. Evaluation, its
-    population statistics, entropies and the `state_dict` of checkpoints are those of the averaged network. The callback
-    puts the trained weights back as soon as it is told of an evaluation's end, so whoever measures comes before it.
-
-    Raises:
-        InputError: `average_decay` is out of range, or evaluation does not measure the averaged network's statistics.
-    """
-    decay = config.average_decay
-    if not isinstance(decay, int | float) or not 0 <= decay < 1:
-        raise InputError(f"average_decay={decay}: must be at least 0 (no averaging) and less than 1")
-    if decay == 0:
-        return []
-    if config.evaluation_statistics != "population":
-        raise InputError(
-            f"average_decay={decay} needs evaluation_statistics=population: the running ones are not those of the "
-            "averaged network"
-        )
-    return [EMAWeightAveraging(use_buffers=False, decay=decay)]
-
-
-def build_trainer(config: DictConfig, callbacks: list[pl.Callback], logger: Logger | bool) -> pl.Trainer:
-    """Build Lightning's Trainer with everything that a run needs around it.
-
-    Args:
-        config: the configuration, which may add further callbacks.
-        callbacks: called after those of the configuration.
-        logger: the logger, or False.
-
-    Raises:
-        InputError: an accelerator that is not there, or another setting of `trainer` that cannot be.
-    """
-    for key, allowed in (("gradient_clip_val", (None, 0)), ("accumulate_grad_batches", (None, 1))):
-        if config.trainer.get(key) not in allowed:
-            raise InputError(
-                f"trainer.{key}={config.trainer[key]}: every batch is one optimisation step with its whole gradient "
-                f"(eq. 48); leave it out, and choose data.batch_size and optimizer.lr"
-            )
-    own_callbacks = [build(callback, f"callbacks.{name}") for name, callback in config.callbacks.items()]
-    try:
-        with warnings.catch_warnings():
-            ignore_hints()
-            plugins: list[Any] = [AtomicCheckpoints()]
-            if SLURMEnvironment.detect():
-                # Whoever submitted the job requeues it; Lightning would do so a second time.
-                plugins.append(SLURMEnvironment(auto_requeue=False))
-            return instantiate(
-                config.trainer,
-                callbacks=[*own_callbacks, *callbacks],
-                plugins=plugins,
-                logger=logger,
-                default_root_dir=config.run_dir,
-                num_sanity_val_steps=0,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                use_distributed_sampler=False,
-            )
-    except InstantiationException as error:
-        cause = error.__cause__
-        if isinstance(cause, MisconfigurationException | ValueError | TypeError | RuntimeError):
-            settings = " ".join(
-                f"trainer.{key}={config.trainer[key]}" for key in ("accelerator", "devices", "strategy")
-            )
-            raise InputError(f"{settings}: {cause}") from error
-        raise
-
-
-def ignore_hints() -> None:
-    """Ignore what Lightning warns of and is meant to be so."""
-    # Batches are slices of tensors in memory; worker processes would only slow them down.
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    # Sweeps are started on a cluster's login node.
-    warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
-    # Entropies are measured by the first process alone.
-    warnings.filterwarnings("ignore", "It is recommended to use `self.log.*sync_dist=True")
-    # Lightning's own use of PyTorch.
-    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
-
-
-def build_logger(config: DictConfig, record: RunRecord) -> Logger | bool:
-    """Build the logger, which gets its own folder inside the run's; False for none.
-
-    A run that has begun keeps its identity in W&B.
-    """
-    if "_target_" not in config.logger:
-        return False
-    make = build(config.logger, "logger")
-    if make.func is not EntanglementTracker:
-        return make(save_dir=record.run.folder)
-    begun = record.facts.get("wandb_run_id") or record.run.summary.get("wandb_run_id")
-    return make(
-        save_dir=record.run.folder,
-        run_id=str(begun or uuid.uuid4().hex[:8]),
-        name=record.run.folder.name,
-        group=config.sweep.name,
-        tags=[*(config.logger.get("tags") or ()), *tags_of(config)],
-        config=grouping_of(config),
-        first_epoch=first_epoch_of(config.trainer.max_epochs, config.logger.get("first_epoch")),
-    )
-
-
-def check_positive(config: DictConfig, *keys: str) -> None:
-    """Check that these settings are positive numbers.
-
-    Raises:
-        InputError: one is not.
-    """
-    for key in keys:
-        value = OmegaConf.select(config, key)
-        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-            raise InputError(f"{key}={value}: must be a positive number")

@@ -1,0 +1,185 @@
+"""Lightning's Trainer and loggers, with everything that a run needs around them."""
+
+import logging
+import uuid
+import warnings
+from typing import Any
+
+import pytorch_lightning as pl
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.first_epoch import first_epoch_of
+from qcnn_lightning.training.build import build
+from qcnn_lightning.training.checkpoints import AtomicCheckpoints
+from qcnn_lightning.training.record import RunRecord
+from qcnn_lightning.training.tracking import EntanglementTracker, grouping_of, tags_of
+
+PRECISIONS = ("32-true", "64-true", "32", "64")
+"""Statistics of a batch and products of hundreds of factors need float32; `model.precision` chooses the arithmetic."""
+SHORT_LOOK = "for a short look choose data=digits or trainer.max_epochs=1"
+WHOLE_EPOCHS = "every epoch trains and measures on all images: leave it out"
+ONE_STEP = (
+    "every batch is one optimisation step with its whole gradient (eq. 48): leave it out, and choose data.batch_size "
+    "and optimizer.lr"
+)
+OURS = "a run sets it itself: leave it out"
+REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "gradient_clip_val": ((None, 0), ONE_STEP),
+    "accumulate_grad_batches": ((None, 1), ONE_STEP),
+    "check_val_every_n_epoch": ((1,), "a run has a row for every epoch: leave it out"),
+    "val_check_interval": ((None, 1.0), "a run has a row for every epoch: leave it out"),
+    "limit_train_batches": (
+        (None, 1.0),
+        f"{WHOLE_EPOCHS}; {SHORT_LOOK}",
+    ),
+    "limit_val_batches": ((None, 1.0), WHOLE_EPOCHS),
+    "overfit_batches": ((0, 0.0), f"{WHOLE_EPOCHS}; {SHORT_LOOK}"),
+    "fast_dev_run": ((False,), f"it leaves no results; {SHORT_LOOK}"),
+    "max_time": (
+        (None,),
+        "a run ends after trainer.max_epochs; to stop it by the clock say `timeout 1h python -m ...`: the same command "
+        "resumes it",
+    ),
+    "max_steps": ((None, -1), "a run ends after trainer.max_epochs, so that every epoch is whole: leave it out"),
+    "min_steps": ((None,), "a run ends after trainer.max_epochs: leave it out"),
+    "callbacks": ((), "callbacks are a part of their own: +callbacks.<name>._target_=<class>"),
+    "logger": ((), "the logger is a part of its own: logger=wandb|tensorboard|csv|none"),
+    "plugins": ((), OURS),
+    "enable_progress_bar": ((), OURS),
+    "enable_model_summary": ((), OURS),
+    "enable_checkpointing": ((True,), "a run keeps checkpoints so that it can be resumed: leave it out"),
+    "num_sanity_val_steps": ((), OURS),
+    "use_distributed_sampler": ((), OURS),
+    "default_root_dir": ((), "results go to hydra.run.dir"),
+    "reload_dataloaders_every_n_epochs": ((0,), OURS),
+    "inference_mode": ((True,), OURS),
+}
+"""Settings of the Trainer that a run cannot have: the values that change nothing, and what to do instead."""
+
+
+def weight_averaging(config: DictConfig) -> list[pl.Callback]:
+    """Return the callback that keeps an exponential moving average of the weights, if `average_decay` asks for one.
+
+    The average is updated once a Lightning step, that is once in `data.batches_at_a_time` batches. Evaluation, its
+    population statistics, entropies and the `state_dict` of checkpoints are those of the averaged network. The callback
+    puts the trained weights back as soon as it is told of an evaluation's end, so whoever measures comes before it.
+
+    Raises:
+        InputError: `average_decay` is out of range, or evaluation does not measure the averaged network's statistics.
+    """
+    decay = config.average_decay
+    if not isinstance(decay, int | float) or not 0 <= decay < 1:
+        raise InputError(f"average_decay={decay}: must be at least 0 (no averaging) and less than 1")
+    if decay == 0:
+        return []
+    if config.evaluation_statistics != "population":
+        raise InputError(
+            f"average_decay={decay} needs evaluation_statistics=population: the running ones are not those of the "
+            "averaged network"
+        )
+    return [EMAWeightAveraging(use_buffers=False, decay=decay)]
+
+
+def build_trainer(config: DictConfig, callbacks: list[pl.Callback], logger: Logger | bool) -> pl.Trainer:
+    """Build Lightning's Trainer with everything that a run needs around it.
+
+    Args:
+        config: the configuration, which may add further callbacks.
+        callbacks: called after those of the configuration.
+        logger: the logger, or False.
+
+    Raises:
+        InputError: an accelerator that is not there, or another setting of `trainer` that cannot be.
+    """
+    check_trainer_settings(config.trainer)
+    own_callbacks = [
+        build(callback, f"callbacks.{name}")
+        for name, callback in (config.callbacks or {}).items()
+        # callbacks.<name>=null leaves it out.
+        if callback is not None
+    ]
+    # Which prints its table at the end.
+    logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            ignore_hints()
+            plugins: list[Any] = [AtomicCheckpoints()]
+            if SLURMEnvironment.detect():
+                # Whoever submitted the job requeues it; Lightning would do so a second time.
+                plugins.append(SLURMEnvironment(auto_requeue=False))
+            return instantiate(
+                config.trainer,
+                callbacks=[*own_callbacks, *callbacks],
+                plugins=plugins,
+                logger=logger,
+                default_root_dir=config.run_dir,
+                num_sanity_val_steps=0,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                use_distributed_sampler=False,
+            )
+    except InstantiationException as error:
+        cause = error.__cause__
+        if isinstance(cause, MisconfigurationException | ValueError | TypeError | RuntimeError):
+            settings = " ".join(
+                f"trainer.{key}={config.trainer[key]}" for key in ("accelerator", "devices", "strategy")
+            )
+            raise InputError(f"{settings}: {cause}") from error
+        raise
+
+
+def check_trainer_settings(trainer: DictConfig) -> None:
+    """Refuse settings of the Trainer that would change nothing, or what an epoch is.
+
+    Raises:
+        InputError: there is one.
+    """
+    for key, (harmless, reason) in REFUSED.items():
+        if key in trainer and trainer[key] not in harmless:
+            raise InputError(f"trainer.{key}={trainer[key]}: {reason}")
+    if str(trainer.get("precision")) not in PRECISIONS:
+        raise InputError(
+            f"trainer.precision={trainer.get('precision')}: choose 32-true or 64-true; model.precision=high is the "
+            "fast arithmetic"
+        )
+
+
+def ignore_hints() -> None:
+    """Ignore what Lightning warns of and is meant to be so."""
+    # Batches are slices of tensors in memory; worker processes would only slow them down.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    # Sweeps are started on a cluster's login node.
+    warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
+    # Entropies are measured by the first process alone.
+    warnings.filterwarnings("ignore", "It is recommended to use `self.log.*sync_dist=True")
+    # Lightning's own use of PyTorch.
+    warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
+
+
+def build_logger(config: DictConfig, record: RunRecord) -> Logger | bool:
+    """Build the logger, which gets its own folder inside the run's; False for none.
+
+    A run that has begun keeps its identity in W&B.
+    """
+    if "_target_" not in config.logger:
+        return False
+    make = build(config.logger, "logger")
+    if make.func is not EntanglementTracker:
+        return make(save_dir=record.run.folder)
+    begun = record.facts.get("wandb_run_id") or record.run.summary.get("wandb_run_id")
+    return make(
+        save_dir=record.run.folder,
+        run_id=str(begun or uuid.uuid4().hex[:8]),
+        name=record.run.folder.name,
+        group=config.sweep.name,
+        tags=[*(config.logger.get("tags") or ()), *tags_of(config)],
+        config=grouping_of(config),
+        first_epoch=first_epoch_of(config.trainer.max_epochs, config.logger.get("first_epoch")),
+    )
