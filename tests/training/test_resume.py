@@ -8,8 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+import pytorch_lightning as pl
 import torch
 from conftest import SMALL, TIMEOUT_S, command, file_size_limit, wandb_records
 from filelock import FileLock
@@ -370,3 +372,20 @@ def test_a_run_that_goes_on_with_other_products_says_that_its_digits_differ(inte
     train(config)
     assert "goes on with another processor's" in caplog.text
     assert summary_of(config.run_dir)["status"] == "finished"
+
+
+class KeepsArray(pl.Callback):
+    """Keeps a NumPy number in its state, as many callbacks do."""
+
+    def state_dict(self):
+        return {"best": np.float64(1)}
+
+
+def test_a_checkpoint_that_could_not_be_read_back_is_known_after_the_first_epoch(composed):
+    config = composed("trainer.max_epochs=5", f"+callbacks.mine._target_={__name__}.KeepsArray")
+    with pytest.raises(
+        InputError, match=r"could not be read back: callbacks KeepsArray holds numpy\S+; a callback's state_dict must"
+    ):
+        train(config)
+    assert table_of(config.run_dir)["epoch"].tolist() == [-1, 0]
+    assert summary_of(config.run_dir)["status"] == "failed"

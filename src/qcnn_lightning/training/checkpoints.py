@@ -1,6 +1,9 @@
 """The checkpoints of a run: the last epoch's, the one before it, and the best on held-out images."""
 
 import io
+import pickle
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +12,77 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.plugins import TorchCheckpointIO
 
+from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.runs.checkpoint import BEST, LAST, PREVIOUS
 from qcnn_lightning.training.record import RunRecord
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Writes a checkpoint so that, whatever happens meanwhile, there is a whole one: the new or the one before."""
+    """Writes a checkpoint so that, whatever happens meanwhile, there is a whole one: the new or the one before.
+
+    The first one is read back, so that a run that could not be resumed is known after its first epoch.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._was_read_back = False
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write it beside the old one, then take its place.
 
         Raises:
-            InputError: it cannot be written; the old one is still there.
+            InputError: it cannot be written, or could not be read back; the old one is still there.
         """
         path = Path(path)
         content = io.BytesIO()
         torch.save(checkpoint, content)
+        if not self._was_read_back:
+            check_readable(checkpoint, content)
+            self._was_read_back = True
         previous = path.with_name(PREVIOUS.name) if path.name == LAST.name else None
         replace_atomically(path, content.getvalue(), previous=previous)
+
+
+def check_readable(checkpoint: dict[str, Any], content: io.BytesIO) -> None:
+    """Check that a checkpoint can be read back: tensors, numbers and text, no objects.
+
+    Args:
+        checkpoint: to be written.
+        content: the same, as it will be in its file.
+
+    Raises:
+        InputError: it holds an object; the message names the part that does.
+    """
+    content.seek(0)
+    try:
+        torch.load(content, weights_only=True)
+    except pickle.UnpicklingError as error:
+        parts = {f"{group} {name}": part for group in ("callbacks", "loops") for name, part in named(checkpoint, group)}
+        parts |= {key: part for key, part in checkpoint.items() if key not in ("callbacks", "loops")}
+        holders = ", ".join(name for name, part in parts.items() if not is_readable(part))
+        objects = re.search(r"GLOBAL (\S+)", str(error))
+        raise InputError(
+            f"the checkpoint could not be read back: {holders} holds {objects[1] if objects else 'an object'}; a "
+            "callback's state_dict must hold tensors, numbers and text, such as array.tolist() for an array"
+        ) from None
+
+
+def named(checkpoint: dict[str, Any], group: str) -> Iterable[tuple[str, Any]]:
+    """Return the named parts of a group of the checkpoint, such as its callbacks."""
+    return checkpoint.get(group, {}).items()
+
+
+def is_readable(part: Any) -> bool:
+    """Return whether a part of a checkpoint can be read back."""
+    content = io.BytesIO()
+    torch.save(part, content)
+    content.seek(0)
+    try:
+        torch.load(content, weights_only=True)
+    except pickle.UnpicklingError:
+        return False
+    return True
 
 
 class Checkpoints(Checkpoint):
