@@ -111,10 +111,10 @@ def test_a_run_is_not_resumed_with_other_images_or_another_order(tmp_path):
     (tmp_path / "run" / "summary.json").unlink()
 
     np.save(tmp_path / "order.npy", np.arange(32)[::-1])
-    assert_told(run_command("train", *more, folder=tmp_path), "data.flatten gives another order of the pixels than")
+    assert_told(run_command("train", *more, folder=tmp_path), "data.flatten gives another pixel order than")
     np.save(tmp_path / "order.npy", np.arange(32))
     np.savez(tmp_path / "spins.npz", **images | {"x_train": 1 - images["x_train"]})
-    assert_told(run_command("train", *more, folder=tmp_path), "data=arrays are not those that the run was trained with")
+    assert_told(run_command("train", *more, folder=tmp_path), "data=arrays are not those of the run")
     np.savez(tmp_path / "spins.npz", **images)
     done = run_command("train", *more, folder=tmp_path)
     assert done.returncode == 0, done.stderr

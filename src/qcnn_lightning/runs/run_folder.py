@@ -48,7 +48,7 @@ TRACEBACK = "traceback.txt"
 """Why the last attempt failed: the message, an empty line, the traceback."""
 FREE_TO_CHANGE = (
     "callbacks",
-    "data.batches_at_a_time",
+    "data.batches_per_item",
     "data.cache",
     "data.evaluation_batch_size",
     "data.root",
@@ -80,6 +80,8 @@ ADDED_SINCE = {
     "model.precision": "high",
 }
 """Settings that runs from before they were there do not name, and the values by which those runs went."""
+RENAMED = {"data.batches_at_a_time": "data.batches_per_item"}
+"""Old name of a setting, which stored runs have -> its name now."""
 
 
 class DamagedFileError(InputError):
@@ -333,7 +335,7 @@ def read_yaml(path: Path) -> Any:
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run as {"model.d": 18, ...}, those included that came after it."""
-    settings = ADDED_SINCE | dict(flattened(config))
+    settings = ADDED_SINCE | {RENAMED.get(key, key): value for key, value in flattened(config)}
     if settings.get("model._target_") == "qcnn_lightning.network.QCNN":
         settings["model._target_"] = "qcnn_lightning.QCNN"
     if settings.get("model.kernel") == "fused_float32":  # the name of both settings in one
@@ -351,8 +353,12 @@ def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def without_paths(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a configuration without the paths that it holds."""
+    """Return a configuration without the paths that it holds, its data settings by the names that they have now."""
     own = {key: value for key, value in config.items() if key not in PATHS_IN_A_CONFIG[""]}
     if isinstance(own.get("data"), dict):
-        own["data"] = {key: value for key, value in own["data"].items() if key not in PATHS_IN_A_CONFIG["data"]}
+        own["data"] = {
+            RENAMED.get(f"data.{key}", f"data.{key}").removeprefix("data."): value
+            for key, value in own["data"].items()
+            if key not in PATHS_IN_A_CONFIG["data"]
+        }
     return own

@@ -165,7 +165,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
         free.discard("data.root")
     if news.get("average_decay") or news.get("entropy_weight"):
         # How often the average is brought up to date, and the entropy's gradient measured.
-        free.discard("data.batches_at_a_time")
+        free.discard("data.batches_per_item")
     keys = [key for key in {**olds, **news} if not any(f"{key}.".startswith(f"{setting}.") for setting in free)]
     return {
         key: (olds.get(key, "none"), news.get(key, "none")) for key in keys if olds.get(key, ...) != news.get(key, ...)

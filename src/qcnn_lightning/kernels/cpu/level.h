@@ -161,12 +161,12 @@ Tensor site_tensors_of(const Tensor& weight, const Affine<T>& norm) {
 template <class T>
 class SiteTensors {
  public:
-  SiteTensors(const Tensor& site_tensors, std::vector<T> center, bool split_products)
+  SiteTensors(const Tensor& site_tensors, std::vector<T> center, bool bfloat16_products)
       : mapped_width_(site_tensors.size(1)), center_(std::move(center)), options_(site_tensors.options()) {
     const int64_t width = site_tensors.size(2);
     for (int64_t side = 0; side < site_tensors.size(0); ++side)
       factors_.emplace_back(data<T>(site_tensors) + side * mapped_width_ * width, products::Layout::kColumns, width,
-                            mapped_width_, width, split_products);
+                            mapped_width_, width, bfloat16_products);
   }
 
   // features_of(row, rows, buffer) returns the features of up to kBlockRows rows, in the buffer if it has to make them. It
@@ -203,7 +203,7 @@ class SiteTensors {
 template <class T>
 std::pair<Tensor, Tensor> level_gradients(const Blocks& blocks, const Tensor& features, const Tensor& mapped_gradient,
                                           const Tensor& site_tensors, int64_t outputs, bool of_features,
-                                          bool split_products) {
+                                          bool bfloat16_products) {
   const int64_t matrices = site_tensors.size(0), width = features.size(1), mapped_width = mapped_gradient.size(1);
   const int64_t size = mapped_width * width;
   std::vector<products::RightFactor<T>> factors;
@@ -212,7 +212,7 @@ std::pair<Tensor, Tensor> level_gradients(const Blocks& blocks, const Tensor& fe
     gradient = pooled(features.sizes(), features.options());
     for (int64_t side = 0; side < matrices; ++side)
       factors.emplace_back(data<T>(site_tensors) + side * size, products::Layout::kRows, 1 + outputs, width, width,
-                           split_products);
+                           bfloat16_products);
   }
   const Chunks chunks(blocks);
   const Tensor partial = pooled({chunks.count(), mapped_width, width}, features.options());
@@ -220,7 +220,7 @@ std::pair<Tensor, Tensor> level_gradients(const Blocks& blocks, const Tensor& fe
   chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end, int64_t side) {
     for (int64_t row = begin; row < end; row += kOuterRows)
       products::outer_products(above + row * mapped_width, mapped_width, 1 + outputs, feature + row * width, width,
-                               data<T>(partial) + chunk * size, std::min(kOuterRows, end - row), row > begin, split_products);
+                               data<T>(partial) + chunk * size, std::min(kOuterRows, end - row), row > begin, bfloat16_products);
     if (of_features)
       factors[matrices == 2 ? side : 0].multiply(above + begin * mapped_width, mapped_width,
                                                  data<T>(gradient) + begin * width, width, end - begin);

@@ -27,7 +27,7 @@ struct Setting {
   Tensors running_mean, running_var;
   double momentum;
   std::vector<double> epsilon;
-  bool split_products;  // float32 products in parts: see products.h
+  bool bfloat16_products;  // float32 products in parts: see products.h
 };
 
 struct Parameters {
@@ -79,7 +79,7 @@ Forward forward(const Setting& setting, const Parameters& parameters, bool keep)
     }
     const Affine<T> norm(gamma, parameters.beta(level), result.mean[level], result.var[level], setting.epsilon[level]);
     const Tensor site_tensors = site_tensors_of<T>(weight, norm);
-    mapped = SiteTensors<T>(site_tensors, norm.center, setting.split_products).map(blocks, [&](int64_t row, int64_t, T*) {
+    mapped = SiteTensors<T>(site_tensors, norm.center, setting.bfloat16_products).map(blocks, [&](int64_t row, int64_t, T*) {
       return data<T>(features) + row * features.size(1);
     });
     if (keep) {
@@ -105,7 +105,7 @@ Tensor evaluate(const Setting& setting, const Parameters& parameters) {
   for (int64_t level = 0; level < parameters.levels; ++level) {
     const Affine<T> norm(parameters.gamma(level), parameters.beta(level), setting.mean[level], setting.var[level],
                          setting.epsilon[level]);
-    site_tensors.emplace_back(site_tensors_of<T>(parameters.weight(level), norm), norm.center, setting.split_products);
+    site_tensors.emplace_back(site_tensors_of<T>(parameters.weight(level), norm), norm.center, setting.bfloat16_products);
   }
   const auto map_level = [&](int64_t level, const Tensor& some, Tensor& ids, const Tensor& below) {
     const Blocks blocks = next_blocks<T>(ids, some, level, parameters.weight(level).size(0), table);
@@ -134,7 +134,7 @@ Tensor evaluate(const Setting& setting, const Parameters& parameters) {
 // statistics were the batch's, through which gradients flow.
 template <class T>
 Tensors backward(const Tensor& scores_gradient, const Parameters& parameters, at::TensorList mean, at::TensorList var,
-                 at::TensorList kept, const std::vector<double>& epsilon, bool of_batch, bool split_products) {
+                 at::TensorList kept, const std::vector<double>& epsilon, bool of_batch, bool bfloat16_products) {
   const int64_t levels = parameters.levels, images = scores_gradient.size(0), classes = scores_gradient.size(1);
   Tensors gradients(3 * levels);
   Tensor mapped_gradient = at::zeros_like(kept[kKept * (levels - 1) + kMapped]);
@@ -152,7 +152,7 @@ Tensors backward(const Tensor& scores_gradient, const Parameters& parameters, at
                         of_level[kLeft], of_level[kRight], of_level[kCount]};
     const Affine<T> norm(parameters.gamma(level), parameters.beta(level), mean[level], var[level], epsilon[level]);
     const auto [site_gradient, gradient] = level_gradients<T>(blocks, features, mapped_gradient, of_level[kSiteTensors],
-                                                              weight.size(1), level > 0, split_products);
+                                                              weight.size(1), level > 0, bfloat16_products);
     const ParameterGradients<T> own(weight, norm, site_gradient, blocks.occurrences, of_batch);
     gradients[level] = own.gamma, gradients[levels + level] = own.beta, gradients[2 * levels + level] = own.weight;
     if (level > 0)

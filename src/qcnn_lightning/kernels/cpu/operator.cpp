@@ -64,9 +64,9 @@ using TapePointer = c10::intrusive_ptr<Tape>;
 std::tuple<Tensor, TapePointer> forward_of(const Tensor& x, const Tensor& table, const Tensors& parameters,
                                            const Tensors& mean, const Tensors& var, const Tensors& running_mean,
                                            const Tensors& running_var, double momentum,
-                                           const std::vector<double>& epsilon, bool split_products, bool keep) {
+                                           const std::vector<double>& epsilon, bool bfloat16_products, bool keep) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
-  const Setting setting{x, table, mean, var, running_mean, running_var, momentum, epsilon, split_products};
+  const Setting setting{x, table, mean, var, running_mean, running_var, momentum, epsilon, bfloat16_products};
   const Parameters all{parameters};
   check(setting, all);
   const bool is_double = table.scalar_type() == at::kDouble;
@@ -79,7 +79,7 @@ std::tuple<Tensor, TapePointer> forward_of(const Tensor& x, const Tensor& table,
 }
 
 Tensors backward_of(const Tensor& scores_gradient, const Tensors& parameters, const TapePointer& tape,
-                    const std::vector<double>& epsilon, bool split_products) {
+                    const std::vector<double>& epsilon, bool bfloat16_products) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const Parameters all{parameters};
   const size_t levels = all.levels;
@@ -93,7 +93,7 @@ Tensors backward_of(const Tensor& scores_gradient, const Tensors& parameters, co
               "the scores' gradient is ", scores_gradient.toString(), " of shape ", scores_gradient.sizes(),
               ": expected one like the scores'");
   const auto run = mapped.scalar_type() == at::kDouble ? &backward<double> : &backward<float>;
-  return run(scores_gradient.contiguous(), all, tape->mean, tape->var, kept, epsilon, tape->of_batch, split_products);
+  return run(scores_gradient.contiguous(), all, tape->mean, tape->var, kept, epsilon, tape->of_batch, bfloat16_products);
 }
 
 // The mean squared distance of a batch (eq. 48, `SquaredDistance` in costs.py), by its own statistics; every parameter's
@@ -120,7 +120,7 @@ double squared_distance_of(const Setting& setting, const Tensor& labels, const P
     }
   }
   const Tensors gradients = backward<T>(scores_gradient, parameters, result.mean, result.var, result.kept,
-                                        setting.epsilon, true, setting.split_products);
+                                        setting.epsilon, true, setting.bfloat16_products);
   for (size_t k = 0; k < gradients.size(); ++k)
     if (parameters.all[k].requires_grad()) parameters.all[k].mutable_grad() = gradients[k];
   return cost / images;
@@ -128,9 +128,9 @@ double squared_distance_of(const Setting& setting, const Tensor& labels, const P
 
 double squared_distance(const Tensor& x, const Tensor& labels, const Tensor& table, const Tensors& parameters,
                         const Tensors& running_mean, const Tensors& running_var, double momentum,
-                        const std::vector<double>& epsilon, bool split_products) {
+                        const std::vector<double>& epsilon, bool bfloat16_products) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
-  const Setting setting{x, table, {}, {}, running_mean, running_var, momentum, epsilon, split_products};
+  const Setting setting{x, table, {}, {}, running_mean, running_var, momentum, epsilon, bfloat16_products};
   const Parameters all{parameters};
   check(setting, all);
   return table.scalar_type() == at::kDouble ? squared_distance_of<double>(setting, labels, all)
@@ -149,18 +149,18 @@ TORCH_LIBRARY(qcnn_lightning, library) {
   // averages, if given, move towards.
   library.def(
       "forward(Tensor x, Tensor table, Tensor[] parameters, Tensor[] mean, Tensor[] var, Tensor(a!)[] running_mean, "
-      "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool split_products, bool keep) -> "
+      "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool bfloat16_products, bool keep) -> "
       "(Tensor scores, __torch__.torch.classes.qcnn_lightning.Tape tape)",
       &qcnn::forward_of);
   // The gradient of every parameter.
   library.def(
       "backward(Tensor scores_gradient, Tensor[] parameters, __torch__.torch.classes.qcnn_lightning.Tape tape, "
-      "float[] epsilon, bool split_products) -> Tensor[]",
+      "float[] epsilon, bool bfloat16_products) -> Tensor[]",
       &qcnn::backward_of);
   // The mean squared distance of a batch of labelled images; every parameter's gradient is replaced by its gradient.
   library.def(
       "squared_distance(Tensor x, Tensor labels, Tensor table, Tensor[] parameters, Tensor(a!)[] running_mean, "
-      "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool split_products) -> float",
+      "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool bfloat16_products) -> float",
       &qcnn::squared_distance);
   // How many threads they share their work among: PyTorch's number if 0.
   library.def("set_num_threads(int threads) -> ()", [](int64_t threads) { workers::given_threads = threads; });

@@ -141,8 +141,8 @@ template <class T>
 class RightFactor {
  public:
   // matrix: row after row, `columns` each, and kept in use; or column after column, `stride` >= depth each, zeros behind.
-  RightFactor(const T* matrix, Layout layout, int64_t depth, int64_t columns, int64_t stride, bool split_products)
-      : matrix_(matrix), depth_(depth), columns_(columns), split_(by_matrix_units<T>(split_products, columns)) {
+  RightFactor(const T* matrix, Layout layout, int64_t depth, int64_t columns, int64_t stride, bool bfloat16_products)
+      : matrix_(matrix), depth_(depth), columns_(columns), split_(by_matrix_units<T>(bfloat16_products, columns)) {
 #ifdef QCNN_MATRIX_UNITS
     if constexpr (sizeof(T) == sizeof(float)) {
       if (split_) {
@@ -217,10 +217,10 @@ class RightFactor {
 // first `outputs` do not count.
 template <class T>
 void outer_products(const T* a, int64_t a_columns, int64_t outputs, const T* b, int64_t b_columns, T* c,
-                        int64_t rows, bool accumulate, bool split_products) {
+                        int64_t rows, bool accumulate, bool bfloat16_products) {
 #ifdef QCNN_MATRIX_UNITS
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (by_matrix_units<T>(split_products, a_columns) && b_columns % kTile == 0) {
+    if (by_matrix_units<T>(bfloat16_products, a_columns) && b_columns % kTile == 0) {
       const int64_t depth_tiles = tiles_over(rows, kTileDepth), a_tiles = a_columns / kTile, b_tiles = b_columns / kTile;
       static thread_local Scratch<uint16_t> left_scratch, right_scratch;
       uint16_t* const left = left_scratch.of(depth_tiles * a_tiles * kPair);
