@@ -84,6 +84,16 @@ def config_dir(hydra: Any) -> list[str]:
     ]
 
 
+def renaming_in(message: str) -> str | None:
+    """Return what a setting is called now, if Hydra refused its old name; else None."""
+    if "Could not override" not in message:
+        return None
+    # Imported only now: it takes a second.
+    from qcnn_lightning.runs.run_folder import RENAMED
+
+    return next((f"{old} is now called {new}" for old, new in RENAMED.items() if f"'{old}'" in message), None)
+
+
 @contextmanager
 def one_message() -> Iterator[None]:
     """Print errors that the user can fix as one message and exit: code 2 for a bad setting or file, 1 otherwise.
@@ -105,11 +115,7 @@ def one_message() -> Iterator[None]:
         shown = error.__cause__ if wraps and isinstance(error.__cause__, Exception) else error
         if TRACEBACKS_WANTED or not isinstance(shown, kinds):
             raise
-        # Imported only now: it takes a second, which --help need not wait for.
-        from qcnn_lightning.runs.run_folder import RENAMED
-
-        renamed = [f"{old} is now called {new}" for old, new in RENAMED.items() if f"'{old}'" in str(shown)]
-        print(f"error: {renamed[0] if renamed else shown}", file=sys.stderr)
+        print(f"error: {renaming_in(str(shown)) or shown}", file=sys.stderr)
         sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(shown, kind)))
 
 

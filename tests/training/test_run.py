@@ -160,7 +160,9 @@ def test_the_weight_of_the_entropy_says_how_entangled_the_network_gets(composed)
 def test_a_model_without_a_state_has_no_entropy_to_weigh():
     perceptron = nn.Linear(16, 10)
     assert Classifier(perceptron, SquaredDistance(), torch.optim.SGD).entropy_weight == 0
-    with pytest.raises(InputError, match=r"entropy_weight=0\.1: Linear has no state.*choose 0, or give the model a state"):
+    with pytest.raises(
+        InputError, match=r"entropy_weight=0\.1: Linear has no state.*choose 0, or give the model a state"
+    ):
         Classifier(perceptron, SquaredDistance(), torch.optim.SGD, entropy_weight=0.1)
 
 

@@ -203,8 +203,8 @@ class ImageDataModule(pl.LightningDataModule):
         smallest = num_images % self._batch_size or self._batch_size
         if smallest < world_size:
             raise InputError(
-                f"data.batch_size={self._batch_size} leaves {smallest} of {num_images} training images for a batch, fewer "
-                f"than the {world_size} devices; choose another."
+                f"data.batch_size={self._batch_size} leaves {smallest} of {num_images} training images for a batch, "
+                f"fewer than the {world_size} devices; choose another."
             )
         batches = TrainingBatches(num_images, self._batch_size, self.seed, self._batches_per_item, rank, world_size)
         split = self._loaded_splits()["train"]
@@ -287,9 +287,7 @@ class ImageDataModule(pl.LightningDataModule):
         if self._source.num_test_images is not None:
             return self._source.num_test_images
         if self._test_fraction is None:
-            raise InputError(
-                f"data={self._name} has no test images: data.test_fraction must say how much to hold out."
-            )
+            raise InputError(f"data={self._name} has no test images: data.test_fraction must say how much to hold out.")
         return max(1, round(self._test_fraction * num_images))
 
 

@@ -98,9 +98,7 @@ class QCNN(Model):
     ):
         super().__init__()
         if num_sites < 2 or num_sites & (num_sites - 1):
-            raise InputError(
-                f"num_sites={num_sites}: must be a power of two, at least 2; pad the images"
-            )
+            raise InputError(f"num_sites={num_sites}: must be a power of two, at least 2; pad the images")
         if num_classes < 2:
             raise InputError(f"num_classes={num_classes}: a classifier needs at least 2 classes")
         if sharing not in MATRICES_PER_LEVEL:

@@ -54,7 +54,7 @@ class TensorNetworkState:
         return f"TensorNetworkState({self.state!r})"
 
     def tree(self, label: int | None = None) -> TreeNetwork:
-        """Build the network (eq. 8, 15, 16, 30): site tensors, copy nodes, and the top tensor, or its row of a class."""
+        """Build the network (eq. 8, 15, 16, 30): site tensors, copy nodes, and the top tensor or the row of a class."""
         nodes: list[tn.AbstractNode] = []
         sites: list[tn.Edge] = []
         below: list[tn.Edge] = []

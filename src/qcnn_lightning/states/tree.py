@@ -370,6 +370,6 @@ def _check_tensors(site_tensors: Sequence[Any], top: Any) -> None:
     for (name, tensor), (name_above, above) in itertools.pairwise(named):
         if tensor.shape[1] != above.shape[-1]:
             raise InputError(
-                f"{name_above} has shape {tuple(above.shape)}: its last dimension must be {tensor.shape[1]}, the rows "
-                f"of {name} of shape {tuple(tensor.shape)}"
+                f"{name_above} has shape {tuple(above.shape)}: its last dimension must be {tensor.shape[1]}, the "
+                f"number of rows of {name}, {tuple(tensor.shape)}"
             )

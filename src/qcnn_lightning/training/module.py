@@ -67,7 +67,7 @@ class Classifier(pl.LightningModule):
                 f"evaluation_statistics={evaluation_statistics}: choose one of {', '.join(EVALUATION_STATISTICS)}"
             )
         self.network: Any = completed(network)
-        if entropy_weight and self.network.state(self.network.fixed_statistics) is None:
+        if entropy_weight and self.network.state(self.network.fixed_statistics) is None:  # type: ignore[operator]
             raise InputError(
                 f"entropy_weight={entropy_weight}: {type(network).__name__} has no state, so no entropy; choose 0, or "
                 "give the model a state()"
@@ -210,8 +210,8 @@ class Classifier(pl.LightningModule):
         `recall/class_0`, ... are the parts of each class's test images that are classified correctly.
         """
         if self.trainer.state.fn == TrainerFn.FITTING:
-            seen = torch.tensor([self._sum_of_costs, self._images_seen], dtype=self.dtype, device=self.device)  # type:
-            ignore[arg-type] cost, images = self.trainer.strategy.reduce(seen, reduce_op="sum")
+            seen = torch.tensor([self._sum_of_costs, self._images_seen], dtype=self.dtype, device=self.device)  # type: ignore[arg-type]
+            cost, images = self.trainer.strategy.reduce(seen, reduce_op="sum")
             self.log("cost/batch", cost / images, logger=False, sync_dist=True)
         for split, evaluation in zip(self.datamodule.evaluation_splits, self.evaluations, strict=True):
             measured = evaluation.compute()

@@ -37,9 +37,7 @@ def other_processes(trainer: pl.Trainer, folder: Path) -> Iterator[None]:
     """
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _MultiProcessingLauncher):
-        raise InputError(
-            "trainer.strategy: several processes need a strategy that starts the script again, like ddp"
-        )
+        raise InputError("trainer.strategy: several processes need a strategy that starts the script again, like ddp")
     if not isinstance(launcher, _SubprocessScriptLauncher) or launcher.cluster_environment.creates_processes_externally:
         yield
         return

@@ -60,9 +60,7 @@ class ImageFolder(Source):
                 )
             self.files["test"] = self._labelled("test")
             if not self.files["test"]:
-                raise InputError(
-                    f"{root / 'test'} holds no image. Remove it to hold out part of train/ for testing."
-                )
+                raise InputError(f"{root / 'test'} holds no image. Remove it to hold out part of train/ for testing.")
 
     def _labelled(self, split: str) -> list[tuple[Path, int]]:
         return [

@@ -1,4 +1,4 @@
-// A whole q-CNN: the levels one after the other, forward, in evaluation, and back.
+// A whole q-CNN, level by level: forward, evaluation, backward.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,18 +18,19 @@
 
 namespace qcnn {
 
-constexpr int64_t kPartImages = 250;  // images evaluated at a time: more share more blocks, fewer stay in the cache
+constexpr int64_t kPartImages = 250;  // images evaluated at a time: more share more blocks, fewer fit into the cache
 
-// What the scores depend on besides gamma, beta and weight of every level, one after the other as `Parameters`.
+// Everything that scores depend on, except `Parameters`.
 struct Setting {
   Tensor x, table;
-  Tensors mean, var;  // to normalise by; empty for those of the batch
+  Tensors mean, var;  // to normalise by; empty for the batch's
   Tensors running_mean, running_var;
   double momentum;
   std::vector<double> epsilon;
-  bool bfloat16_products;  // float32 products in parts: see products.h
+  bool bfloat16_products;  // see products.h
 };
 
+// gamma of every level, then beta, then weight.
 struct Parameters {
   at::TensorList all;
   int64_t levels = all.size() / 3;
@@ -40,8 +41,7 @@ struct Parameters {
 
 enum Kept { kLeft, kRight, kCount, kFeatures, kSiteTensors, kMapped, kFirstRight, kKept };
 
-// What a forward pass gives: the scores, the statistics of every level, and what the gradient needs, kKept tensors of every
-// level and the row of every image.
+// The scores, every level's statistics, and what the gradient needs: kKept tensors per level and the row of every image.
 struct Forward {
   Tensor scores;
   Tensors mean, var, kept;
@@ -93,8 +93,8 @@ Forward forward(const Setting& setting, const Parameters& parameters, bool keep)
   return result;
 }
 
-// The scores by fixed statistics. They do not depend on what else is in the batch: all images share the pairs of grey
-// levels, of which there are few, and then threads share out the images.
+// The scores by fixed statistics, where images are independent. All images share the few pairs of grey levels; above them
+// threads share the images.
 template <class T>
 Tensor evaluate(const Setting& setting, const Parameters& parameters) {
   const Tensor &x = setting.x, &table = setting.table;
@@ -130,8 +130,8 @@ Tensor evaluate(const Setting& setting, const Parameters& parameters) {
   return scores;
 }
 
-// The gradient of every parameter, in their order, from that of the scores and what the forward pass kept. of_batch: whether
-// statistics were the batch's, through which gradients flow.
+// The gradients of all parameters, in their order, from the scores' gradient and what the forward pass kept. of_batch: the
+// statistics were the batch's, so gradients flow through them.
 template <class T>
 Tensors backward(const Tensor& scores_gradient, const Parameters& parameters, at::TensorList mean, at::TensorList var,
                  at::TensorList kept, const std::vector<double>& epsilon, bool of_batch, bool bfloat16_products) {

@@ -1,8 +1,8 @@
-// A q-CNN as two PyTorch operators, forward and backward: the mathematics of qcnn.py (eq. 2-10), in fewer operations.
+// A q-CNN as PyTorch operators: the function of models/qcnn.py (eq. 1-10) and its gradient, in fewer operations.
 //
-// network.h runs the levels, level.h has the mathematics of one of them, blocks.h the rows that it works on; products.h
-// multiplies matrices, workers.h shares work among threads, memory.h hands out tensors. Every number is summed in an order
-// that neither threads nor earlier calls change, so results repeat bit by bit.
+// network.h runs the levels; level.h computes one of them; blocks.h finds its rows; products.h multiplies matrices; workers.h
+// shares work among threads; memory.h provides tensors. Neither threads nor earlier calls change the order of a sum, so results
+// repeat bit by bit.
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
@@ -17,7 +17,7 @@
 namespace qcnn {
 namespace {
 
-// What is read by plain pointers has to have the type and the shape that they take for granted.
+// Plain pointers read these tensors, so their types and shapes must be right.
 void check(const Setting& setting, const Parameters& parameters) {
   const Tensor& x = setting.x;
   const int64_t levels = parameters.levels, sites = int64_t{1} << (levels - 1);
@@ -52,7 +52,7 @@ void check(const Setting& setting, const Parameters& parameters) {
   }
 }
 
-// What `backward` needs of a forward pass; one object, for Python takes longer to wrap a tensor than a thread to add it up.
+// What `backward` needs from a forward pass. One object: Python takes longer to wrap a tensor than a thread to sum it.
 struct Tape : torch::CustomClassHolder {
   Tensors mean, var, kept;
   bool of_batch;
@@ -96,8 +96,8 @@ Tensors backward_of(const Tensor& scores_gradient, const Tensors& parameters, co
   return run(scores_gradient.contiguous(), all, tape->mean, tape->var, kept, epsilon, tape->of_batch, bfloat16_products);
 }
 
-// The mean squared distance of a batch (eq. 48, `SquaredDistance` in costs.py), by its own statistics; every parameter's
-// gradient is replaced by the cost's. Forward, cost and backward in one: 7% of an epoch at d = 18 is spent between them.
+// The mean squared distance of a batch (eq. 48, `SquaredDistance` in costs.py) by the batch's statistics; sets every
+// parameter's gradient. Forward, cost and backward in one save 7% of an epoch at d = 18.
 template <class T>
 double squared_distance_of(const Setting& setting, const Tensor& labels, const Parameters& parameters) {
   const Forward result = forward<T>(setting, parameters, true);
@@ -144,26 +144,26 @@ TORCH_LIBRARY(qcnn_lightning, library) {
   library.class_<qcnn::Tape>("Tape")
       .def("mean", [](const qcnn::TapePointer& tape) { return tape->mean; })
       .def("var", [](const qcnn::TapePointer& tape) { return tape->var; });
-  // The scores, and a tape with mean and variance of every level and, if asked to keep it, what `backward` needs.
-  // parameters: gamma of every level, then beta, then weight. Without mean and var, those of the batch, which the running
-  // averages, if given, move towards.
+  // The scores, and a tape with every level's mean and variance and, if keep, what `backward` needs. parameters: gamma of
+  // every level, then beta, then weight. Empty mean and var stand for the batch's; the running averages, if given, move
+  // towards them.
   library.def(
       "forward(Tensor x, Tensor table, Tensor[] parameters, Tensor[] mean, Tensor[] var, Tensor(a!)[] running_mean, "
       "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool bfloat16_products, bool keep) -> "
       "(Tensor scores, __torch__.torch.classes.qcnn_lightning.Tape tape)",
       &qcnn::forward_of);
-  // The gradient of every parameter.
+  // The gradients of all parameters.
   library.def(
       "backward(Tensor scores_gradient, Tensor[] parameters, __torch__.torch.classes.qcnn_lightning.Tape tape, "
       "float[] epsilon, bool bfloat16_products) -> Tensor[]",
       &qcnn::backward_of);
-  // The mean squared distance of a batch of labelled images; every parameter's gradient is replaced by its gradient.
+  // The mean squared distance of a batch; sets every parameter's gradient.
   library.def(
       "squared_distance(Tensor x, Tensor labels, Tensor table, Tensor[] parameters, Tensor(a!)[] running_mean, "
       "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool bfloat16_products) -> float",
       &qcnn::squared_distance);
-  // How many threads they share their work among: PyTorch's number if 0.
+  // Number of threads that share the work; 0 for PyTorch's number.
   library.def("set_num_threads(int threads) -> ()", [](int64_t threads) { workers::given_threads = threads; });
-  // Whether this processor's matrix units take float32 products where these may be split.
+  // Whether this processor has matrix units for float32 products as three bfloat16 ones.
   library.def("has_matrix_units() -> bool", &products::has_matrix_units);
 }
