@@ -139,7 +139,7 @@ def test_file_that_is_none_of_numpys_is_named(tmp_path, content):
     path = tmp_path / "spins.npz"
     np.savez(path, **arrays())
     path.write_bytes(path.read_bytes()[:-50] if content == "cut" else content)
-    with pytest.raises(InputError, match=r"spins.npz: it is damaged, no .npz file"):
+    with pytest.raises(InputError, match=r"spins.npz: it is damaged, not an .npz file"):
         data_module("arrays", f"data.path={path}")
 
 

@@ -32,8 +32,8 @@ def make_source(name: str, settings: Mapping[str, Any]) -> Source:
     """
     if name not in SOURCES and "." not in name:
         raise InputError(
-            f"data.name={name} is not a data set; choose one of {', '.join(SOURCES)}, or the dotted path of a source "
-            "of your own, such as mine.MySource."
+            f"data.name={name} is not a data set; choose {', '.join(SOURCES)}, or the dotted path of your own source, "
+            "like mine.MySource."
         )
     make = SOURCES[name] if name in SOURCES else own_part(name, "data.name")
     try:

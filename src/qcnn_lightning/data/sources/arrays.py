@@ -92,7 +92,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"it cannot be read ({error.strerror or error})") from error
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
-            f"it is damaged, is no .npz file, or holds Python objects, which are refused ({error})"
+            f"it is damaged, not an .npz file, or holds Python objects, which are refused ({error})"
         ) from error
     needed = KEYS[:4] if {"x_test", "y_test"} & arrays.keys() else KEYS[:2]
     if missing := [key for key in needed if key not in arrays]:
@@ -142,7 +142,7 @@ def numbered(arrays: dict[str, np.ndarray]) -> tuple[tuple[str, ...], dict[str, 
     names = arrays.get("class_names", classes.astype(str))
     if names.shape != classes.shape or names.dtype.kind != "U":
         raise ValueError(
-            f"class_names has shape {names.shape} and dtype {names.dtype}, not {len(classes)} texts, one per class"
+            f"class_names has shape {names.shape} and dtype {names.dtype}, not a text for {len(classes)} classes"
         )
     numbers = {split: torch.from_numpy(np.searchsorted(classes, labels)) for split, labels in given.items()}
     return tuple(names.tolist()), numbers

@@ -18,7 +18,7 @@ _SOCKET_TIMEOUT_S = 5.0
 
 
 class SourceUnavailableError(Exception):
-    """A source cannot be had here and now; the message is the reason."""
+    """A source is not available; the message says why."""
 
 
 _TORCHVISION_DOWNLOAD = """
