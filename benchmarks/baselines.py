@@ -112,7 +112,7 @@ def measure(data: str, name: str, seed: int, arguments: argparse.Namespace) -> d
     """Train one baseline; return its row."""
     settings = [f"experiment={EXPERIMENTS[data]}", *arguments.set]
     with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
-        given = [*settings, f"data.root={arguments.data_root}", f"seed={seed}", "data.batches_at_a_time=1"]
+        given = [*settings, f"data.root={arguments.data_root}", f"seed={seed}", "data.batches_per_item=1"]
         config = compose("train", given)
     datamodule = ImageDataModule(**config.data)
     datamodule.prepare_data()

@@ -228,8 +228,8 @@ def measure(data: str, d: int, sharing: str, threads: int, arguments: argparse.N
             f"+callbacks.alternation.bare_share={arguments.bare_share}",
         ]
         if arguments.steps:
-            at_a_time = f"data.batches_at_a_time={min(arguments.steps, 20)}"
-            overrides += [at_a_time, f"+trainer.limit_train_batches={max(arguments.steps // 20, 1)}"]
+            per_item = f"data.batches_per_item={min(arguments.steps, 20)}"
+            overrides += [per_item, f"+trainer.limit_train_batches={max(arguments.steps // 20, 1)}"]
         train(compose("train", overrides))
     return {"data": data, "d": d, "sharing": sharing, "threads": threads} | ROWS[-1]
 

@@ -80,7 +80,7 @@ def test_a_uniform_part_out_of_range_is_told(uniform):
 
 def test_what_does_not_fit_the_images_is_refused():
     scores, labels = scores_and_labels()
-    with pytest.raises(InputError, match=r"labels have shape \(3,\): expected one for each of 20 images"):
+    with pytest.raises(InputError, match=r"labels have shape \(3,\): expected \(20,\), one per image"):
         mean_and_gradient(SquaredDistance(), scores, labels[:3])
     with pytest.raises(InputError, match=r"labels have shape \(1,\)"):
         mean_and_gradient(SquaredDistance(), scores, labels[:1])
@@ -89,5 +89,5 @@ def test_what_does_not_fit_the_images_is_refused():
         def __call__(self, scores, labels):
             return functional.cross_entropy(scores, labels)
 
-    with pytest.raises(InputError, match=r"the cost MeanCost returned shape \(\): expected one number for each of 20"):
+    with pytest.raises(InputError, match=r"the cost MeanCost returned shape \(\): expected \(20,\)"):
         mean_and_gradient(MeanCost(), scores, labels)

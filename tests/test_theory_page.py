@@ -60,9 +60,9 @@ def test_every_class_that_the_page_names_without_its_file_exists_too():
 
 
 def test_what_does_not_exist_is_found_missing():
-    network = module("models/qcnn.py")
-    assert has(network, "Level.gamma")
-    assert not any(has(network, name) for name in ("Level.gam", "Levels", "Levels.gamma"))
+    network = module("models/convolution.py")
+    assert has(network, "NormalisedConvolution.gamma")
+    assert not any(has(network, name) for name in ("NormalisedConvolution.gam", "Convolution", "Convolution.gamma"))
     assert list(equations_in("(eq. 1, 19), eq. 42,\n43 and eq. 13-16")) == [1, 19, 42, 43, 13, 14, 15, 16]
 
 

@@ -1,4 +1,4 @@
-"""q-CNNs on PyTorch Lightning, and the entanglement of the quantum states they are."""
+"""q-CNNs on PyTorch Lightning, and the entanglement of their quantum states."""
 
 from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""What all command lines share: resolvers of the configs, and errors that end in one message instead of a traceback."""
+"""Shared by all command lines: config resolvers, and errors as one message instead of a traceback."""
 
 import hashlib
 import os
@@ -19,8 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 
 LONGEST_FOLDER_NAME = 160
-"""In bytes."""
-# Says, to processes that inherit our environment, that HYDRA_FULL_ERROR is not the user's wish but ours.
+"""Bytes."""
+# Tells child processes that we set HYDRA_FULL_ERROR, not the user.
 ONE_MESSAGE = "QCNN_LIGHTNING_ONE_MESSAGE"
 TRACEBACKS_WANTED = os.environ.get("HYDRA_FULL_ERROR") == "1" and ONE_MESSAGE not in os.environ
 EXIT_CODES: dict[type[Exception], int] = {
@@ -33,10 +33,10 @@ EXIT_CODES: dict[type[Exception], int] = {
 
 
 def job_folder(override_dirname: str) -> str:
-    """Return the folder of the job with these overrides: their text, made a single folder name.
+    """Return the folder name of the job with these overrides: their text, usable as one folder name.
 
-    "/" becomes "-", quotes and backslashes go, so that the name can be quoted; no override at all is "defaults"; what
-    is longer than file systems allow ends in a hash.
+    "/" becomes "-"; quotes and backslashes are dropped, so the name can be quoted. Without overrides it is "defaults".
+    A name of more than `LONGEST_FOLDER_NAME` bytes ends in a hash.
     """
     name = re.sub(r"""['"\\]""", "", override_dirname).replace("/", "-") or "defaults"
     encoded = name.encode()
@@ -46,15 +46,15 @@ def job_folder(override_dirname: str) -> str:
     return name
 
 
-# Our launchers and sweepers have the names of the plug-ins that they configure.
+# Our launchers and sweepers are named like the plug-ins they configure.
 warnings.filterwarnings("ignore", r"\s*'hydra/\w+/\w+' is validated against ConfigStore schema")
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
 def quote_paths(*keys: str) -> None:
-    """Let these keys be given plain paths: job folders have "=" and "," in their names, which are Hydra's syntax.
+    """Let these keys take plain paths: job folders have "=" and "," in their names, which are Hydra's syntax.
 
-    Quotes, in `sys.argv`, the value of every such `key=value`, unless it is a list, null or quoted already.
+    Quotes the value of every such `key=value` in `sys.argv`, except lists, null and quoted values.
     """
     for position, argument in enumerate(sys.argv):
         key, _, value = argument.partition("=")
@@ -65,15 +65,15 @@ def quote_paths(*keys: str) -> None:
 
 
 def quoted(path: str | Path) -> str:
-    """Return a path as Hydra's command line takes it, whatever characters it holds."""
+    """Return a path quoted for Hydra's command line."""
     return QuotedString(str(path), Quote.double).with_quotes()
 
 
 def config_dir(hydra: Any) -> list[str]:
-    """Return the option `--config-dir` of a command, for the commands that repeat its jobs; nothing if it had none.
+    """Return the `--config-dir` arguments of a command, for commands that repeat its jobs; empty without one.
 
     Args:
-        hydra: what Hydra knows about the command, as in `.hydra/hydra.yaml`.
+        hydra: Hydra's own configuration, as in `.hydra/hydra.yaml`.
     """
     runtime = hydra["runtime"]
     return [
@@ -84,13 +84,23 @@ def config_dir(hydra: Any) -> list[str]:
     ]
 
 
+def renaming_in(message: str) -> str | None:
+    """Return what a setting is called now, if Hydra refused its old name; else None."""
+    if "Could not override" not in message:
+        return None
+    # Imported only now: it takes a second.
+    from qcnn_lightning.runs.run_folder import RENAMED
+
+    return next((f"{old} is now called {new}" for old, new in RENAMED.items() if f"'{old}'" in message), None)
+
+
 @contextmanager
 def one_message() -> Iterator[None]:
-    """Print errors that are the user's to mend as one message and exit: 2 for a bad setting or file, 1 otherwise.
+    """Print errors that the user can fix as one message and exit: code 2 for a bad setting or file, 1 otherwise.
 
-    With HYDRA_FULL_ERROR=1 in the environment they keep their traceback.
+    HYDRA_FULL_ERROR=1 in the environment keeps the traceback.
     """
-    # Otherwise Hydra prints a traceback of its own, and exits, before an error gets here.
+    # Or Hydra prints its own traceback and exits first.
     if not TRACEBACKS_WANTED:
         os.environ["HYDRA_FULL_ERROR"] = os.environ[ONE_MESSAGE] = "1"
     try:
@@ -100,18 +110,18 @@ def one_message() -> Iterator[None]:
         sys.exit(130)
     except Exception as error:
         kinds = tuple(EXIT_CODES)
-        # Python's logging wraps what the file system said of a log file.
+        # Python's logging wraps the OSError of a log file.
         wraps = isinstance(error, InstantiationException) or not isinstance(error, kinds)
         shown = error.__cause__ if wraps and isinstance(error.__cause__, Exception) else error
         if TRACEBACKS_WANTED or not isinstance(shown, kinds):
             raise
-        print(f"error: {shown}", file=sys.stderr)
+        print(f"error: {renaming_in(str(shown)) or shown}", file=sys.stderr)
         sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(shown, kind)))
 
 
 @contextmanager
 def exit_at_errors() -> Iterator[None]:
-    """Exit at any error in one of Hydra's callbacks: Hydra would make a warning of it, and go on."""
+    """Exit at any error in a Hydra callback: Hydra would only warn."""
     try:
         with one_message():
             yield

@@ -1,7 +1,7 @@
-"""What training minimises: a cost for every image, from the scores of the classes and the image's label.
+"""Costs: what training minimises, a number for every image.
 
-A cost is a callable, `cost(scores, labels) -> (batch,)`. It may also have `mean_and_gradient(scores, labels)`, its mean
-over the batch and the gradient in closed form; autograd takes the gradient of a cost without.
+A cost is a callable `cost(scores, labels) -> (batch,)`. A method `mean_and_gradient(scores, labels)` may give the
+batch's mean and its gradient in closed form; otherwise autograd differentiates the cost.
 """
 
 import functools
@@ -26,24 +26,24 @@ class Cost(Protocol):
         """Return the cost of every image.
 
         Args:
-            scores: alpha_y(x) of every image and class.
-            labels: the class of every image.
+            scores: alpha_y(x).
+            labels: l(x).
         """
 
 
 class SquaredDistance:
-    """sum_y (alpha_y(x) - delta_{y, l(x)})^2, l(x) being the label of x (eq. 48 before its mean over the batch)."""
+    """sum_y (alpha_y(x) - delta_{y, l(x)})^2, with the label l(x): eq. 48 before the mean over the batch."""
 
     def __call__(
         self, scores: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]
     ) -> Float[Tensor, " batch"]:
-        """Return the squared distance of every image's scores from the indicator of its class."""
+        """Return sum_y (alpha_y(x) - delta_{y, l(x)})^2 of every image."""
         return self._difference(scores, labels).square().sum(-1)
 
     def mean_and_gradient(
         self, scores: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch classes"]]:
-        """Return the mean over the batch, and its gradient 2 (alpha_y(x) - delta_{y, l(x)}) / batch."""
+        """Return the mean over the batch, and its gradient 2 (alpha_y(x) - delta_{y, l(x)}) / |B| (eq. 48)."""
         difference = self._difference(scores, labels)
         flat = difference.view(-1)
         return flat.dot(flat).div_(len(scores)), difference.mul_(2 / len(scores))
@@ -54,7 +54,7 @@ class SquaredDistance:
 
 @functools.cache
 def identity(size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "size size"]:
-    """Return the identity matrix: row y is delta_{y, .}."""
+    """Return the identity matrix delta_{y, y'}."""
     with torch.inference_mode(False):
         return torch.eye(size, dtype=dtype, device=device)
 
@@ -93,7 +93,7 @@ class CrossEntropy:
 
 
 COSTS: dict[str, type[Cost]] = {f"{__name__}.{cost.__name__}": cost for cost in (SquaredDistance, CrossEntropy)}
-"""The costs that a configuration may name."""
+"""Our costs, by the names that configurations use."""
 
 
 def mean_and_gradient(
@@ -102,15 +102,15 @@ def mean_and_gradient(
     """Return the mean cost of a batch, and its gradient with respect to the scores.
 
     Args:
-        cost: of every image.
-        scores: alpha_y(x) of every image and class.
-        labels: (batch,), int64, the class of every image.
+        cost: cost of an image.
+        scores: alpha_y(x).
+        labels: (batch,), int64.
 
     Raises:
-        InputError: there is not one label and one cost for each of the batch's images.
+        InputError: the numbers of images, labels and costs differ.
     """
     if labels.shape != scores.shape[:1]:
-        raise InputError(f"labels have shape {tuple(labels.shape)}: expected one for each of {len(scores)} images")
+        raise InputError(f"labels have shape {tuple(labels.shape)}: expected ({len(scores)},), one per image")
     closed_form = getattr(cost, "mean_and_gradient", None)
     if closed_form is not None:
         return closed_form(scores, labels)
@@ -119,8 +119,8 @@ def mean_and_gradient(
         costs = cost(scores, labels)
         if costs.shape != labels.shape:
             raise InputError(
-                f"the cost {type(cost).__name__} returned shape {tuple(costs.shape)}: expected one number for each of "
-                f"{len(scores)} images"
+                f"the cost {type(cost).__name__} returned shape {tuple(costs.shape)}: expected ({len(scores)},), one "
+                "number per image"
             )
         mean = costs.mean()
         (gradient,) = torch.autograd.grad(mean, scores)

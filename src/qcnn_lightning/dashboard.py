@@ -10,7 +10,7 @@ from qcnn_lightning.command_line import one_message
 
 @hydra.main(version_base="1.3", config_path="pkg://qcnn_lightning.conf", config_name="dashboard")
 def main(config: DictConfig) -> None:
-    """Publish the view, or write down what would be created."""
+    """Publish the view, or write its specification."""
     with one_message():
         from qcnn_lightning.training.workspace import describe, publish
 

@@ -1,4 +1,4 @@
-"""Errors whose message alone tells the user what to do; command lines print them without a traceback."""
+"""Errors whose message tells the user what to do; command lines print it without a traceback."""
 
 from beartype import BeartypeConf, beartype
 
@@ -6,8 +6,7 @@ from beartype import BeartypeConf, beartype
 class InputError(ValueError):
     """A setting, a file or a folder that cannot be used.
 
-    The message gives the value, where it came from (config key or file), and what would be right. Command lines exit
-    with code 2.
+    The message gives the value, where it came from (config key or file), and what would be right. Exit code 2.
     """
 
 
@@ -16,11 +15,8 @@ class RefusedRunError(InputError):
 
 
 class NonFiniteCostError(ArithmeticError):
-    """The cost became infinite or NaN during training; the last checkpoint is of the epoch before.
-
-    Command lines exit with code 1.
-    """
+    """The cost became infinite or NaN in training; the last checkpoint is from the epoch before. Exit code 1."""
 
 
-# For constructors whose arguments are settings: a value of the wrong type is an InputError that names both.
+# For constructors that take settings: a value of the wrong type raises an InputError that names both.
 checked_settings = beartype(conf=BeartypeConf(violation_type=InputError, is_pep484_tower=True, is_color=False))

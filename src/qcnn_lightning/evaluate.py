@@ -1,4 +1,4 @@
-"""`python -m qcnn_lightning.evaluate`: what a trained network knows and how entangled it is."""
+"""`python -m qcnn_lightning.evaluate`: measure a trained network."""
 
 import hydra
 from omegaconf import DictConfig
@@ -8,8 +8,8 @@ from qcnn_lightning.command_line import one_message, quote_paths
 
 @hydra.main(version_base="1.3", config_path="pkg://qcnn_lightning.conf", config_name="evaluate")
 def main(config: DictConfig) -> None:
-    """Evaluate one network; show the numbers and say where the files are."""
-    # Imported only now, so that --help and --cfg answer at once.
+    """Evaluate one network; print its numbers and the folder of its files."""
+    # Imported only now: --help and --cfg answer at once.
     from qcnn_lightning.evaluation.evaluate import evaluate
     from qcnn_lightning.evaluation.tables import show_evaluation
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and stay in the folder that they are written to."""
+"""Atomic file replacement, and paths that stay inside a folder."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from qcnn_lightning.errors import InputError
 TEMPORARY = re.compile(r"\.(?P<file>.+)\.\d+")
 
 SMALL_FILE = 8192
-"""Bytes; more than Hydra writes about a run."""
+"""Bytes: more than any of Hydra's files about a run."""
 
 
 def inside(folder: Path, name: str | Path) -> Path:
@@ -21,19 +21,19 @@ def inside(folder: Path, name: str | Path) -> Path:
         InputError: the path leads out of the folder, by a link or by its name.
     """
     path = folder / name
-    # Of links that lead in circles, pathlib makes an error of its own.
+    # Not Path.resolve, which raises RuntimeError at a circle of links.
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-        raise InputError(f"{path} is a link, or a name, that leads out of {folder}: refused")
+        raise InputError(f"{path} leads out of {folder}, by a link or by its name: refused")
     return path
 
 
 def replace_atomically(path: Path, content: str | bytes, previous: Path | None = None) -> None:
-    """Replace a file by new content: a reader, or a process killed half-way, sees the old one or the new one.
+    """Replace a file atomically: whatever happens, readers see the old content or the new one.
 
     Args:
-        path: the file; its folder is made if there is none.
-        content: what it shall hold.
-        previous: where the old file is moved once the new one is complete; it is lost if None.
+        path: the file; its folder is made if it is missing.
+        content: the new content.
+        previous: where to move the old file once the new one is complete; None drops it.
 
     Raises:
         InputError: the file cannot be written (no space, no permission); the old one is still there.
@@ -49,18 +49,18 @@ def replace_atomically(path: Path, content: str | bytes, previous: Path | None =
             path.replace(previous)
         temporary.replace(path)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; what it held before is still there") from error
+        raise InputError(f"cannot write {path}: {error.strerror}; the old content is still there") from error
     finally:
-        # Should its folder be no folder, that has been told above.
+        # If its folder is a file, the error above has said so.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:
-    """Check that small files can be written to a folder, which is made if there is none.
+    """Check that small files can be written to a folder; make it if it is missing.
 
     Raises:
-        InputError: they cannot (no space, no permission).
+        InputError: they cannot be (no space, no permission).
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def check_writable(folder: Path) -> None:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what a process left that was killed while it replaced a file in this folder, or in one below it."""
+    """Remove the temporary files of killed processes from this folder and those below it."""
     for path in folder.rglob(".*"):
         if TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)

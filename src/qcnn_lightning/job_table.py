@@ -1,4 +1,4 @@
-"""How jobs are shown on a terminal, one row each, or on a line each where there is none."""
+"""Jobs on the terminal, a row each; in a pipe or a file, a line each."""
 
 from collections.abc import Iterable
 
@@ -7,17 +7,17 @@ from rich.table import Table
 from rich.text import Text
 
 STYLES = {"finished": "green", "running": "cyan", "failed": "bold red", "interrupted": "yellow"}
-# Where there is no terminal, a row is a line.
+# In a pipe or a file a row is a line.
 WIDTH_OF_A_FILE = 240
 
 
 def plain_console() -> Console:
-    """Return a console that prints text as it is: names and error messages may look like rich's markup."""
+    """Return a console that prints text literally: names and error messages may look like rich's markup."""
     return Console(highlight=False, markup=False, emoji=False)
 
 
 def job_console() -> Console:
-    """Return a console that does not break rows in a pipe or a file."""
+    """Return a console that keeps rows whole in a pipe or a file."""
     console = plain_console()
     if not console.is_terminal:
         console.width = max(console.width, WIDTH_OF_A_FILE)

@@ -1,4 +1,4 @@
-"""Parts that users bring along: classes and functions by their dotted path, in the current folder or installed."""
+"""Users' own classes and functions, named by dotted path: in the current folder, or installed."""
 
 import importlib
 import sys
@@ -9,19 +9,19 @@ from qcnn_lightning.errors import InputError
 
 
 def own_part(path: str, setting: str) -> Any:
-    """Import a class or a function of the user's own.
+    """Import a user's own class or function.
 
     Args:
-        path: dotted, such as "mine.MyBasis".
-        setting: the key that names it, for messages.
+        path: dotted path, like "mine.MyBasis".
+        setting: config key that named it, for messages.
 
     Raises:
         InputError: there is no such module, importing it failed, or it has no such name.
     """
     module, _, name = path.rpartition(".")
     if not module or not all(part.isidentifier() for part in path.split(".")):
-        raise InputError(f"{setting}={path}: expected a dotted path such as mine.MyPart")
-    # `python -m` has the current folder there already; an installed command has not.
+        raise InputError(f"{setting}={path}: expected a dotted path like mine.MyPart")
+    # `python -m` puts the current folder there; an installed command does not.
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:

@@ -1,4 +1,4 @@
-"""What a network or a state takes as images: (batch, N) grey levels, uint8 or floats in [0, 1]."""
+"""Images as models and states take them: (batch, N) grey levels, uint8 or floats in [0, 1]."""
 
 import torch
 from torch import Tensor
@@ -7,18 +7,18 @@ from qcnn_lightning.errors import InputError
 
 
 def check_images(x: Tensor, num_sites: int) -> None:
-    """Check that these are images of `num_sites` pixels.
+    """Check the shape, dtype and range of images.
 
     Args:
-        x: (batch, N) grey levels: uint8, where 255 is 1, or floats in [0, 1].
+        x: (batch, N) grey levels in tree order: uint8, where 255 stands for 1, or floats in [0, 1].
         num_sites: N.
 
     Raises:
-        InputError: x has another shape, dtype or range, or no image.
+        InputError: x has another shape, dtype or range, or holds no image.
     """
     if x.ndim != 2 or x.shape[1] != num_sites or not len(x):
         raise InputError(
-            f"x has shape {tuple(x.shape)}: expected (batch, {num_sites}), at least one image, its pixels in tree order"
+            f"x has shape {tuple(x.shape)}: expected (batch, {num_sites}), at least one image, pixels in tree order"
         )
     if x.dtype == torch.uint8:
         return

@@ -1,4 +1,4 @@
-"""`python -m qcnn_lightning.train`: compose the configuration, train, say where the results are."""
+"""`python -m qcnn_lightning.train`: compose the configuration, train, print the run folder."""
 
 from concurrent.futures.process import BrokenProcessPool
 
@@ -13,7 +13,7 @@ MOST_STARTS = 10
 @hydra.main(version_base="1.3", config_path="pkg://qcnn_lightning.conf", config_name="train")
 def main(config: DictConfig) -> float | str:
     """Train one network; return what a search maximises, or why a sweep's job failed."""
-    # Imported only now, so that --help and --cfg answer at once.
+    # Imported only now: --help and --cfg answer at once.
     from qcnn_lightning.training.job import run_job
 
     with one_message():
@@ -21,16 +21,18 @@ def main(config: DictConfig) -> float | str:
 
 
 def main_until_no_job_is_killed() -> None:
-    """Give the command again if a sweep's job was killed, which takes joblib's other jobs with it; all of them resume.
+    """Restart the sweep when a killed worker brings joblib's pool down; its jobs resume.
 
     Raises:
-        ChildProcessError: that came to pass too often.
+        ChildProcessError: this happened too often.
     """
     for start in range(1, MOST_STARTS + 1):
         try:
             return main()
         except BrokenProcessPool as error:
-            told = "a job's process was killed, perhaps because memory ran out (hydra.launcher.n_jobs: jobs at a time)"
+            told = (
+                "a job's process was killed, perhaps because memory ran out (hydra.launcher.n_jobs sets jobs at a time)"
+            )
             if start == MOST_STARTS:
                 raise ChildProcessError(f"{told}, {start} times; the same command resumes the sweep") from error
             print(f"{told}; the jobs are resumed", flush=True)

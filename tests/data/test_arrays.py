@@ -109,7 +109,7 @@ def test_images_are_resized_only_if_asked_to(arrays_module):
         ({"x_test": None}, "it has no x_test;"),
         ({"x_train": np.array([None] * 6)}, "holds Python objects, which are refused"),
         ({"x_train": RANDOM.random(6)}, r"x_train has shape \(6,\)"),
-        ({"x_train": np.zeros((0, 2, 3))}, r"x_train has shape \(0, 2, 3\), which is not that of one image"),
+        ({"x_train": np.zeros((0, 2, 3))}, r"x_train has shape \(0, 2, 3\), not \(images, height, width\)"),
         ({"x_train": np.zeros((6, 2, 3), dtype=int)}, "x_train has dtype int64, neither uint8 nor a float"),
         ({"x_train": np.full((6, 2, 3), 1.5)}, r"x_train has entries from 1.5 to 1.5, which must lie in \[0, 1\]"),
         ({"x_test": np.full((3, 2, 3), -0.1)}, "x_test has entries from -0.1"),
@@ -121,7 +121,7 @@ def test_images_are_resized_only_if_asked_to(arrays_module):
         ({"x_test": np.zeros((3, 2, 3), dtype=np.uint8)}, r"x_test holds images of .*uint8.*float32"),
         ({"y_train": np.zeros(6)}, r"y_train has shape \(6,\) and dtype float64"),
         ({"y_train": np.zeros((6, 2), dtype=int)}, r"y_train has shape \(6, 2\)"),
-        ({"y_train": np.zeros(6, dtype=int)}, "y_train holds 1 class, which must be two or more"),
+        ({"y_train": np.zeros(6, dtype=int)}, "y_train holds 1 class, not two or more"),
         ({"y_test": np.array([0, 1, 2])}, "y_test holds the label 2, which y_train does not"),
         ({"class_names": np.array(["a", "b", "c"])}, r"class_names has shape \(3,\) .* for 2 classes"),
     ],
@@ -139,7 +139,7 @@ def test_file_that_is_none_of_numpys_is_named(tmp_path, content):
     path = tmp_path / "spins.npz"
     np.savez(path, **arrays())
     path.write_bytes(path.read_bytes()[:-50] if content == "cut" else content)
-    with pytest.raises(InputError, match=r"spins.npz: it is damaged, no .npz file"):
+    with pytest.raises(InputError, match=r"spins.npz: it is damaged, not an .npz file"):
         data_module("arrays", f"data.path={path}")
 
 
@@ -151,10 +151,10 @@ def test_missing_file_and_missing_path_are_told(tmp_path):
 
 
 def test_settings_that_do_not_go_with_floats_or_chains_are_refused(arrays_module):
-    with pytest.raises(InputError, match=r"data.augment alters 8-bit grey levels, .* are floats"):
+    with pytest.raises(InputError, match=r"data.augment alters uint8 images, .* are floats"):
         ready(arrays_module("data.augment.flip=true", **arrays()))
     chains = arrays(x_train=RANDOM.random((6, 16)), x_test=RANDOM.random((3, 16)))
     with pytest.raises(InputError, match=r"data.size=8: .*spins.npz holds chains, which cannot be resized"):
         arrays_module("data.size=8", **chains)
-    with pytest.raises(InputError, match=r"data=arrays has no test images, so data.test_fraction must say"):
+    with pytest.raises(InputError, match=r"data=arrays has no test images: data.test_fraction must say"):
         ready(arrays_module("data.test_fraction=null", **arrays(x_test=None, y_test=None)))

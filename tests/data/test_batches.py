@@ -15,24 +15,24 @@ def flat(batches: TrainingBatches) -> list[torch.Tensor]:
     num_images=numbers,
     batch_size=numbers,
     seed=st.integers(0, 2**32),
-    at_a_time=st.integers(1, 30),
+    per_item=st.integers(1, 30),
     epoch=st.integers(0, 1000),
 )
-def test_every_image_is_seen_exactly_once_an_epoch(num_images, batch_size, seed, at_a_time, epoch):
-    batches = TrainingBatches(num_images, batch_size, seed, at_a_time)
+def test_every_image_is_seen_exactly_once_an_epoch(num_images, batch_size, seed, per_item, epoch):
+    batches = TrainingBatches(num_images, batch_size, seed, per_item)
     batches.set_epoch(epoch)
     together = list(batches)
     assert len(together) == len(batches)
-    assert all(len(turn) == at_a_time for turn in together[:-1])
-    assert 1 <= len(together[-1]) <= at_a_time
+    assert all(len(turn) == per_item for turn in together[:-1])
+    assert 1 <= len(together[-1]) <= per_item
     seen = flat(batches)
     assert all(len(batch) == batch_size for batch in seen[:-1])
     assert torch.cat(seen).sort().values.tolist() == list(range(num_images))
 
 
-@given(num_images=numbers, batch_size=numbers, at_a_time=st.integers(1, 30))
-def test_how_many_come_at_a_time_changes_no_batch(num_images, batch_size, at_a_time):
-    one, several = (flat(TrainingBatches(num_images, batch_size, 3, number)) for number in (1, at_a_time))
+@given(num_images=numbers, batch_size=numbers, per_item=st.integers(1, 30))
+def test_how_many_batches_come_in_an_item_changes_no_batch(num_images, batch_size, per_item):
+    one, several = (flat(TrainingBatches(num_images, batch_size, 3, number)) for number in (1, per_item))
     assert [batch.tolist() for batch in one] == [batch.tolist() for batch in several]
 
 
@@ -50,14 +50,14 @@ def test_several_batches_are_cut_out_of_the_images_at_once():
     num_images=numbers,
     batch_size=numbers,
     world_size=st.integers(1, 5),
-    at_a_time=st.integers(1, 5),
+    per_item=st.integers(1, 5),
     evaluation=st.booleans(),
 )
-def test_devices_share_out_each_batch(num_images, batch_size, world_size, at_a_time, evaluation):
+def test_devices_share_out_each_batch(num_images, batch_size, world_size, per_item, evaluation):
     def batches(rank: int, world_size: int) -> list[torch.Tensor]:
         if evaluation:
             return list(EvaluationBatches(num_images, batch_size, rank, world_size))
-        return flat(TrainingBatches(num_images, batch_size, 3, at_a_time, rank, world_size))
+        return flat(TrainingBatches(num_images, batch_size, 3, per_item, rank, world_size))
 
     shares = [batches(rank, world_size) for rank in range(world_size)]
     for whole, *parts in zip(batches(0, 1), *shares, strict=True):

@@ -207,7 +207,7 @@ def test_any_permutation_of_all_sites_is_an_order(shape, random):
 )
 def test_own_order_that_is_none_is_told_what_is_expected(order, problem):
     with pytest.raises(
-        InputError, match=f"^mine is no order .* 2 x 3 image: .*{problem}.*; expected 8 integers, .* 0 to 5"
+        InputError, match=f"^mine is not an order .* 2 x 3 image: .*{problem}.*; expected 8 integers, .* 0 to 5"
     ):
         checked_order(order, 2, 3, "mine")
 

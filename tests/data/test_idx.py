@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qcnn_lightning.data.sources import idx
+from qcnn_lightning.data.sources import download, idx
 from qcnn_lightning.errors import InputError
 
 IMAGES = "train-images-idx3-ubyte"
 
 
 def unavailable(folder: Path) -> None:
-    raise idx.SourceUnavailableError("the cable is cut")
+    raise download.SourceUnavailableError("the cable is cut")
 
 
 @pytest.mark.parametrize("layout", [".", "Tiny", "Tiny/raw"])
@@ -49,7 +49,7 @@ def test_fetched_files_are_checked_kept_and_found_next_time(tiny, tiny_set, tmp_
     caplog.set_level("INFO")
     data_set = replace(tiny_set, fetch={"a dead source": unavailable} | tiny_set.fetch)
     files = idx.idx_files(data_set, tmp_path)
-    assert "a dead source is not within reach: the cable is cut" in caplog.text
+    assert "a dead source cannot be reached: the cable is cut" in caplog.text
     kept = tmp_path / "Tiny" / "raw"
     assert {name: path.read_bytes() for name, path in files.items()} == tiny.files
     assert idx.idx_files(data_set, tmp_path) == files
@@ -62,7 +62,7 @@ def test_no_source_within_reach_lists_each_with_its_reason(tiny_set, tmp_path):
     with pytest.raises(InputError) as caught:
         idx.idx_files(data_set, tmp_path / "root", [tmp_path / "system"])
     message = str(caught.value)
-    reasons = ["root", "system: not there", "the mirror: the cable is cut", "the package: what it delivered"]
+    reasons = ["root", "system: not there", "the mirror: the cable is cut", "the package: it did not deliver"]
     assert [message.index(reason) for reason in reasons] == sorted(message.index(reason) for reason in reasons)
     assert "data=digits" in message
 
@@ -131,26 +131,26 @@ def test_full_disk_names_the_file_and_leaves_nothing_behind(tiny_set, tmp_path, 
 
 
 def test_client_from_which_nothing_arrives_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setitem(idx._STALLED_AFTER_S, "torchvision", 0.5)
+    monkeypatch.setitem(download._STALLED_AFTER_S, "torchvision", 0.5)
     started = time.monotonic()
-    with pytest.raises(idx.SourceUnavailableError, match="nothing arrived"):
-        idx._run("torchvision", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path)
+    with pytest.raises(download.SourceUnavailableError, match="nothing arrived"):
+        download._run("torchvision", [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path)
     assert time.monotonic() - started < 10
 
 
 def test_slow_client_that_makes_progress_is_not_cut(tmp_path, monkeypatch):
-    monkeypatch.setitem(idx._STALLED_AFTER_S, "torchvision", 1.0)
+    monkeypatch.setitem(download._STALLED_AFTER_S, "torchvision", 1.0)
     script = "import time\nfor each in range(10): open(f'part-{each}', 'w').write('x'); time.sleep(0.25)"
-    idx._run("torchvision", [sys.executable, "-c", script], tmp_path)
+    download._run("torchvision", [sys.executable, "-c", script], tmp_path)
     assert len(list(tmp_path.glob("part-*"))) == 10
 
 
 def test_client_that_fails_gives_its_complaint_as_the_reason(tmp_path):
     script = "import sys; print('fine so far'); sys.exit('E: Unable to locate package nothing')"
-    with pytest.raises(idx.SourceUnavailableError, match=r"^E: Unable to locate package nothing$"):
-        idx._run("apt-get", [sys.executable, "-c", script], tmp_path)
+    with pytest.raises(download.SourceUnavailableError, match=r"^E: Unable to locate package nothing$"):
+        download._run("apt-get", [sys.executable, "-c", script], tmp_path)
 
 
 def test_client_that_is_not_installed_is_said_to_be_so(tmp_path):
-    with pytest.raises(idx.SourceUnavailableError, match="no-such-client is not installed"):
-        idx._run("npm", ["no-such-client", "pack"], tmp_path)
+    with pytest.raises(download.SourceUnavailableError, match="no-such-client is not installed"):
+        download._run("npm", ["no-such-client", "pack"], tmp_path)

@@ -266,7 +266,7 @@ def test_map_of_pixels_shows_their_entropies_and_none_is_drawn_where_all_are_ali
         assert np.allclose(shown.images[0].get_array(), entropies)
     figure = FIGURES["pixel_entropies"](measured(untrained(digits, "full"), digits))
     assert not any(axes.images for axes in figure.axes)
-    assert "all pixels of a class are alike" in figure.get_suptitle()
+    assert "all pixels of a class have one entropy" in figure.get_suptitle()
 
 
 def test_each_split_and_each_checkpoint_keeps_its_own_results(run):
@@ -286,7 +286,7 @@ def test_each_split_and_each_checkpoint_keeps_its_own_results(run):
         (["run={run}/nowhere"], "nowhere: no such folder"),
         (["run={empty}"], "last.ckpt: no such file; .*first epoch"),
         (["checkpoint={run}/checkpoints/other.ckpt"], "checkpoint=.*other.ckpt: no such file"),
-        (["checkpoint={run}"], "is a folder; for a run folder say run="),
+        (["checkpoint={run}"], "is a folder; for a run folder give run="),
         (["checkpoint={cut}"], "cut.ckpt"),
         (["checkpoint={foreign}"], "foreign.ckpt is not a checkpoint"),
         (["run={run}", "split=all"], "split=all: choose one of test, val, train"),
@@ -360,7 +360,7 @@ def test_data_are_where_the_command_line_says(tmp_path):
     missing = composed("evaluate", f"data.root={tmp_path / 'photos'}").data
     with pytest.raises(InputError, match="photos"):
         rebuild_data({"data": own}, missing, tmp_path)
-    with pytest.raises(InputError, match="does not say which data"):
+    with pytest.raises(InputError, match="does not name its data"):
         rebuild_data({"data": {"name": "../../secret"}}, nowhere, tmp_path)
     with pytest.raises(InputError, match=r"cannot be used.*colour"):
         rebuild_data({"data": own | {"colour": "red"}}, nowhere, tmp_path)

@@ -268,7 +268,7 @@ def test_what_the_compiler_says_is_told_in_one_line_and_the_plain_kernel_trains(
     with caplog.at_level(logging.INFO):
         assert QCNN(64, 10, 4)(images(5)).shape == (5, 10)
     announced, told = (record.getMessage() for record in caplog.records)
-    assert announced.startswith("compiling the C++ kernel, once, about")
+    assert announced.startswith("compiling the C++ kernel (about")
     assert told.startswith("plain kernel; the fused one cannot work here: ")
     assert told.count("\n") == 0
     assert "unheard_of" in told
@@ -413,5 +413,5 @@ def test_the_operator_itself_refuses_what_are_no_labels(labels, told, operator):
     kernel = both_kernels()[1].fast_kernel(images(1))
     with pytest.raises(RuntimeError, match=told):
         operator.squared_distance(
-            images(3), labels, kernel.table, kernel.parameters, [], [], 0.1, kernel.epsilon, kernel.split_products
+            images(3), labels, kernel.table, kernel.parameters, [], [], 0.1, kernel.epsilon, kernel.bfloat16_products
         )

@@ -13,7 +13,7 @@ from torch import nn
 
 from qcnn_lightning import QCNN, NetworkState
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.models.qcnn import Level
+from qcnn_lightning.models.convolution import NormalisedConvolution
 
 ARCHITECTURES = [
     {"sharing": sharing, "basis": basis, "start": start}
@@ -189,7 +189,7 @@ def test_the_product_state_start_is_one_over_classes_and_of_the_order_of_gamma_a
 def test_the_default_start_is_pytorchs():
     for inputs, outputs in ((18, 36), (7, 3)):
         torch.manual_seed(0)
-        ours = Level(inputs, outputs, matrices=1)
+        ours = NormalisedConvolution(inputs, outputs, matrices=1)
         torch.manual_seed(0)
         convolution = nn.Conv1d(inputs, outputs, 1, bias=False)
         torch.testing.assert_close(ours.weight[0], convolution.weight.squeeze(-1))
@@ -214,7 +214,7 @@ def test_the_default_start_is_pytorchs():
         ({"d": 3}, r"even model\.d \(2 or 4\)"),
         ({"basis": "haar"}, r"model\.basis=haar"),
         ({"channels": "steep"}, r"model\.channels=steep: choose linear, constant, or a list of 5 numbers"),
-        ({"channels": [2, 4]}, r"model\.channels=\[2, 4\] has 2 numbers; 16 pixels make L = 4 levels.* L \+ 1 = 5"),
+        ({"channels": [2, 4]}, r"model\.channels=\[2, 4\] has 2 numbers: 16 pixels make L = 4 levels.* L \+ 1 = 5"),
         ({"channels": [2, 4, 0, 4, 4]}, r"every number of channels must be at least 1"),
         ({"sharing": "some"}, r"model\.sharing=some: choose one of full, sibling"),
         ({"start": "warm"}, r"model\.start=warm: choose one of product_state, default"),

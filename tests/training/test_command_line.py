@@ -26,7 +26,14 @@ def test_a_run_from_any_folder_says_where_its_results_are(tmp_path):
     assert sum(line.startswith(("   -1", "    0", "    1")) for line in done.stdout.splitlines()) == 3
 
 
-@pytest.mark.parametrize(("override", "told"), [("model.d=3", "even model.d"), ("model.d=two", "'two'")])
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("model.d=3", "even model.d"),
+        ("model.d=two", "'two'"),
+        ("data.batches_at_a_time=3", "data.batches_at_a_time is now called data.batches_per_item"),
+    ],
+)
 def test_a_mistake_ends_in_one_message(tmp_path, override, told):
     failed = command(*SMALL, override, folder=tmp_path)
     assert failed.returncode == 2
@@ -68,7 +75,7 @@ def test_what_hydra_would_write_through_a_link_is_refused(tmp_path, name):
     refused = command(*SMALL, "hydra.run.dir=run", folder=tmp_path)
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1
-    assert f"{name} is a link, or a name, that leads out of" in refused.stderr
+    assert f"{name} leads out of" in refused.stderr
     assert not (tmp_path / "outside").exists()
 
 

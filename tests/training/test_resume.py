@@ -179,10 +179,15 @@ def test_a_run_from_before_a_setting_was_there_went_by_what_is_now_its_default(c
     assert differences(old, new) == {"entropy_weight": (0.0, 0.1)}
 
 
+def test_a_run_from_before_a_setting_was_renamed_is_the_same_run():
+    old, new = ({"data": {name: 5}, "entropy_weight": 0.1} for name in ("batches_at_a_time", "batches_per_item"))
+    assert differences(old, new) == {}
+
+
 @pytest.mark.parametrize("setting", ["average_decay", "entropy_weight"])
-def test_how_many_batches_come_at_a_time_matters_where_something_is_done_once_for_them(setting):
-    for value, differ in ((0.0, {}), (0.5, {"data.batches_at_a_time": (1, 2)})):
-        old, new = ({setting: value, "data": {"batches_at_a_time": number}} for number in (1, 2))
+def test_how_many_batches_an_item_has_matters_where_something_is_done_once_per_item(setting):
+    for value, differ in ((0.0, {}), (0.5, {"data.batches_per_item": (1, 2)})):
+        old, new = ({setting: value, "data": {"batches_per_item": number}} for number in (1, 2))
         assert differences(old, new) == differ
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import file_size_limit
 from hydra.errors import InstantiationException
+from torch import nn
 
 from qcnn_lightning import QCNN, NetworkState
 from qcnn_lightning.costs import SquaredDistance
@@ -110,7 +111,7 @@ def test_a_seed_gives_the_same_run_to_the_last_bit_and_another_seed_another(comp
 
 def test_a_cost_that_turns_non_finite_stops_the_run_and_keeps_the_last_checkpoint(composed):
     config = composed("scheduler.scheduler.step_size=1", "scheduler.scheduler.gamma=1e30")
-    with pytest.raises(NonFiniteCostError, match=r"in epoch 1, after \d+ steps in all, beginning at .*level \d"):
+    with pytest.raises(NonFiniteCostError, match=r"in epoch 1, after \d+ steps, first in .*level \d"):
         train(config)
     summary = summary_of(config)
     assert summary["status"] == "failed"
@@ -150,10 +151,19 @@ def test_the_weight_of_the_entropy_says_how_entangled_the_network_gets(composed)
     entropies = []
     for weight in (-0.3, 0, 0.3):
         # In float64: so soon the last digits of float32 decide.
-        settings = (f"entropy_weight={weight}", "data.batches_at_a_time=3", "trainer.precision=64-true")
+        settings = (f"entropy_weight={weight}", "data.batches_per_item=3", "trainer.precision=64-true")
         config = composed(*settings, folder=f"run {weight}")
         entropies.append(train(config).rows[-1]["ee/mean"])
     assert entropies[0] > 2 * entropies[1] > 4 * entropies[2]
+
+
+def test_a_model_without_a_state_has_no_entropy_to_weigh():
+    perceptron = nn.Linear(16, 10)
+    assert Classifier(perceptron, SquaredDistance(), torch.optim.SGD).entropy_weight == 0
+    with pytest.raises(
+        InputError, match=r"entropy_weight=0\.1: Linear has no state.*choose 0, or give the model a state"
+    ):
+        Classifier(perceptron, SquaredDistance(), torch.optim.SGD, entropy_weight=0.1)
 
 
 def test_running_statistics_can_be_chosen(composed):

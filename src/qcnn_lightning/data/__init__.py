@@ -1,1 +1,1 @@
-"""Images: where they come from, in which order their pixels enter the tree, how they are batched."""
+"""Images: their sources, the order of their pixels in the tree, and batches."""

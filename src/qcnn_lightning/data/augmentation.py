@@ -1,9 +1,8 @@
-"""Shifted, mirrored, partly erased, brighter and darker training images, drawn anew for every epoch.
+"""Shifted, mirrored, partly erased, brighter and darker training images, drawn anew in every epoch.
 
-A shift or a reflection moves pixels, and images lie in memory in tree order, so it permutes the sites of the chain:
-every transform is a row of a table that says for each site where its grey level comes from. An erased square, too, is a
-row of a table, of the sites that are left, and a contrast one of a table of grey levels. Altering a batch is then a few
-indexing operations on 8-bit tensors, whatever the pixel order.
+Images lie in memory in tree order, so a shift or a reflection permutes sites: a row of a table tells each site where
+its grey level comes from. An erased square is a row of a table of the sites that are left, a contrast a row of a table
+of grey levels. Altering a batch takes a few indexing operations on 8-bit tensors, in any pixel order.
 """
 
 import itertools
@@ -18,21 +17,21 @@ from qcnn_lightning.data.flattening import PADDING
 from qcnn_lightning.errors import InputError, checked_settings
 
 CONTRASTS = 31
-"""How many different contrasts there are."""
+"""The number of contrasts."""
 
 
 class Augmentation:
     """Random shifts, reflections, erasures (arXiv 1708.04552) and contrasts of training images.
 
+    Site s of an altered image is levels[c][x[sources[t][s]] filled[t][s] left[e][s]], with drawn t, e, c.
+
     Attributes:
-        sources: int64 (transforms, N), for every transform and site the site that its grey level comes from; where
-            `filled` is 0, any.
-        filled: uint8 (transforms, N), 0 where the transform leaves black: what it moves in from outside of the image,
-            and padding.
-        probabilities: float64 (transforms,), how often each is drawn. Transform 0 changes nothing.
-        left: uint8 (erasures, N), 0 where the erasure leaves black.
-        erasure_probabilities: float64 (erasures,), how often each is drawn. Erasure 0 changes nothing.
-        levels: uint8 (contrasts, 256), what each grey level becomes; contrasts are equally likely.
+        sources: int64 (transforms, N), the site that each site's grey level comes from; any site where `filled` is 0.
+        filled: uint8 (transforms, N), 0 at black sites: moved in from outside the image, or padding.
+        probabilities: float64 (transforms,). Transform 0 changes nothing.
+        left: uint8 (erasures, N), 0 at erased sites.
+        erasure_probabilities: float64 (erasures,). Erasure 0 changes nothing.
+        levels: uint8 (contrasts, 256), the new grey level of each; contrasts are equally likely.
     """
 
     sources: Int64[Tensor, "transforms sites"]
@@ -58,16 +57,15 @@ class Augmentation:
 
         Args:
             pixel_order: site of the chain -> pixel of the row-major image, or `flattening.PADDING`.
-            image_shape: (height, width) of the image.
-            shift: how many pixels an image is moved at most, up or down and left or right; all displacements but that
-                by nothing are equally likely. What moves out is lost, what moves in is black.
+            image_shape: (height, width), pixels.
+            shift: largest move in pixels, vertically and horizontally; all moves but none are equally likely, and black
+                moves in.
             shift_fraction: fraction of the images that are moved.
-            flip: whether half of the images are mirrored, left for right, before they are moved.
-            erase: pixels of the side of a square that is made black; its center is any pixel, so that it may lie partly
-                outside.
-            erase_fraction: fraction of the images that lose a square.
-            contrast: an image's grey levels are multiplied by a number between 1 - contrast and 1 + contrast, all of
-                `CONTRASTS` such numbers equally likely; what gets brighter than white is white.
+            flip: mirror half of the images, left to right, before they are moved.
+            erase: side of a black square in pixels. Its center is any pixel, so part of it may lie outside.
+            erase_fraction: fraction of the images that get a black square.
+            contrast: grey levels are multiplied by one of `CONTRASTS` equally likely numbers from 1 - contrast to
+                1 + contrast, and cut off at white.
 
         Raises:
             InputError: `shift`, `shift_fraction`, `erase`, `erase_fraction` or `contrast` is out of range.
@@ -123,22 +121,22 @@ class Augmentation:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether every image stays as it is."""
+        """Whether every image stays as it is, for certain."""
         certain = bool(self.probabilities[0] == 1) and bool(self.erasure_probabilities[0] == 1)
         return certain and len(self.levels) == 1
 
     def draw(
         self, num_images: int, seed: int, epoch: int
     ) -> tuple[Int64[Tensor, " images"], Int64[Tensor, " images"], Int64[Tensor, " images"]]:
-        """Draw a transform, an erasure and a contrast for every training image, by (seed, epoch) alone.
+        """Draw a transform, an erasure and a contrast for every training image; only seed and epoch matter.
 
         Args:
             num_images: size of the training set.
-            seed: of the run.
+            seed: the run's seed.
             epoch: number of the epoch.
         """
         drawn = []
-        # branches of their own, so that they are independent of the order of the batches
+        # Branches of their own: independent of the order of the batches.
         of_contrasts = torch.full((len(self.levels),), 1 / len(self.levels), dtype=torch.float64)
         every = (self.probabilities, self.erasure_probabilities, of_contrasts)
         for branch, probabilities in enumerate(every, start=1):
@@ -155,7 +153,7 @@ class Augmentation:
         erasures: Int64[Tensor, " batch"],
         contrasts: Int64[Tensor, " batch"],
     ) -> UInt8[Tensor, "batch sites"]:
-        """Return each image, altered by its transform, its erasure and its contrast."""
+        """Return every image altered by its transform, erasure and contrast."""
         altered = images.gather(1, self.sources[transforms]).mul_(self.filled[transforms])
         if len(self.left) > 1:
             altered.mul_(self.left[erasures])
@@ -163,13 +161,13 @@ class Augmentation:
 
 
 class AlteredBatches(Batches):
-    """Batches of training images that are altered anew in every epoch.
+    """Batches of training images, altered anew in every epoch.
 
     Args:
         images: uint8 (images, sites).
         labels: int64 (images,).
-        augmentation: how they are altered.
-        order: the sampler, which knows the seed and is told the epoch.
+        augmentation: how images are altered.
+        order: the sampler, which knows seed and epoch.
     """
 
     def __init__(self, images: Tensor, labels: Tensor, augmentation: Augmentation, order: TrainingBatches):
@@ -178,7 +176,7 @@ class AlteredBatches(Batches):
         self._epoch: int | None = None
 
     def chosen(self, indices: Int64[Tensor, " chosen"]) -> UInt8[Tensor, "chosen sites"]:
-        """Return these images as this epoch has them."""
+        """Return these images as this epoch alters them."""
         if self._epoch != self.order.epoch:
             self._epoch = self.order.epoch
             self._drawn = self.augmentation.draw(len(self.labels), self.order.seed, self._epoch)
@@ -190,7 +188,7 @@ def _on_chain(
     pixel_order: Int64[Tensor, " sites"],
     shown: Bool[Tensor, " sites"],
 ) -> Int64[Tensor, " sites"] | Bool[Tensor, " sites"]:
-    """Lay what every pixel has on the chain; 0 at padding sites."""
+    """Return the value of the pixel at each site; 0 at padding sites."""
     chain = of_pixels.new_zeros(len(pixel_order))
     chain[shown] = of_pixels[pixel_order[shown]]
     return chain

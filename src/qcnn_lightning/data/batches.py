@@ -1,4 +1,4 @@
-"""Which images make up each batch: fixed by the seed and the epoch, whatever ran before and on however many devices."""
+"""Which images make up each batch: seed and epoch decide, on any number of devices, resumed or not."""
 
 from collections.abc import Iterator, Sequence
 
@@ -13,7 +13,7 @@ Batch = Sequence[Real[Tensor, "_ sites"] | Int64[Tensor, " _"]]
 
 
 class Batches(Dataset[list[Batch]]):
-    """Images and labels in memory; asked for the indices of several batches, it gives these batches."""
+    """Images and labels in memory. Its item for the indices of several batches is a list of these batches."""
 
     def __init__(self, images: Real[Tensor, "images sites"], labels: Int64[Tensor, " images"]):
         self.images, self.labels = images, labels
@@ -28,52 +28,51 @@ class Batches(Dataset[list[Batch]]):
 
 
 class TrainingBatches(Sampler[list[Tensor]]):
-    """Shuffled batches; every image exactly once an epoch, the last batch short if the numbers do not divide.
+    """Shuffled batches, several per item; every image once per epoch, the last batch possibly smaller.
 
-    They come several at a time, which changes nothing about what is in each. The order depends on (seed, epoch) alone,
-    so a resumed run sees the batches that the interrupted one would have seen. With several devices each batch is cut
-    into as many contiguous parts, whose sizes differ by one image at most, and each device takes its own.
+    The order depends only on seed and epoch, so a resumed run sees the same batches. Several devices split each batch
+    into contiguous parts whose sizes differ by at most one image; each device takes one.
     """
 
     def __init__(
-        self, num_images: int, batch_size: int, seed: int, at_a_time: int = 1, rank: int = 0, world_size: int = 1
+        self, num_images: int, batch_size: int, seed: int, per_item: int = 1, rank: int = 0, world_size: int = 1
     ):
         """Define the batches of every epoch.
 
         Args:
             num_images: size of the training set.
-            batch_size: images a batch, over all devices.
-            seed: with the epoch, the only thing that the order depends on.
-            at_a_time: most batches that come together.
+            batch_size: images in a batch, over all devices.
+            seed: decides the order, with the epoch.
+            per_item: most batches in an item.
             rank: number of this device.
             world_size: number of devices.
         """
         self.num_images, self.batch_size = num_images, batch_size
-        self.seed, self.at_a_time = seed, at_a_time
+        self.seed, self.per_item = seed, per_item
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order is iterated over next; Lightning does so at the start of every epoch."""
+        """Choose the epoch to iterate over next; Lightning calls this at the start of every epoch."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.num_images // (self.batch_size * self.at_a_time))
+        return -(-self.num_images // (self.batch_size * self.per_item))
 
     def __iter__(self) -> Iterator[list[Int64[Tensor, " batch"]]]:
-        # mixed, so that seed 0's epoch 1 is not seed 1's epoch 0
+        # Mixed: epoch 1 of seed 0 must not be epoch 0 of seed 1.
         state = np.random.SeedSequence((self.seed, self.epoch)).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(state[0]))
         order = torch.randperm(self.num_images, generator=generator)
-        for together in order.split(self.batch_size * self.at_a_time):
+        for together in order.split(self.batch_size * self.per_item):
             yield [batch.tensor_split(self.world_size)[self.rank] for batch in together.split(self.batch_size)]
 
 
 class EvaluationBatches(Sampler[Tensor]):
-    """All images once, in their order, in batches of nearly equal size, each shared out over the devices."""
+    """All images once, in order, in batches of nearly equal size; several devices split each batch."""
 
     def __init__(self, num_images: int, batch_size: int, rank: int = 0, world_size: int = 1):
-        """Define the batches; `batch_size` is the largest allowed, over all devices."""
+        """Define the batches of at most `batch_size` images, over all devices."""
         self.num_images, self.batch_size = num_images, batch_size
         self.rank, self.world_size = rank, world_size
 
@@ -86,10 +85,9 @@ class EvaluationBatches(Sampler[Tensor]):
 
 
 def stratified_choice(labels: Int64[Tensor, " images"], count: int) -> Int64[Tensor, " count"]:
-    """Indices of `count` images, each class in proportion, ascending; the same at every call.
+    """Return the indices of `count` images, each class in proportion, ascending; the same at every call.
 
-    Within each class the images are put in a fixed random order and numbered; chosen are those whose number is the
-    smallest fraction of their class.
+    A fixed random order ranks the images of each class. The chosen images have the smallest (rank + 1/2) / class size.
     """
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     fraction = torch.empty(len(labels), dtype=torch.float64)

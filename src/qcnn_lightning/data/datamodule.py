@@ -1,7 +1,7 @@
-"""Images as the network sees them: grey levels laid on a chain of N = 2^L sites, in batches.
+"""Images as the network sees them: grey levels on a chain of N = 2^L sites, in batches.
 
-All of a data set is held in memory, already in tree order, and a batch is one indexing operation. So loaders need
-neither to make batches nor workers: a sampler yields the indices of a batch, or of several.
+The whole data set is in memory, in tree order, so a batch is one indexing operation and loaders need no workers: a
+sampler yields the indices of one or several batches.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,10 +27,10 @@ from qcnn_lightning.errors import InputError, RefusedRunError, checked_settings
 class ImageDataModule(pl.LightningDataModule):
     """A data set's training, validation and test images.
 
-    Everything is known once `prepare_data()` and `setup()` have run; both may be called again and then do nothing.
+    `prepare_data()` and `setup()` load them; further calls do nothing.
 
     Attributes:
-        num_sites: N, pixels of the flattened image with its padding.
+        num_sites: N, pixels of the flattened image and padding.
         image_shape: (height, width) before padding.
         pixel_order: int64 (N,), site of the chain -> pixel of the row-major image, or `flattening.PADDING`.
     """
@@ -46,7 +46,7 @@ class ImageDataModule(pl.LightningDataModule):
         flatten: str | Tensor,
         val_size: int,
         batch_size: int,
-        batches_at_a_time: int = 1,
+        batches_per_item: int = 1,
         evaluation_batch_size: int = 5000,
         population_size: int = 2048,
         augment: Mapping[str, Any] | None = None,
@@ -56,21 +56,20 @@ class ImageDataModule(pl.LightningDataModule):
         """Check the settings; nothing is fetched yet. Each argument is a key of `conf/data/`.
 
         Args:
-            name: one of `sources.SOURCES`, or the dotted path of a `Source` of one's own.
-            cache: folder that keeps the resized images, where resizing them takes long.
-            test_fraction: part of the training images held out for testing where the source has no test images.
-            size: height and width that images are resized to, in pixels; None leaves it to the source.
-            flatten: as `flattening.pixel_order` takes it, or an order as `flattening.checked_order` does.
-            val_size: number of training images held out as the split "val", each class in proportion; the choice is
-                fixed.
-            batch_size: training images a batch, over all devices.
-            batches_at_a_time: most batches in one element of the training loader. Every batch is an optimisation step
-                all the same; together they spare Lightning's work between steps.
-            evaluation_batch_size: most images a batch in evaluation, over all devices.
+            name: one of `sources.SOURCES`, or the dotted path of the user's own `Source`.
+            cache: folder of the resized images, if resizing takes long.
+            test_fraction: part of the training images to hold out for testing if the source has no test images.
+            size: height and width of the resized images in pixels; None leaves it to the source.
+            flatten: name for `flattening.pixel_order`, or an order for `flattening.checked_order`.
+            val_size: training images to hold out as the split "val", each class in proportion, always the same.
+            batch_size: training images in a batch, over all devices.
+            batches_per_item: most batches in an item of the training loader. Every batch is an optimisation step;
+                between items comes Lightning's own work.
+            evaluation_batch_size: most images in an evaluation batch, over all devices.
             population_size: most images in `population_sample`.
-            augment: settings of the `Augmentation` of what the training loader gives; all else is never altered.
-            seed: with the epoch, all that the order of the training batches and their augmentation depend on.
-            of_source: the source's own settings, such as `root`.
+            augment: settings of the training images' `Augmentation`; no other images are altered.
+            seed: decides the order and augmentation of the training batches, with the epoch.
+            of_source: the source's own settings, like `root`.
 
         Raises:
             InputError: a setting is out of range, or the source cannot be used.
@@ -79,7 +78,7 @@ class ImageDataModule(pl.LightningDataModule):
         for key, value, least in (
             ("size", 2 if size is None else size, 2),
             ("batch_size", batch_size, 1),
-            ("batches_at_a_time", batches_at_a_time, 1),
+            ("batches_per_item", batches_per_item, 1),
             ("evaluation_batch_size", evaluation_batch_size, 1),
             ("population_size", population_size, 1),
             ("val_size", val_size, 0),
@@ -104,7 +103,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.seed = seed
         self._name, self._cache = name, cache
         self._test_fraction = test_fraction
-        self._val_size, self._batch_size, self._batches_at_a_time = val_size, batch_size, batches_at_a_time
+        self._val_size, self._batch_size, self._batches_per_item = val_size, batch_size, batches_per_item
         self._evaluation_batch_size, self._population_size = evaluation_batch_size, population_size
         self._splits: dict[str, tuple[Tensor, Tensor]] | None = None
         self._class_names: tuple[str, ...] = ()
@@ -127,20 +126,20 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def evaluation_splits(self) -> tuple[str, ...]:
-        """Names of the splits, in the order of the loaders of `val_dataloader`."""
+        """Names of the splits, in the order of `val_dataloader`."""
         return tuple(self._loaded_splits())
 
     def population_sample(self) -> Real[Tensor, "sample sites"]:
-        """A fixed random choice of training images, whose statistics stand for all; the same in every run."""
+        """Return the training images that population statistics are measured on: a fixed random choice."""
         images, _ = self._loaded_splits()["train"]
         shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
         return images[shuffled[: self._population_size]]
 
     def prepare_data(self) -> None:
-        """Fetch what is missing, check it, and prepare the cache; safe when several processes do it at once.
+        """Fetch what is missing, check it, and prepare the cache; several processes may do so at once.
 
         Raises:
-            InputError: see the source and `images.prepare_cache`; or a file or folder cannot be read or written.
+            InputError: as the source and `images.prepare_cache`; or a file or folder cannot be read or written.
         """
         if self._splits is not None:
             return
@@ -154,11 +153,11 @@ class ImageDataModule(pl.LightningDataModule):
                 prepare_cache(self._cache_path, self.image_shape, self._content, self._load)
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the images, hold out what the settings ask for and lay the pixels on the chain.
+        """Read the images, hold out test and validation images, and put the pixels in tree order.
 
         Raises:
-            InputError: the cache is damaged, the source cannot be read, or `augment`, `batch_size` or `val_size` do not
-                fit the images.
+            InputError: the cache is damaged, the source cannot be read, or `augment`, `batch_size` or `val_size` does
+                not fit the images.
         """
         if self._splits is not None:
             return
@@ -171,8 +170,8 @@ class ImageDataModule(pl.LightningDataModule):
         splits = dict(images.splits)
         if not (self._augmentation.changes_nothing or splits["train"][0].dtype == torch.uint8):
             raise InputError(
-                f"data.augment alters 8-bit grey levels, and the images of data={self._name} are floats: leave it "
-                "at its defaults, or give uint8 images."
+                f"data.augment alters uint8 images, and those of data={self._name} are floats: leave it at its "
+                "defaults, or give uint8 images."
             )
         if "test" not in splits:
             splits["train"], splits["test"] = _hold_out(splits["train"], self._num_test_images(len(splits["train"][1])))
@@ -192,7 +191,9 @@ class ImageDataModule(pl.LightningDataModule):
         }
 
     def train_dataloader(self) -> DataLoader:
-        """Lists of `batches_at_a_time` shuffled batches ((batch, sites), int64 (batch,)) of this device.
+        """Return the loader of this device's training batches, lists of `batches_per_item` pairs of images and labels.
+
+        Images are (batch, N), labels int64 (batch,).
 
         Raises:
             InputError: a batch has fewer images than there are devices.
@@ -202,26 +203,26 @@ class ImageDataModule(pl.LightningDataModule):
         smallest = num_images % self._batch_size or self._batch_size
         if smallest < world_size:
             raise InputError(
-                f"data.batch_size={self._batch_size} cuts the {num_images} training images into batches of which one "
-                f"has {smallest}, fewer than the {world_size} devices; choose another."
+                f"data.batch_size={self._batch_size} leaves {smallest} of {num_images} training images for a batch, "
+                f"fewer than the {world_size} devices; choose another."
             )
-        batches = TrainingBatches(num_images, self._batch_size, self.seed, self._batches_at_a_time, rank, world_size)
+        batches = TrainingBatches(num_images, self._batch_size, self.seed, self._batches_per_item, rank, world_size)
         split = self._loaded_splits()["train"]
         altered = not self._augmentation.changes_nothing
         images = AlteredBatches(*split, self._augmentation, batches) if altered else Batches(*split)
         return DataLoader(images, batch_size=None, sampler=batches)
 
-    def num_batches_in(self, num_elements: int) -> int:
-        """Number of batches in the first elements of the training loader."""
+    def num_batches_in(self, num_items: int) -> int:
+        """Return the number of batches in the first items of the training loader."""
         num_images = len(self._loaded_splits()["train"][1])
-        return min(num_elements * self._batches_at_a_time, -(-num_images // self._batch_size))
+        return min(num_items * self._batches_per_item, -(-num_images // self._batch_size))
 
     def val_dataloader(self) -> list[DataLoader]:
-        """One loader for each of `evaluation_splits`: big batches in fixed order."""
+        """Return a loader for each of `evaluation_splits`: large batches in fixed order."""
         return [self._evaluation_loader(split) for split in self.evaluation_splits]
 
     def test_dataloader(self) -> DataLoader:
-        """The test images in big batches, in fixed order."""
+        """Return the loader of the test images: large batches in fixed order."""
         return self._evaluation_loader("test")
 
     def _loaded_splits(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -238,26 +239,26 @@ class ImageDataModule(pl.LightningDataModule):
         return DataLoader(TensorDataset(*self._loaded_splits()[split]), batch_size=None, sampler=batches)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint shall hold, to know the images again and to need no code of the user's for them."""
+        """Return a hash of the images, and the pixel order: evaluation needs no user code to make it again."""
         return {"content": self._known_by, "pixel_order": self.pixel_order}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Check that a checkpoint was trained with these images, in this order; one from before may not say.
+        """Check that a checkpoint was trained with these images in this order; old checkpoints may not say.
 
         Raises:
             RefusedRunError: it was trained with others.
         """
         if state_dict.get("content", self._known_by) != self._known_by:
             raise RefusedRunError(
-                f"the images of data={self._name} are not those that the run was trained with: SHA-256 "
+                f"the images of data={self._name} are not those of the run: SHA-256 "
                 f"{state_dict['content']} -> {self._known_by}; restore them, or train in another folder."
             )
         if not torch.equal(state_dict.get("pixel_order", self.pixel_order), self.pixel_order):
-            raise RefusedRunError("data.flatten gives another order of the pixels than the run was trained with.")
+            raise RefusedRunError("data.flatten gives another pixel order than the run was trained with.")
 
     @contextmanager
     def _failures_told(self) -> Iterator[None]:
-        """Turn what the file system says into a message that names the settings."""
+        """Turn an OSError into an InputError that names the settings."""
         try:
             yield
         except OSError as error:
@@ -268,7 +269,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     @cached_property
     def _content(self) -> str | None:
-        """Hash of what the images are made from; None if they are not kept in the cache."""
+        """Hash of the images' origin; None if the cache does not keep them."""
         return self._source.content()
 
     @property
@@ -286,14 +287,12 @@ class ImageDataModule(pl.LightningDataModule):
         if self._source.num_test_images is not None:
             return self._source.num_test_images
         if self._test_fraction is None:
-            raise InputError(
-                f"data={self._name} has no test images, so data.test_fraction must say how much to hold out."
-            )
+            raise InputError(f"data={self._name} has no test images: data.test_fraction must say how much to hold out.")
         return max(1, round(self._test_fraction * num_images))
 
 
 def _hold_out(split: tuple[Tensor, Tensor], count: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Part a split in two: the rest, and `count` images held out."""
+    """Split a split in two: the rest, and `count` images held out."""
     images, labels = split
     held_out = torch.zeros(len(labels), dtype=torch.bool)
     held_out[stratified_choice(labels, count)] = True

@@ -1,14 +1,13 @@
 """Pixel orders: which pixels stand under which node of the tree.
 
-The network sees an image as a chain of N = 2^L sites and pools neighbours, so the order in which pixels are laid on the
-chain decides what every aligned block is, and above all which two halves of the image meet at the top pooling: the
-bipartition (U, U-bar) whose entanglement entropy eq. 37-45 measure.
+The network pools neighbouring sites of a chain. The order of the pixels therefore decides which block is which, and
+which two halves of the image meet at the top: the bipartition (U, U-bar) of the entanglement entropy (eq. 37-45).
 
-One rule makes every order. Start from all pixels and halve the set L times; each halving cuts across the columns (left
-from right) or across the rows (up from down), and the flattening only says which:
+One rule makes every order (theory.md, eq. O1). Halve the set of all pixels L times, each time across the columns (left
+from right) or across the rows (up from down). The flattening says which:
 
 ============== =========================================================== ==================
-flattening     cuts, from the top of the tree down                         is the same as
+flattening     cuts, from the top of the tree down                         the same as
 ============== =========================================================== ==================
 left_right     columns while there are any, then rows                      column-major order
 up_down        rows while there are any, then columns                      row-major order
@@ -16,19 +15,18 @@ z_left_right   columns, rows, columns, rows, ...                           Morto
 z_up_down      rows, columns, rows, columns, ...                           Morton (z) order
 ============== =========================================================== ==================
 
-In the z orders every aligned block of 4^k sites is a patch of 2^k x 2^k pixels.
+In the z orders every aligned block of 4^k sites is a square of 2^k x 2^k pixels.
 
-Images need not be square: where the columns, or the rows, of a block have run out, every cut goes across the others. A
-chain is an image of one row, and every flattening leaves it as it is.
+Images need not be square: once a block has one column left, rows are cut, and vice versa. A chain is an image of one
+row: every flattening leaves it as it is.
 
-Padding. N is the smallest power of two that holds all pixels, and padding sites are black (grey level 0).
-If the enclosing rectangle whose sides are powers of two has N sites (squares of size 12 to 16, 23 to 32, ...), the
-image stands in its middle and the order is that of the rectangle: padding is a black frame. Otherwise (squares of size
-9 to 11, 17 to 22, ...) no such frame exists; the image's own pixels are halved, the larger part first where the number
-is odd, and each block is filled up with the padding sites it has room for, so that padding is spread evenly over the
-tree and the halves of the tree are still the halves of the image, to within half a column or row.
+Padding. N is the smallest power of two that holds all pixels; padding sites are black (grey level 0). Take the smallest
+rectangle around the image whose sides are powers of two. If it has N sites (squares of size 12 to 16, 23 to 32, ...),
+the image stands in its middle, in a black frame, and the rectangle is halved. Otherwise (squares of size 9 to 11, 17 to
+22, ...) the image itself is halved, the larger part first, and padding fills each block up: it is spread evenly over
+the tree, and the halves of the tree are the halves of the image up to half a column or row.
 
-Orders of one's own. A function of (height, width), or a `.npy` file, may give any other order.
+A user's own function of (height, width), or a `.npy` file, may give any other order.
 """
 
 from collections.abc import Callable
@@ -44,7 +42,7 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.own_parts import own_part
 
 PADDING = -1
-"""What `pixel_order` holds at a site that shows no pixel."""
+"""Entry of `pixel_order` at a site without a pixel."""
 
 _CUTS_COLUMNS: dict[str, Callable[[int], bool]] = {
     "left_right": lambda level: True,
@@ -53,31 +51,34 @@ _CUTS_COLUMNS: dict[str, Callable[[int], bool]] = {
     "z_up_down": lambda level: level % 2 == 1,
 }
 FLATTENINGS = tuple(_CUTS_COLUMNS)
-"""Our own values of `data.flatten`."""
+"""Names of our own pixel orders."""
 
 
 def padded_num_sites(height: int, width: int) -> int:
-    """N: the smallest power of two that is at least the number of pixels of a `height` x `width` image."""
+    """Return N, the smallest power of two with N >= height * width."""
     return 1 << (height * width - 1).bit_length()
 
 
 def pixel_order(flatten: str, height: int, width: int) -> Int64[Tensor, " sites"]:
-    """The pixel shown at each site of the tree.
+    """Return the pixel at each site of the tree.
+
+    From the top down, the pixel of rank r among the c pixels of block b goes to block 2b + [r >= ceil(c / 2)]. Ranks
+    sort by the coordinate that is cut, then by the other. The last block is the site (theory.md, eq. O1).
 
     Args:
-        flatten: one of `FLATTENINGS`; the dotted path of a function of one's own, (height, width) -> order; or a
-            `.npy` file that holds an order. See `checked_order` for what an order is.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        flatten: one of `FLATTENINGS`, the dotted path of the user's own function (height, width) -> order, or a `.npy`
+            file of an order. `checked_order` says what an order is.
+        height: of the image, pixels.
+        width: of the image, pixels.
 
     Returns:
-        For each site of the chain the index of its pixel in the row-major image (row * width + column), or `PADDING`.
+        (N,): row * width + column of the site's pixel, or `PADDING`.
 
     Raises:
-        InputError: `flatten` is no such thing, or the image has fewer than two pixels.
+        InputError: `flatten` is none of these, or the image has fewer than two pixels.
     """
     if min(height, width) < 1 or height * width < 2:
-        raise InputError(f"an image of {height} x {width} pixels is too small; it needs at least 2 pixels.")
+        raise InputError(f"an image of {height} x {width} pixels is too small: it needs at least 2 pixels.")
     if flatten in _CUTS_COLUMNS:
         return _halved(_CUTS_COLUMNS[flatten], height, width)
     if flatten.endswith(".npy"):
@@ -86,25 +87,25 @@ def pixel_order(flatten: str, height: int, width: int) -> Int64[Tensor, " sites"
         order = own_part(flatten, "data.flatten")(height, width)
         return checked_order(order, height, width, f"data.flatten={flatten}")
     raise InputError(
-        f"data.flatten={flatten} is not a pixel order; choose one of {', '.join(FLATTENINGS)}, or the dotted path of a "
-        "function of your own, such as mine.my_order, or a .npy file."
+        f"data.flatten={flatten} is not a pixel order; choose {', '.join(FLATTENINGS)}, the dotted path of your own "
+        "function, like mine.my_order, or a .npy file."
     )
 
 
 def checked_order(order: Any, height: int, width: int, origin: str) -> Int64[Tensor, " sites"]:
-    """Check an order of one's own: N integers, site -> row-major pixel, each pixel once.
+    """Check a user's own order: N integers, site -> row-major pixel, each pixel once.
 
     Args:
-        order: array or list; entries that are -1, or height * width and more, are padding sites.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
-        origin: where the order comes from, for the message.
+        order: array or list; -1, or height * width and more, marks padding.
+        height: of the image, pixels.
+        width: of the image, pixels.
+        origin: where the order comes from, for messages.
 
     Returns:
-        The same order, with `PADDING` at all padding sites.
+        (N,): the same order, with `PADDING` at all padding sites.
 
     Raises:
-        InputError: it is no such order.
+        InputError: another shape, dtype or range, or a pixel that stands at no site or at several.
     """
     num_sites, num_pixels = padded_num_sites(height, width), height * width
     sites = np.asarray(order)
@@ -120,7 +121,7 @@ def checked_order(order: Any, height: int, width: int, origin: str) -> Int64[Ten
         problem = f"pixel {wrong} stands at {counts[wrong]} sites" if counts[wrong] != 1 else ""
     if problem:
         raise InputError(
-            f"{origin} is no order of the pixels of a {height} x {width} image: {problem}; expected {num_sites} "
+            f"{origin} is not an order of the pixels of a {height} x {width} image: {problem}; expected {num_sites} "
             f"integers, site -> row-major pixel, each of 0 to {num_pixels - 1} once, and -1 at padding sites."
         )
     return torch.from_numpy(sites)
@@ -129,7 +130,7 @@ def checked_order(order: Any, height: int, width: int, origin: str) -> Int64[Ten
 def lay_on_chain(
     images: Real[Tensor, "images height width"], order: Int64[Tensor, " sites"]
 ) -> Real[Tensor, "images sites"]:
-    """Lay the images' pixels on the chain in the given order, black where the order says `PADDING`."""
+    """Return chain[s] = image[order[s]] of every image, 0 (black) where order[s] is `PADDING`."""
     pixels = images.flatten(1)
     chain = pixels[:, order.clamp(min=0)]
     chain[:, order == PADDING] = 0
@@ -139,12 +140,10 @@ def lay_on_chain(
 def lay_on_image(
     chain: Shaped[Tensor, "*shape sites"], order: Int64[Tensor, " sites"], image_shape: tuple[int, int]
 ) -> Shaped[Tensor, "*shape height width"]:
-    """Lay what stands at the sites of the chain back on the image, whatever it is; padding sites are dropped.
-
-    For pixels this is the inverse of `lay_on_chain`.
+    """Return image[order[s]] = chain[s], without padding sites: the inverse of `lay_on_chain`.
 
     Args:
-        chain: what stands at the sites.
+        chain: values at the sites: pixels, or anything else.
         order: site -> pixel of the row-major image, or `PADDING`.
         image_shape: (height, width).
     """
@@ -155,7 +154,7 @@ def lay_on_image(
 
 
 def _halved(cuts_columns: Callable[[int], bool], height: int, width: int) -> Int64[Tensor, " sites"]:
-    """The order that halving all pixels level by level makes, from the top of the tree down."""
+    """Return the order of halving all pixels level by level, from the top of the tree down (theory.md, eq. O1)."""
     num_sites = padded_num_sites(height, width)
     row, column, pixel = _canvas(height, width, num_sites)
 
@@ -175,7 +174,7 @@ def _halved(cuts_columns: Callable[[int], bool], height: int, width: int) -> Int
 
 
 def _canvas(height: int, width: int, num_sites: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Row, column and row-major pixel index (or `PADDING`) of all that the halving distributes."""
+    """Return row, column and row-major pixel (or `PADDING`) of everything to be halved."""
     rows, columns = 1 << (height - 1).bit_length(), 1 << (width - 1).bit_length()
     if rows * columns != num_sites:
         rows, columns = height, width
@@ -187,7 +186,7 @@ def _canvas(height: int, width: int, num_sites: int) -> tuple[np.ndarray, np.nda
 
 
 def _read_order(path: Path) -> np.ndarray:
-    """Read an order from a `.npy` file, which is never unpickled."""
+    """Read an order from a `.npy` file, without unpickling."""
     try:
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)

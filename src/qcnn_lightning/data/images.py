@@ -1,8 +1,8 @@
-"""Labelled grey images of one size: how an image becomes one, and the file that keeps them once prepared.
+"""Labelled grey images of one size: how they are prepared, and the file that caches them.
 
-Any image is turned grey, resized with PIL's bilinear filter (which, when shrinking, averages over the area that a pixel
-covers) and rounded to 8 bits. Doing so for 70 000 images takes seconds, so the result is kept in a cache file, keyed by
-what it was made from, written so that no reader ever sees half of it, and checked each time it is read.
+Images are turned grey, resized with PIL's bilinear filter (which averages over a pixel's area when it shrinks) and
+rounded to 8 bits. For 70 000 images that takes seconds, so a cache file keeps the result. The file is keyed by its
+origin, replaced atomically, and checked at every read.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ from qcnn_lightning.files import replace_atomically
 logger = logging.getLogger(__name__)
 
 _PREPARATION = "8-bit grey, PIL bilinear, layout 1"
-"""Part of the cache's key: change it whenever the same source would give other bytes."""
+"""Part of the cache's key: change it if the same source would give other bytes."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class LabelledImages:
     """The splits of a data set, pixels in row-major order.
 
     Attributes:
-        splits: "train", and "test" if there is one -> (images, labels): (images, height, width), uint8 or float32 in
-            [0, 1]; int64 (images,).
+        splits: "train", and perhaps "test" -> images, (images, height, width), uint8 or float32 in [0, 1], and labels,
+            int64 (images,).
         class_names: in the order of the labels.
     """
 
@@ -47,11 +47,11 @@ class LabelledImages:
         """Check shapes, types and labels.
 
         Args:
-            shape: (height, width) that the images shall have.
-            origin: where they come from, for the message.
+            shape: expected (height, width).
+            origin: where the images come from, for messages.
 
         Raises:
-            InputError: they are not as the attributes above say.
+            InputError: shapes, types or labels are not those of the attributes above.
         """
         for split, (images, labels) in self.splits.items():
             fit = images.shape == (len(labels), *shape) and images.dtype in (torch.uint8, torch.float32)
@@ -64,7 +64,7 @@ class LabelledImages:
                 )
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all images and labels by the names that the cache has for them."""
+        """Return all images and labels by their names in the cache."""
         names = ("images", "labels")
         return {
             f"{split}.{name}": each for split, of in self.splits.items() for name, each in zip(names, of, strict=True)
@@ -76,10 +76,10 @@ class LabelledImages:
 
 
 def grey(image: Image.Image) -> Image.Image:
-    """The image upright and in 8-bit grey, whatever its mode.
+    """Return an image of any mode upright (EXIF) and in 8-bit grey.
 
-    Transparent pixels count as white, 16-bit grey levels are divided by 257; images of 32-bit numbers have no
-    agreed white, so their own range becomes 0 to 255.
+    Transparent pixels become white. 16-bit grey levels are divided by 257. 32-bit numbers have no agreed white: their
+    range becomes 0 to 255.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
@@ -96,22 +96,22 @@ def grey(image: Image.Image) -> Image.Image:
 
 
 def resized(images: Iterable[Image.Image], shape: tuple[int, int]) -> Tensor:
-    """Stack of grey images, each resized to `shape`, (height, width): uint8, or float32 for images in PIL's mode F."""
+    """Return grey images resized to `shape` = (height, width), stacked: uint8, or float32 for PIL's mode F."""
     pixels = [np.asarray(image.resize(shape[::-1], Image.Resampling.BILINEAR)) for image in images]
     return torch.from_numpy(np.stack(pixels))
 
 
 def cache_path(folder: Path, name: str, shape: tuple[int, int], content: str) -> Path:
-    """The cache file of the data set `name` in this (height, width), made from what has this content hash."""
+    """Return the cache file of the data set `name` at `shape` = (height, width), made from this content hash."""
     key = hashlib.sha256(json.dumps(_settings(shape, content)).encode()).hexdigest()
     return folder / f"{name}-{shape[0]}x{shape[1]}-{key[:16]}.safetensors"
 
 
 def prepare_cache(path: Path, shape: tuple[int, int], content: str, prepare: Callable[[], LabelledImages]) -> None:
-    """Make sure that the cache file is there; `prepare` is called, by one process at a time, only if it is not.
+    """Write the cache file if it is missing, with the images of `prepare`; one process at a time.
 
     Raises:
-        InputError: the file cannot be written; names it and the reason.
+        InputError: the file cannot be written.
     """
     try:
         if path.exists():
@@ -123,21 +123,21 @@ def prepare_cache(path: Path, shape: tuple[int, int], content: str, prepare: Cal
         raise InputError(f"data.cache={path.parent} cannot be written: {error}. Choose another data.cache.") from error
     try:
         if not path.exists():
-            logger.info("Preparing %dx%d images, once; they are kept in %s", *shape, path)
+            logger.info("Preparing %dx%d images (once), kept in %s", *shape, path)
             _write(path, prepare(), _settings(shape, content))
     finally:
         lock.release()
 
 
 def read_cache(path: Path, shape: tuple[int, int], content: str) -> LabelledImages:
-    """Read a cache file and check that every byte is as it was written.
+    """Read a cache file and check its SHA-256.
 
     Raises:
         InputError: the file cannot be read, is truncated or altered, or was made from something else.
     """
-    advice = f"Delete {path} and start again: it is rebuilt."
+    advice = f"Delete {path} and start again: it will be rebuilt."
     try:
-        path.open("rb").close()  # safe_open says "no such file" whatever the reason
+        path.open("rb").close()  # safe_open always says "no such file"
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
@@ -167,7 +167,7 @@ def _settings(shape: tuple[int, int], content: str) -> dict[str, Any]:
 
 
 def _digest(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    """SHA-256 over all tensors (name, shape, bytes) and all metadata but the sum itself."""
+    """Return the SHA-256 over all tensors (name, dtype, shape, bytes) and all other metadata."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}\n".encode())

@@ -1,4 +1,4 @@
-"""One evaluation, from its configuration to what it leaves on disk."""
+"""One evaluation, from its configuration to its files."""
 
 import logging
 import re
@@ -32,17 +32,17 @@ STATE = "state.safetensors"
 
 
 def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
-    """Measure the network of a run or a checkpoint; write the numbers as JSON and the state, and draw the figures.
+    """Measure the network of a run or a checkpoint; write its numbers, its state and the figures.
 
     Args:
         config: composed from `conf/evaluate.yaml`.
 
     Returns:
-        The evaluation, and the folder it was written to.
+        The evaluation, and its folder.
 
     Raises:
-        InputError: no such run or checkpoint, or one that cannot be read; a setting that cannot be used; data that
-            cannot be reached or do not fit the network; or results that cannot be written.
+        InputError: a run or checkpoint that cannot be read, a setting that cannot be used, data that cannot be reached
+            or do not fit the network, or a folder that cannot be written.
     """
     if config.split not in SPLITS:
         raise InputError(f"split={config.split}: choose one of {', '.join(SPLITS)}")
@@ -59,7 +59,7 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     images = checkpoint.content.get(ImageDataModule.__qualname__, {})
     datamodule = rebuild_data(settings, config.data, checkpoint.path, own, images.get("pixel_order"))
     if images.get("content", datamodule.state_dict()["content"]) != datamodule.state_dict()["content"]:
-        log.warning("these are not the images that the network was trained with")
+        log.warning("the network was trained with other images")
     check_fit(network, datamodule, config.split)
     log.info("evaluating %s on %s", checkpoint.path, device)
     evaluation = measure(network.to(device), cost, datamodule, config.split, checkpoint.path, epoch, settings)
@@ -74,25 +74,25 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
 
 
 def find_checkpoint(config: DictConfig) -> tuple[StoredCheckpoint, Path]:
-    """Return the checkpoint that is meant, and the folder for the results.
+    """Return the checkpoint, and the folder for the results.
 
     Raises:
-        InputError: neither or both of `run` and `checkpoint` are given, or there is no such thing; or the folder for
-            the results is a link out of the run folder.
+        InputError: neither or both of `run` and `checkpoint` are given, or do not exist; or the folder for the results
+            is a link out of the run folder.
     """
     if (config.run is None) == (config.checkpoint is None):
         given = "both were given" if config.run is not None else "neither was given"
-        raise InputError(f"say which network: run=DIR or checkpoint=FILE, one of the two; {given}")
+        raise InputError(f"give either run=DIR or checkpoint=FILE; {given}")
     if config.run is not None:
         checkpoint, folder = last_checkpoint(Path(str(config.run))), Path(str(config.run), "evaluation")
     else:
         path = Path(str(config.checkpoint))
         if path.is_dir():
-            raise InputError(f"checkpoint={path} is a folder; for a run folder say run={path}")
+            raise InputError(f"checkpoint={path} is a folder; for a run folder give run={path}")
         if not path.is_file():
             raise InputError(f"checkpoint={path}: no such file")
         checkpoint, folder = read_checkpoint(path), path.with_name(f"{path.stem}-evaluation")
-    # So that each split keeps its own results.
+    # Each split keeps its own results.
     own = folder.name if config.split == "test" else f"{folder.name}-{config.split}"
     return checkpoint, inside(folder.parent, own) if config.out is None else Path(str(config.out))
 
@@ -112,7 +112,7 @@ def last_checkpoint(folder: Path) -> StoredCheckpoint:
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device of this name; for "auto" the accelerator, if there is one.
+    """Return the device of this name; "auto" is the accelerator if there is one, else the CPU.
 
     Raises:
         InputError: there is no such device.
@@ -130,15 +130,16 @@ def rebuild_data(
 ) -> ImageDataModule:
     """Prepare the data that a run was trained with.
 
-    A run folder's own paths are not followed: the files are where the configuration of the data set says, or `paths`.
-    Nor is a class or a function imported because a run folder names it.
+    Paths and code that the run folder names are not used: paths come from `paths` or from the data set's configuration,
+        and
+    nothing is imported but `allowed`.
 
     Args:
         settings: the run's configuration.
-        paths: None for those of the data set.
+        paths: `data.root`, `data.path` and `data.cache`; null for the data set's.
         path: the checkpoint, for messages.
         allowed: dotted paths of the user's own code that may be run.
-        order: the order of the pixels that the checkpoint holds, if it does.
+        order: the checkpoint's pixel order, or None.
 
     Raises:
         InputError: the configuration does not describe data, or they cannot be reached.
@@ -146,49 +147,49 @@ def rebuild_data(
     own = settings.get("data")
     name = str(own.get("name")) if isinstance(own, dict) else ""
     if not isinstance(own, dict) or not (name in SOURCES or re.fullmatch(r"\w+(\.\w+)+", name)):
-        raise InputError(f"the run's configuration does not say which data it was trained with: data={own}")
+        raise InputError(f"the run's configuration does not name its data: data={own}")
     named_part(name, SOURCES, allowed, path)
     if own.get("flatten") not in FLATTENINGS:
-        # Text would be taken for the path of a function.
+        # A text would be taken for the path of a function.
         if not isinstance(order, Tensor):
             raise InputError(
-                f"the run was trained with the pixel order data.flatten={own.get('flatten')}, which is not ours, and "
-                "its checkpoint does not hold it: refused, nothing was executed"
+                f"the run's pixel order data.flatten={own.get('flatten')} is not ours, and its checkpoint does not "
+                "hold it: refused, nothing was executed"
             )
         own = own | {"flatten": order}
     places = places_of(name, paths)
     try:
         datamodule = ImageDataModule(**own, **places)
     except TypeError as error:
-        raise InputError(f"the run's configuration of the data cannot be used: {error}") from error
+        raise InputError(f"the run's configuration of its data cannot be used: {error}") from error
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule
 
 
 def places_of(name: str, given: DictConfig) -> dict[str, Any]:
-    """Return the paths of a data set: what is given, else what its configuration says."""
+    """Return the paths of a data set: the given ones, else those of its configuration."""
     paths = {key: given[key] for key in PATHS_IN_A_CONFIG["data"] if given.get(key) is not None}
     if name not in SOURCES:
         return paths
     ours: Any = OmegaConf.create((files("qcnn_lightning.conf") / "data" / f"{name}.yaml").read_text())
-    # What the run's configuration holds is taken as it is: only our own may refer to other settings.
+    # Interpolations are resolved in our configuration only, never in the run's.
     chosen = OmegaConf.create({"data": OmegaConf.merge(ours, paths)})
     return {key: chosen.data[key] for key in PATHS_IN_A_CONFIG["data"] if key in ours}
 
 
 def check_fit(network: Any, datamodule: ImageDataModule, split: str) -> None:
-    """Check that these are data for this network.
+    """Check that the data fit the network.
 
     Raises:
-        InputError: the images have another size, there are more or fewer classes, or there is no such split.
+        InputError: another number of sites or classes, or no such split.
     """
     if split not in datamodule.splits:
         raise InputError(f"split={split}: the run held no images out (data.val_size=0)")
     if (datamodule.num_sites, datamodule.num_classes) != (network.num_sites, network.num_classes):
         raise InputError(
-            f"the network was trained for images of {network.num_sites} sites in {network.num_classes} classes, the "
-            f"data have {datamodule.num_sites} sites and {datamodule.num_classes} classes; are they where they were?"
+            f"the network takes {network.num_sites} sites and {network.num_classes} classes, the data have "
+            f"{datamodule.num_sites} sites and {datamodule.num_classes} classes; are they where they were?"
         )
 
 

@@ -1,7 +1,7 @@
-"""Figures of one evaluation: the states of the classes, how the network classifies, and what it saw.
+"""Figures of one evaluation: the states of the classes, how the network classifies, and examples.
 
-Ten classes are too many for ten colours that everybody can tell apart. So every class has its own panel and the others
-stand in it in grey, and where classes are compared they are bars or rows with their name.
+Nobody can tell ten colours apart. Every class therefore has its own panel, with the others in grey, or is a named
+bar or row.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ from qcnn_lightning.report.figures import ENTROPY, FORMATS, OKABE_ITO, STYLE, sa
 
 BLUE, VERMILION = OKABE_ITO[:2]
 OTHERS = "0.8"
-# Below it Schmidt probabilities cannot be told from round-off.
+# Smaller Schmidt probabilities are round-off.
 SMALLEST_PROBABILITY = 1e-14
 MOST_CLASSES_WITH_NUMBERS = 20
 PANELS_IN_A_ROW = 5
@@ -36,7 +36,7 @@ def check_formats(formats: Sequence[str]) -> None:
         InputError: one is unknown, or this is no list.
     """
     if isinstance(formats, str):
-        raise InputError(f"figures={formats}: give a list, as in figures=[png]")
+        raise InputError(f"figures={formats}: give a list, like figures=[png]")
     if unknown := sorted(set(formats) - set(FORMATS)):
         raise InputError(f"figures={','.join(unknown)}: choose from {', '.join(FORMATS)}")
 
@@ -47,7 +47,7 @@ def figure_files(formats: Sequence[str]) -> list[str]:
 
 
 def draw_all(evaluation: Evaluation, folder: Path, formats: Sequence[str]) -> None:
-    """Draw every figure for which the model has the numbers into a folder, in every format."""
+    """Draw every figure that the model has numbers for into a folder, in every format."""
     with mpl.rc_context(STYLE):
         for name, draw in FIGURES.items():
             if not missing(name, evaluation):
@@ -55,14 +55,14 @@ def draw_all(evaluation: Evaluation, folder: Path, formats: Sequence[str]) -> No
 
 
 def missing(name: str, evaluation: Evaluation) -> bool:
-    """Return whether a figure shows what this model does not have: states, or entropies of blocks."""
+    """Return whether the model lacks what a figure shows: states, or block entropies."""
     if evaluation.entanglement is None:
         return name not in ("confusion", "examples")
     return name in ("entropy_profile", "pixel_entropies") and not evaluation.entanglement.block_entropies
 
 
 def states_of(evaluation: Evaluation) -> Entanglement:
-    """Return the numbers of the states, in a figure that is drawn for models with states only."""
+    """Return the numbers of the states, for figures of models with states."""
     assert evaluation.entanglement is not None
     return evaluation.entanglement
 
@@ -144,7 +144,7 @@ def draw_entropy_profile(evaluation: Evaluation) -> Figure:
 
 
 def draw_pixel_entropies(evaluation: Evaluation) -> Figure:
-    """Draw how entangled every pixel is with all others, for every class, where the pixel stands in the image.
+    """Draw the entropy of every pixel with all others as an image, for every class.
 
     If all pixels are alike, as with full weight sharing, a map would show nothing; bars do.
     """
@@ -154,7 +154,7 @@ def draw_pixel_entropies(evaluation: Evaluation) -> Figure:
     figure, panels = class_panels(len(maps), height=1.8)
     largest = max(np.nanmax(maps), SMALLEST_PROBABILITY)
     smallest = largest / PIXEL_ENTROPY_RANGE
-    # A logarithmic scale, for classes differ by orders of magnitude.
+    # Logarithmic: classes differ by orders of magnitude.
     scale = LogNorm(smallest, largest, clip=True)
     for label, axes in enumerate(panels):
         image = axes.imshow(maps[label], cmap="viridis", norm=scale, aspect=aspect_of(maps[label]))
@@ -179,12 +179,12 @@ def draw_pixel_entropies(evaluation: Evaluation) -> Figure:
 
 
 def draw_entropy_of_any_pixel(evaluation: Evaluation) -> Figure:
-    """Draw the one entropy that all pixels of a class have."""
+    """Draw the common entropy of all pixels, for every class."""
     figure, (axes,) = class_rows(evaluation.class_names, columns=1)
     entropy = states_of(evaluation).profile[:, 0].numpy()
     axes.barh(range(len(entropy)), entropy, color=BLUE, height=0.65)
     axes.set_xlabel("entanglement entropy of one pixel with all others (nats)")
-    figure.suptitle(f"No map: sites share their weights, so all pixels of a class are alike\n{subject(evaluation)}")
+    figure.suptitle(f"No map: sites share weights, so all pixels of a class have one entropy\n{subject(evaluation)}")
     return figure
 
 
@@ -209,11 +209,11 @@ def draw_overlaps(evaluation: Evaluation) -> Figure:
 
 
 def draw_confusion(evaluation: Evaluation) -> Figure:
-    """Draw how many images of every class were taken for which class."""
+    """Draw how many images of every class were taken for each class."""
     confusion = evaluation.classification.confusion.numpy()
     fraction = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
     figure, axes = matrix_figure(evaluation)
-    # A root scale, so that errors of one in a hundred can be seen beside the diagonal.
+    # A root scale shows errors of one in a hundred beside the diagonal.
     image = axes.imshow(fraction, cmap="Blues", norm=PowerNorm(0.4, 0, 1))
     write_numbers(axes, confusion, str, dark=fraction > 0.25, skip=confusion == 0)
     axes.set_xlabel("taken for")
@@ -231,7 +231,7 @@ def draw_confusion(evaluation: Evaluation) -> Figure:
 def draw_examples(evaluation: Evaluation) -> Figure:
     """Draw, for every class, its own images with the highest and those with the lowest p(y|x) (eq. 34)."""
     names, columns = evaluation.class_names, evaluation.most_probable.index.shape[1]
-    # In inches: laid out by hand, for all images shall have the same size whatever stands below them.
+    # Inches. Laid out by hand: all images get the same size, whatever stands below them.
     margin, side, gap, row = 0.25 + 0.07 * max(map(len, names)), 0.6, 0.3, 0.86
     width, height = margin + 2 * columns * (side + 0.08) + gap, 0.75 + row * len(names)
     figure = Figure(figsize=(width, height))
@@ -257,7 +257,7 @@ def draw_examples(evaluation: Evaluation) -> Figure:
         draw_row(right[label], evaluation, evaluation.least_probable, label, lambda p: p)
         left[label, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
     left[0, 0].set_title("Highest p(y|x); below: 1 − p", loc="left")
-    right[0, 0].set_title("Lowest p(y|x); below: p, and what it was taken for if not for y", loc="left")
+    right[0, 0].set_title("Lowest p(y|x); below: p, and the class it was taken for if not y", loc="left")
     figure.suptitle(
         f"{evaluation.split.capitalize()} images of every class y: {subject(evaluation)}", y=1 - 0.1 / height
     )
@@ -267,7 +267,7 @@ def draw_examples(evaluation: Evaluation) -> Figure:
 def draw_row(
     row: Iterable[Axes], evaluation: Evaluation, examples: Examples, label: int, shown: Callable[[float], float]
 ) -> None:
-    """Draw the examples of one class; below each the number that is shown of p, and a wrong class."""
+    """Draw the examples of one class; below each a number made of p, and the class if it is wrong."""
     for place, axes in enumerate(row):
         bare(axes)
         if examples.index[label, place] < 0:
@@ -329,7 +329,7 @@ def matrix_figure(evaluation: Evaluation) -> tuple[Figure, Axes]:
 def write_numbers(
     axes: Axes, matrix: np.ndarray, form: Callable[[Any], str], dark: np.ndarray, skip: np.ndarray
 ) -> None:
-    """Write the entries of a matrix into its cells, in white where these are dark; none if they are too many."""
+    """Write the entries of a matrix into its cells, in white on dark ones; none if they are too many."""
     if len(matrix) > MOST_CLASSES_WITH_NUMBERS:
         return
     for (row, column), value in np.ndenumerate(matrix):
@@ -339,12 +339,12 @@ def write_numbers(
 
 
 def is_chain(image: np.ndarray) -> bool:
-    """Return whether an image is one row or column of pixels, which has no outline."""
+    """Return whether an image is one row or column of pixels; it then has no outline."""
     return min(image.shape) == 1
 
 
 def aspect_of(image: np.ndarray) -> Literal["auto", "equal"]:
-    """Return how to draw pixels: square, but those of a chain as long as there is room, or they would be a hairline."""
+    """Return how to draw pixels: square, but stretched for a chain, which would be a hairline."""
     return "auto" if is_chain(image) else "equal"
 
 

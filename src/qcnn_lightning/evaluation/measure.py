@@ -1,7 +1,7 @@
-"""What a trained network knows and how entangled it is: every number of an evaluation.
+"""Every number of an evaluation: how a trained network classifies, and how entangled it is.
 
-Cost and accuracy are the model's own. The probabilities p(y|x) (eq. 34) and all about entanglement (eq. 36-45) are its
-states', in float64. A model without states has probabilities of its scores, and no entanglement.
+The model gives cost and accuracy. Its states give p(y|x) (eq. 34) and the entanglement (eq. 36-45), in float64. Without
+states, p(y|x) is computed from the scores, and there is no entanglement.
 """
 
 import json
@@ -29,7 +29,7 @@ BATCH_SIZE = 1000
 EXAMPLES = 6
 FEWEST_CLASSES = 3
 LARGEST_DISAGREEMENT = 1e-3
-"""Of scores and amplitudes, relative; float32 alone makes 1e-6 to 1e-4."""
+"""Between scores and amplitudes, relative; float32 alone causes 1e-6 to 1e-4."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class Classification:
 
     Attributes:
         labels: the class of every image.
-        cost: what training minimised (eq. 48 by default), mean over the images.
+        cost: mean over the images of the cost that training minimised (eq. 48 by default).
         confusion: number of images of a class (row) that were taken for a class (column).
         probabilities: p(y|x) of every image (eq. 34).
-        disagreement: largest difference of the network's scores and its states' amplitudes, which are equal but for
-            round-off (eq. 31), over the first images, as a part of the largest amplitude; 0 without states.
+        disagreement: max |alpha_y(x) - <x|Psi_y>| / max |<x|Psi_y>| over the first images, round-off by eq. 31; 0
+            without states.
     """
 
     labels: Int64[Tensor, " images"]
@@ -53,7 +53,7 @@ class Classification:
 
     @property
     def accuracy(self) -> float:
-        """The part of the images that were classified correctly."""
+        """The part of the images that is classified correctly."""
         return (self.confusion.trace() / self.confusion.sum()).item()
 
     @property
@@ -63,30 +63,31 @@ class Classification:
 
     @property
     def class_accuracies(self) -> Float[Tensor, " classes"]:
-        """The part of every class's images that were classified correctly; NaN if there are none."""
+        """The part of every class's images that is classified correctly; NaN if there are none."""
         return self.confusion.diagonal().double() / self.class_sizes
 
     @property
     def own_probabilities(self) -> Float[Tensor, " images"]:
-        """p(y|x) of every image's own class y."""
+        """p(l(x)|x) of every image x with label l(x)."""
         return self.probabilities.gather(1, self.labels.unsqueeze(1)).squeeze(1)
 
     @property
     def class_probabilities(self) -> Float[Tensor, " classes"]:
-        """The mean over every class's images of p(y|x), y being that class; NaN if there are none."""
+        """The mean of p(l(x)|x) over every class's images; NaN if there are none."""
         total = self.probabilities.new_zeros(self.probabilities.shape[1])
         return total.index_add(0, self.labels, self.own_probabilities) / self.class_sizes
 
 
 @dataclass(frozen=True)
 class Entanglement:
-    """The states of the classes, by numbers; blocks only where a state knows their entropies.
+    """The numbers of the classes' states.
 
     Attributes:
-        schmidt_spectrum: Schmidt probabilities of half the image against the other half, descending (eq. 45).
+        schmidt_spectrum: Schmidt probabilities between the two halves of the image, descending (eq. 45).
         log_norm: log <Psi_y|Psi_y>.
         overlaps: <Psi_y|Psi_y'> of the normalised states (eq. 36).
-        block_entropies: for every level l, the entropy of every aligned block of 2^l sites with the rest, nats.
+        block_entropies: for every level l, the entropy of every aligned block of 2^l sites with the rest, nats; empty
+            if the state does not give them.
     """
 
     schmidt_spectrum: Float[Tensor, "classes rank"]
@@ -96,17 +97,17 @@ class Entanglement:
 
     @property
     def entropy(self) -> Float[Tensor, " classes"]:
-        """Entanglement entropy of the image's halves, nats (eq. 44)."""
+        """S = -sum_k p_k log p_k between the two halves of the image, nats (eq. 38, 44)."""
         return von_neumann_entropy(self.schmidt_spectrum)
 
     @property
     def renyi_2(self) -> Float[Tensor, " classes"]:
-        """Rényi entropy of order 2 of the image's halves, nats: minus the logarithm of the purity of one half."""
+        """-log sum_k p_k^2 between the two halves of the image, nats: the Rényi entropy of order 2."""
         return renyi_entropy(self.schmidt_spectrum, 2)
 
     @property
     def effective_schmidt_rank(self) -> Float[Tensor, " classes"]:
-        """exp(S): how many equal Schmidt values have this entropy."""
+        """e^S: so many equal Schmidt values have this entropy."""
         return self.entropy.exp()
 
     @property
@@ -123,7 +124,7 @@ class Entanglement:
 
     @property
     def sites_are_alike(self) -> bool:
-        """Whether all sites have the same entropy, as they have where all share their weights."""
+        """Whether all blocks of a level have the same entropy, as with full weight sharing."""
         return all(
             bool(torch.isclose(entropies, entropies[:, :1], rtol=0, atol=0, equal_nan=True).all())
             for entropies in self.block_entropies
@@ -135,10 +136,10 @@ class Examples:
     """A few images of every class.
 
     Attributes:
-        index: their places in the split; -1 where a class has fewer images.
-        probability: p(y|x), y being their own class.
+        index: their places in the split; -1 if a class has fewer images.
+        probability: p(l(x)|x), with the label l(x).
         taken_for: the most probable class.
-        images: what the network sees, upright.
+        images: the images as the network sees them, upright.
     """
 
     index: Int64[Tensor, "classes examples"]
@@ -152,20 +153,20 @@ class Evaluation:
     """A trained network, measured.
 
     Attributes:
-        checkpoint: the file it was read from.
-        epoch: the last epoch it was trained in.
-        split: which images were classified.
+        checkpoint: its file.
+        epoch: the last epoch of its training.
+        split: split of the classified images.
         data: name, size and pixel order of the data set.
-        model: the kind of network: its settings.
+        model: settings of the network.
         num_parameters: number of trained parameters.
         class_names: in the order of the labels.
         classification: cost, accuracy and probabilities.
-        state: the states of the classes; None for a model without.
-        entanglement: the same by numbers; None for a model without.
-        pixel_entropies: the entropy of every pixel with all others, nats; None where nobody knows them.
-        mean_images: mean of the images of every class, in their own grey levels: 0 to 255, or 0 to 1 for floats.
-        most_probable: every class's own images with the highest p(y|x).
-        least_probable: every class's own images with the lowest p(y|x).
+        state: the states of the classes, or None.
+        entanglement: their numbers, or None.
+        pixel_entropies: the entropy of every pixel with all others, nats; None if the state does not give it.
+        mean_images: mean image of every class, in grey levels of 0 to 255, or 0 to 1 for floats.
+        most_probable: every class's images with the highest p(l(x)|x).
+        least_probable: every class's images with the lowest p(l(x)|x).
     """
 
     checkpoint: Path
@@ -187,7 +188,7 @@ class Evaluation:
     def entropy_and_error(self) -> tuple[float, float]:
         """Spearman's correlation of the classes' entropies and error rates, and its two-sided p-value.
 
-        Not a number if fewer than three classes have images, if one of the two is the same for all, or without states.
+        NaN if fewer than three classes have images, if all entropies or all error rates are equal, or without states.
         """
         if self.entanglement is None:
             return math.nan, math.nan
@@ -199,7 +200,7 @@ class Evaluation:
         return float(result.statistic), float(result.pvalue)
 
     def as_plain_data(self) -> dict[str, Any]:
-        """Return all numbers as lists and dicts; None for what is not a finite number."""
+        """Return all numbers as lists and dicts; None stands for what is not finite."""
         classification, entanglement = self.classification, self.entanglement
         correlation, p_value = self.entropy_and_error
         classes = {
@@ -256,15 +257,15 @@ def measure(
     epoch: int | None,
     settings: Mapping[str, Any],
 ) -> Evaluation:
-    """Measure a model by the images of a split.
+    """Measure a model on the images of a split.
 
     Args:
-        network: the model, in evaluation mode, on the device it shall work on.
-        cost: of an image.
-        datamodule: set up.
-        split: of the data.
-        checkpoint: where the network was read from.
-        epoch: it was trained in last.
+        network: the model, in evaluation mode, on its device.
+        cost: cost of an image.
+        datamodule: the data, set up.
+        split: name of the split.
+        checkpoint: the network's file.
+        epoch: the last epoch of its training.
         settings: the run's configuration.
     """
     with torch.no_grad():
@@ -305,7 +306,7 @@ def classify(
     labels: Int64[Tensor, " images"],
     num_classes: int,
 ) -> Classification:
-    """Classify images by the largest |alpha| (eq. 35), with the model, and measure p(y|x) with its states."""
+    """Classify images by the model's largest |alpha_y(x)| (eq. 35), and compute p(y|x) from its states (eq. 34)."""
     device = next(network.parameters()).device
     mean_cost = MeanMetric(nan_strategy="disable").to(device)
     confusion = MulticlassConfusionMatrix(num_classes, validate_args=False).to(device)
@@ -329,7 +330,7 @@ def classify(
 
 
 def disagreement(network: nn.Module, state: State, images: Real[Tensor, "images sites"]) -> float:
-    """Return max |alpha_y(x) - <x|Psi_y>| / max |<x|Psi_y>| of a model's scores and its states' amplitudes (eq. 31)."""
+    """Return max |alpha_y(x) - <x|Psi_y>| / max |<x|Psi_y>|: round-off, by eq. 31."""
     logarithm, sign = state.log_amplitude(images)
     amplitude = sign * logarithm.exp()
     scores = network(images.to(next(network.parameters()).device)).cpu().double()
@@ -353,9 +354,9 @@ def measure_entanglement(state: State) -> Entanglement:
 def choose_examples(
     classification: Classification, upright: Real[Tensor, "images height width"], descending: bool
 ) -> Examples:
-    """Choose the images of every class with the highest, or the lowest, p(y|x)."""
+    """Choose every class's images with the highest, or the lowest, p(l(x)|x)."""
     num_classes = classification.probabilities.shape[1]
-    # An image on which all amplitudes vanish belongs to no class at all.
+    # NaN where all amplitudes vanish.
     own = classification.own_probabilities.nan_to_num(0)
     ranked = own.argsort(descending=descending, stable=True)
     index = torch.full((num_classes, EXAMPLES), -1)
@@ -371,7 +372,7 @@ def choose_examples(
 
 
 def described(examples: Examples) -> list[list[dict[str, Any]]]:
-    """Return what there is to say of examples: a list per class."""
+    """Return examples as plain data: a list per class."""
     return [
         [
             {"index": index, "probability": probability, "taken_for": taken_for}
@@ -385,7 +386,7 @@ def described(examples: Examples) -> list[list[dict[str, Any]]]:
 
 
 def plain(value: Any) -> Any:
-    """Return nested tensors and mappings as lists and dicts; None for what is not a finite number."""
+    """Return nested tensors and mappings as lists and dicts; None stands for what is not finite."""
     if isinstance(value, Tensor):
         return plain(value.tolist())
     if isinstance(value, Mapping):
@@ -396,6 +397,6 @@ def plain(value: Any) -> Any:
 
 
 def as_json(numbers: Mapping[str, Any]) -> str:
-    """Return numbers as JSON with one line for each of them, matrix or not: short enough to look at."""
+    """Return numbers as JSON, one line for each number or matrix."""
     lines = (f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in numbers.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"

@@ -1,4 +1,4 @@
-"""Figures, each drawn by one function into one file."""
+"""The figure of the pixel orders."""
 
 from pathlib import Path
 
@@ -10,23 +10,23 @@ from matplotlib.figure import Figure
 
 from qcnn_lightning.data.flattening import FLATTENINGS, PADDING, pixel_order
 
-# Each half of the tree has its hue, lighter to darker along the chain.
+# A hue for each half of the tree, darkening along the chain.
 _HALVES = (
     LinearSegmentedColormap.from_list("first_half", ["#a9c9e8", "#1c5a99"]),
     LinearSegmentedColormap.from_list("second_half", ["#f6c49b", "#b5430f"]),
 )
-# Of the borders between halves, quarters, eighths, ... of the tree, in points.
+# Points: borders between halves, quarters, eighths, ... of the tree.
 _BORDER_WIDTHS = (3.4, 2.0, 1.1, 0.5, 0.5, 0.5)
 
 
 def draw_pixel_orders(size: int, path: Path) -> None:
     """Draw every pixel order of a `size` x `size` image side by side.
 
-    Colours tell the two halves of the tree apart, and darken along the chain, which the white line follows from the
-    dot. Black borders part the halves, quarters, eighths, ... of the tree: the thicker, the nearer to the top.
+    Colours mark the two halves of the tree and darken along the chain; a white line follows the chain from the dot.
+    Black borders separate the halves, quarters, eighths, ... of the tree, thicker near the top.
 
     Args:
-        size: height and width of the image, in pixels.
+        size: height and width of the image in pixels.
         path: file to write; its suffix chooses the format.
     """
     figure = Figure(figsize=(12, 3.4), layout="constrained")
@@ -59,7 +59,7 @@ def _draw_pixel_order(axes: Axes, flatten: str, size: int) -> None:
 
 
 def _borders(block: np.ndarray) -> list[tuple[tuple[float, float], tuple[float, float]]]:
-    """Line segments ((x, y), (x, y)) between neighbouring pixels of different blocks."""
+    """Return line segments ((x, y), (x, y)) between neighbouring pixels of different blocks."""
     upright = [((x + 0.5, y - 0.5), (x + 0.5, y + 0.5)) for y, x in np.argwhere(block[:, 1:] != block[:, :-1])]
     level = [((x - 0.5, y + 0.5), (x + 0.5, y + 0.5)) for y, x in np.argwhere(block[1:] != block[:-1])]
     return upright + level

@@ -1,4 +1,4 @@
-"""What a person sees of an evaluation on the terminal: its numbers as tables, and where the files are."""
+"""An evaluation on the terminal: its numbers as tables, and the folder of its files."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from rich.text import Text
 from qcnn_lightning.evaluation.measure import LARGEST_DISAGREEMENT, Evaluation
 from qcnn_lightning.job_table import plain_console
 
-# Of lines in a file or a pipe, which rich would otherwise fold to 80 columns.
+# In a file or a pipe rich would fold lines to 80 columns.
 WIDTH_IN_A_PIPE = 400
 MOST_CLASSES = 25
 
@@ -22,8 +22,8 @@ def show_evaluation(evaluation: Evaluation, folder: Path, console: Console | Non
 
     Args:
         evaluation: what was measured.
-        folder: where it was written.
-        console: where it is printed; the standard output unless given.
+        folder: its folder.
+        console: where to print; None for the standard output.
     """
     if console is None:
         console = plain_console()
@@ -39,8 +39,8 @@ def show_evaluation(evaluation: Evaluation, folder: Path, console: Console | Non
     )
     if not classification.disagreement <= LARGEST_DISAGREEMENT:
         console.print(
-            f"warning: the network's scores differ from its states' amplitudes by {classification.disagreement:.2g} of "
-            "the largest: it classifies by round-off, which the states do not have, so their entropies are not its own",
+            f"warning: scores and amplitudes differ by {classification.disagreement:.2g} of the largest amplitude: the "
+            "network classifies by round-off, which its states do not have, so their entropies say nothing about it",
             style="bold red",
             soft_wrap=True,
         )

@@ -1,1 +1,1 @@
-"""How a model is computed: see `kernel.py` for what a kernel is."""
+"""Kernels: ways to compute a model. `kernel.py` has the protocol."""

@@ -1,4 +1,4 @@
-"""The C++ operators of `kernels/cpu`, compiled once on every machine and loaded from a cache after that."""
+"""The C++ operators of `kernels/cpu`: compiled once per machine, then loaded from a cache."""
 
 import functools
 import hashlib
@@ -24,13 +24,13 @@ LIBRARY = "qcnn_lightning_cpu"
 
 
 class UnavailableError(RuntimeError):
-    """The operators cannot be had on this machine; the message says why."""
+    """This machine cannot have the operators; the message says why."""
 
 
 def build_directory() -> Path:
-    """Return the folder of the compiled operators: one for each source, PyTorch, processor and set of flags.
+    """Return the folder of the compiled operators, one for each source, PyTorch, Python, processor and set of flags.
 
-    It lies where PyTorch keeps its compiled extensions; the environment variable TORCH_EXTENSIONS_DIR moves it.
+    It lies where PyTorch keeps compiled extensions; the environment variable TORCH_EXTENSIONS_DIR moves it.
     """
     from torch.utils.cpp_extension import get_default_build_root
 
@@ -41,7 +41,7 @@ def build_directory() -> Path:
 
 
 def processor() -> str:
-    """Return what the compiler may build for under -march=native: the instruction sets, where the system tells them."""
+    """Return what -march=native depends on: the processor's instruction sets, if the system lists them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -51,15 +51,14 @@ def processor() -> str:
 
 @functools.cache
 def load_operators() -> Any:
-    """Return the operators' namespace, compiled at the first call ever and loaded from the cache after that.
+    """Return the operators' namespace; compile them if the cache does not hold them.
 
-    Jobs that start together wait for the one that compiles. One that is killed while compiling leaves nothing that
-    stops the next.
+    Jobs that start together wait for the one that compiles. A job killed while compiling does not block the next.
 
     Raises:
-        UnavailableError: no compiler, or it failed.
+        UnavailableError: there is no compiler, or it failed.
     """
-    # PyTorch would warn, when that is imported, that it finds no CUDA, which this does not need.
+    # At import it would warn that there is no CUDA, which we do not need.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     directory = build_directory()
     library = directory / f"{LIBRARY}.so"
@@ -72,33 +71,33 @@ def load_operators() -> Any:
     except (OSError, RuntimeError) as error:
         lines = str(error).splitlines()
         cause = next((line for line in lines if "error:" in line), lines[0] if lines else type(error).__name__)
-        raise UnavailableError(f"making it in {directory} failed: {cause}") from error
+        raise UnavailableError(f"compiling it in {directory} failed: {cause}") from error
     return torch.ops.qcnn_lightning
 
 
 def compile_operators(directory: Path, library: Path) -> None:
-    """Compile the operators; the library appears under its name once it is complete, so whoever sees it may load it.
+    """Compile the operators. The library gets its name once it is complete, so it can be loaded as soon as it is there.
 
     Raises:
-        UnavailableError: no compiler.
+        UnavailableError: there is no compiler.
         OSError: the directory cannot be written.
         RuntimeError: the compiler failed.
     """
     from torch.utils import cpp_extension
 
-    if shutil.which("ninja") is None:  # installed with us, but its folder need not be in PATH
+    if shutil.which("ninja") is None:  # installed with us, but perhaps not in PATH
         os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), ninja.BIN_DIR))
     compiler = cpp_extension.get_cxx_compiler()
     if shutil.which(compiler) is None:
         raise UnavailableError(f"no C++ compiler ({compiler}) on this machine")
     directory.mkdir(parents=True, exist_ok=True)
-    log.info("compiling the C++ kernel, once, about %d s; cached in %s", COMPILE_SECONDS, directory)
+    log.info("compiling the C++ kernel (about %d s, once per machine) in %s", COMPILE_SECONDS, directory)
     start = time.perf_counter()
     with FileLock(directory / "compiling.lock"):
-        if library.exists():  # another job was first
+        if library.exists():  # another job compiled it
             return
         building = directory / "building"
-        shutil.rmtree(building, ignore_errors=True)  # of a job that was killed
+        shutil.rmtree(building, ignore_errors=True)  # left by a killed job
         building.mkdir()
         cpp_extension.load(
             LIBRARY,

@@ -1,7 +1,6 @@
-"""A whole q-CNN as two C++ operators: the mathematics of `qcnn.py`, several times faster.
+"""A whole q-CNN as C++ operators: the function of `models/qcnn.py`, several times faster (eq. 1-10).
 
-`cpu/operator.cpp` and its headers tell how. The operators take uint8 images, whose grey levels are 256, on the CPU, and
-measure no statistics across processes.
+`cpu/operator.cpp` and its headers explain how. The operators need uint8 images on the CPU, and one process.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,16 +18,16 @@ from qcnn_lightning.kernels.build import UnavailableError, load_operators
 from qcnn_lightning.kernels.kernel import backpropagate
 
 
-def obstacle(x: Tensor, dtype: torch.dtype) -> str | None:
-    """Say why the operators cannot take these images with weights of this type; None if they can."""
+def reason_against(x: Tensor, dtype: torch.dtype) -> str | None:
+    """Return why the operators cannot take these images with weights of this dtype; None if they can."""
     if x.dtype != torch.uint8:
-        return f"it requires uint8 images, and these are {x.dtype}"
+        return f"it needs uint8 images, and these are {x.dtype}"
     if x.device.type != "cpu":
         return f"it runs on the CPU, and this network is on {x.device}"
     if dtype not in (torch.float32, torch.float64):
         return f"it computes in float32 or float64, and these weights are {dtype}"
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return "the statistics of a batch span all processes of a distributed run"
+        return "it measures a batch's statistics in one process, and this run is distributed"
     try:
         load_operators()
     except UnavailableError as error:
@@ -38,19 +37,19 @@ def obstacle(x: Tensor, dtype: torch.dtype) -> str | None:
 
 @dataclass(frozen=True)
 class CpuKernel:
-    """A q-CNN as the operators take it: lists of every level, of which the last is the classification.
+    """A q-CNN as the operators take it: lists over levels 0 .. L; level L is the classification.
 
     Attributes:
-        table: (256, d_0), f_1 .. f_{d_0} of every grey level.
+        table: (256, d_0), f_i(g / 255) of the grey levels g = 0 .. 255.
         gamma: (d_l,) each.
         beta: (d_l,) each.
         weight: (1 or 2, d_{l+1}, d_l) each.
-        epsilon: added to the variances.
-        running_mean: (d_l,) each, which move towards the batch's statistics when `forward` is called.
-        running_var: (d_l,) each.
-        momentum: how far they move.
-        split_products: take float32 products as three of bfloat16 where the processor has matrix units (PyTorch's
-            float32 matmul precision "high").
+        epsilon: added to the variances (eq. 4).
+        running_mean: (d_l,) each; `forward` moves them towards the batch's.
+        running_var: (d_l,) each; likewise.
+        momentum: weight of the batch in the running averages.
+        bfloat16_products: compute a float32 product as three bfloat16 ones if the processor has matrix units: 16 of 24
+            bits, PyTorch's float32 matmul precision "high".
     """
 
     table: Float[Tensor, "256 d_0"]
@@ -61,25 +60,25 @@ class CpuKernel:
     running_mean: Sequence[Tensor]
     running_var: Sequence[Tensor]
     momentum: float
-    split_products: bool
+    bfloat16_products: bool
 
     @property
     def parameters(self) -> list[Tensor]:
-        """Parameters in the order in which the operators take them."""
+        """The parameters in the operators' order."""
         return [*self.gamma, *self.beta, *self.weight]
 
     def forward(self, x: UInt8[Tensor, "batch sites"]) -> tuple[Float[Tensor, "batch classes"], Any]:
-        """Return the scores by the batch's statistics, and the tape; running averages move."""
+        """Return the scores by the batch's statistics, and the tape; move the running averages."""
         return self.run(x, moving=True, keep=True)
 
     def backward(self, tape: Any, gradient: Float[Tensor, "batch classes"]) -> None:
-        """Replace the gradient of every parameter that has one."""
+        """Set the gradient of every parameter that requires one."""
         for parameter, of_parameter in zip(self.parameters, self.gradients(tape, gradient), strict=True):
             if parameter.requires_grad:
                 parameter.grad = of_parameter
 
     def backpropagate(self, cost: Cost, x: UInt8[Tensor, "batch sites"], labels: Int64[Tensor, " batch"]) -> float:
-        """Return the mean cost of a batch; its gradient replaces that of every parameter."""
+        """Return the mean cost of a batch, and set every parameter's gradient to the mean cost's."""
         if type(cost) is not SquaredDistance:
             return backpropagate(self, cost, x, labels)
         mean: float = load_operators().squared_distance(
@@ -91,16 +90,16 @@ class CpuKernel:
             self.running_var,
             self.momentum,
             self.epsilon,
-            self.split_products,
+            self.bfloat16_products,
         )
         return mean
 
     @contextmanager
     def around_training(self) -> Iterator[None]:
-        """Let PyTorch's other operators compute in one thread meanwhile; this kernel keeps all.
+        """Give this kernel all threads and PyTorch's other operators one.
 
-        They are small. OpenMP's threads would spin for milliseconds after each of them, where other processes, or this
-        kernel's own threads, need the cores.
+        Those are small, and OpenMP's threads spin for milliseconds after each: this kernel and other processes need the
+        cores.
         """
         threads = torch.get_num_threads()
         operators = load_operators()
@@ -114,10 +113,10 @@ class CpuKernel:
 
     @property
     def arithmetic(self) -> str:
-        """By what products are computed: results depend on it, beyond the last digits of float32."""
+        """The arithmetic of products: "float64", "float32" or "three of bfloat16"; results depend on it."""
         if self.table.dtype == torch.float64:
             return "float64"
-        return "three of bfloat16" if self.split_products and load_operators().has_matrix_units() else "float32"
+        return "three of bfloat16" if self.bfloat16_products and load_operators().has_matrix_units() else "float32"
 
     def run(
         self,
@@ -126,13 +125,13 @@ class CpuKernel:
         moving: bool = False,
         keep: bool = False,
     ) -> tuple[Float[Tensor, "batch classes"], Any]:
-        """Return the scores and the tape, which has `mean()` and `var()`, (d_l,) of every level.
+        """Return the scores (eq. 1-10) and the tape, with `mean()` and `var()`, (d_l,) for every level.
 
         Args:
             x: images in tree order.
-            fixed: mean and variance, (d_l,) each, of every level to normalise by; without them, those of the batch.
-            moving: whether the running averages shall move towards the batch's statistics.
-            keep: whether the tape shall serve for gradients, not for its statistics alone.
+            fixed: mean and variance, (d_l,) each, of levels 0 .. L to normalise by; empty for those of the batch.
+            moving: move the running averages towards the batch's statistics.
+            keep: let the tape serve `gradients`, not only its statistics.
         """
         scores, tape = load_operators().forward(
             x.contiguous(),
@@ -144,24 +143,24 @@ class CpuKernel:
             self.running_var if moving else [],
             self.momentum,
             self.epsilon,
-            self.split_products,
+            self.bfloat16_products,
             keep,
         )
         return scores, tape
 
     def gradients(self, tape: Any, gradient: Float[Tensor, "batch classes"]) -> list[Tensor]:
-        """Return the gradient of every parameter."""
-        return load_operators().backward(gradient, self.parameters, tape, self.epsilon, self.split_products)
+        """Return sum_{x,y} gradient_{x,y} d alpha_y(x) / d parameter of every parameter."""
+        return load_operators().backward(gradient, self.parameters, tape, self.epsilon, self.bfloat16_products)
 
     def statistics_of(self, x: UInt8[Tensor, "batch sites"]) -> tuple[list[Tensor], list[Tensor]]:
-        """Measure mean and variance of every level on these images, normalised by them level by level."""
+        """Measure mean and biased variance of zeta^(0) .. zeta^(L) on these images, as training does (eq. 4)."""
         _, tape = self.run(x)
         return tape.mean(), tape.var()
 
     def differentiable(
         self, x: UInt8[Tensor, "batch sites"], fixed: Sequence[tuple[Tensor, Tensor]] = ()
     ) -> Float[Tensor, "batch classes"]:
-        """Return the scores as part of autograd's graph; by the batch's statistics, which then move, unless fixed."""
+        """Return the scores as part of autograd's graph: by fixed statistics, or by the batch's, as in training."""
         if torch.is_grad_enabled() and any(parameter.requires_grad for parameter in self.parameters):
             return _Scores.apply(self, x, fixed, *self.parameters)
         return self.run(x, fixed, moving=not fixed)[0]
@@ -172,7 +171,7 @@ class _Scores(torch.autograd.Function):
     def forward(ctx: Any, kernel: CpuKernel, x: Tensor, fixed: Sequence[tuple[Tensor, Tensor]], *_: Tensor) -> Tensor:
         scores, tape = kernel.run(x, fixed, moving=not fixed, keep=True)
         ctx.kernel, ctx.tape = kernel, tape
-        # So that a parameter that has changed meanwhile is told.
+        # Autograd then refuses parameters that were changed in between.
         ctx.save_for_backward(*kernel.parameters)
         return scores
 

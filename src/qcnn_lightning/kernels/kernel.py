@@ -1,4 +1,4 @@
-"""How a model is computed: forward to the scores and a tape, backward from the scores' gradient to the parameters'.
+"""The protocol of a kernel: forward to scores and a tape, backward from d cost / d scores to the parameters.
 
 The cost stands between the two, so every kernel serves every cost.
 """
@@ -15,47 +15,44 @@ from qcnn_lightning.costs import Cost, mean_and_gradient
 
 @runtime_checkable
 class Kernel(Protocol):
-    """A way to compute a model's scores in training, and the gradients of its parameters."""
+    """Computes a model's scores in training, and its parameters' gradients."""
 
     def forward(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Any]:
-        """Return the scores of a batch, by the batch's own statistics where a model has any, and a tape for `backward`.
+        """Return the scores alpha_y(x) of a batch, by the batch's statistics if the model has any, and a tape.
 
-        The scores are part of no graph: whoever wants a gradient through them takes it with respect to them.
+        The scores are not part of autograd's graph.
 
         Args:
             x: (batch, N) images.
         """
 
     def backward(self, tape: Any, gradient: Float[Tensor, "batch classes"]) -> None:
-        """Replace the gradient of every parameter by sum_by gradient_by d score_by / d parameter.
+        """Set every parameter's gradient to sum_{x,y} gradient_{x,y} d alpha_y(x) / d parameter.
 
         Args:
-            tape: what `forward` returned with the scores; it serves once.
-            gradient: of a cost with respect to the scores.
+            tape: returned by `forward`; can be used once.
+            gradient: d cost / d alpha_y(x).
         """
 
     def backpropagate(self, cost: Cost, x: Tensor, labels: Tensor) -> float:
-        """Return the mean cost of a batch; its gradient replaces that of every parameter.
+        """Return the mean cost of a batch, and set every parameter's gradient to the mean cost's.
 
-        Where a kernel has no faster way for a cost, that is the function `backpropagate`.
+        The function `backpropagate` does so for any cost; a kernel may be faster for some.
         """
 
     def around_training(self) -> AbstractContextManager[None]:
-        """Return the context that a whole training shall run in."""
+        """Return the context to train in."""
 
 
 def backpropagate(kernel: Kernel, cost: Cost, x: Tensor, labels: Tensor, weight: float | Tensor = 1.0) -> float:
-    """Go forward to the scores, take the cost's gradient with respect to them, and go back with it.
+    """Return the mean cost of a batch, and set every parameter's gradient to `weight` times the mean cost's.
 
     Args:
-        kernel: of the model.
-        cost: of an image.
+        kernel: the model's kernel.
+        cost: cost of an image.
         x: (batch, N) images.
         labels: (batch,), their classes.
-        weight: of the batch's mean cost in what is minimised.
-
-    Returns:
-        The batch's mean cost.
+        weight: factor of the gradient.
     """
     scores, tape = kernel.forward(x)
     mean, gradient = mean_and_gradient(cost, scores, labels)
@@ -64,11 +61,11 @@ def backpropagate(kernel: Kernel, cost: Cost, x: Tensor, labels: Tensor, weight:
 
 
 class AutogradKernel:
-    """PyTorch's own operators and gradients: works for every model, on every device.
+    """PyTorch's operators and autograd: any model, any device.
 
     Args:
-        model: takes images, returns scores.
-        backward: `Tensor.backward`, or what stands for it in Lightning.
+        model: maps images to scores.
+        backward: `Tensor.backward`, or Lightning's `manual_backward`.
     """
 
     def __init__(self, model: nn.Module, backward: Callable[[Tensor, Tensor], None] = Tensor.backward):
@@ -76,17 +73,17 @@ class AutogradKernel:
         self._backward = backward
 
     def forward(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Tensor]:
-        """Return the scores, and the scores with their graph as the tape."""
+        """Return the scores, and as the tape the scores with their graph."""
         scores: Tensor = self.model(x)
         return scores.detach(), scores
 
     def backward(self, tape: Tensor, gradient: Float[Tensor, "batch classes"]) -> None:
-        """Go back through the graph."""
+        """Set every parameter's gradient, through the graph."""
         self.model.zero_grad()
         self._backward(tape, gradient)
 
     def backpropagate(self, cost: Cost, x: Tensor, labels: Tensor) -> float:
-        """Return the mean cost of a batch; its gradient replaces that of every parameter."""
+        """Return the mean cost of a batch, and set every parameter's gradient to the mean cost's."""
         return backpropagate(self, cost, x, labels)
 
     def around_training(self) -> AbstractContextManager[None]:

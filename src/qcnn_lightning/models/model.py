@@ -1,4 +1,4 @@
-"""What training, evaluation and tables ask of a model, and what they take where a model does not answer."""
+"""The protocol of a model: what training, evaluation and tables ask of it, and the default answers."""
 
 from types import MethodType
 from typing import Any
@@ -13,53 +13,53 @@ from qcnn_lightning.states.state import State
 class Model(nn.Module):
     """A classifier of images: `Model(num_sites, num_classes, **settings)`.
 
-    `forward` is all that a model must have; its settings are those below `model` in the configuration. A model of one's
-    own may be any `nn.Module`: `completed` gives it the answers below where it has none.
+    A model must have `forward`. Its settings stand below `model` in the configuration. Users' own models may be any
+    `nn.Module`: `completed` adds the default answers below.
     """
 
     def forward(self, x: Tensor) -> Float[Tensor, "batch classes"]:
-        """Return the score of every class.
+        """Return alpha_y(x), the score of every class (eq. 10).
 
         Args:
-            x: (batch, N) pixels, uint8 grey levels or floats in [0, 1].
+            x: (batch, N) grey levels in tree order, uint8 or floats in [0, 1].
         """
         raise NotImplementedError
 
     def state(self, statistics: Any = None) -> State | None:
-        """Return the states whose amplitudes are the scores in evaluation; None for a model without.
+        """Return the states with <x|Psi_y> = alpha_y(x) in evaluation (eq. 31); None for a model without states.
 
         Args:
-            statistics: what to normalise by; what evaluation uses if None.
+            statistics: what to normalise by; None for what evaluation uses.
         """
         return None
 
     def fix_population_statistics(self, x: Tensor) -> None:
-        """Fix what evaluation normalises by, from a sample of images; does nothing where nothing is normalised."""
+        """Fix what evaluation normalises by, from a sample of images; nothing to do if nothing is normalised."""
 
     def statistics_of(self, x: Tensor) -> Any:
-        """Measure what training normalises these images by, differentiable; None where nothing is normalised."""
+        """Measure what training normalises these images by, differentiable; None if nothing is normalised."""
         return None
 
     @property
     def fixed_statistics(self) -> Any:
-        """What evaluation normalises by."""
+        """What evaluation normalises by; None if nothing is normalised."""
         return None
 
     def fast_kernel(self, x: Tensor) -> Kernel | None:
-        """Return a faster way to compute this model than PyTorch's operators, if there is one for images like these."""
+        """Return a kernel faster than PyTorch's operators for images like these; None if there is none."""
         return None
 
     def arithmetic(self, x: Tensor) -> str:
-        """Say by what training on images like these computes products: results depend on it."""
+        """Return the arithmetic of products in training on images like these; results depend on it."""
         return "PyTorch"
 
     def first_non_finite(self, x: Tensor) -> str:
-        """Say where in the model, for these images, something is first infinite or NaN."""
+        """Say where in the model the first infinite or NaN number is, for these images."""
         return "the scores of the classes"
 
 
 def completed(model: nn.Module) -> nn.Module:
-    """Give a module that is no `Model` the answers of one that it does not have itself."""
+    """Give a module the default answers of `Model` for what it does not define itself."""
     for name, answer in vars(Model).items():
         if not name.startswith("_") and not hasattr(model, name):
             object.__setattr__(model, name, MethodType(answer, model) if callable(answer) else None)
@@ -67,5 +67,5 @@ def completed(model: nn.Module) -> nn.Module:
 
 
 def num_parameters(model: nn.Module) -> int:
-    """Return the number of trained parameters, real numbers all."""
+    """Return the number of trained parameters (real numbers), as eq. 46 counts them."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,8 +1,8 @@
-"""The statistics batch normalisation divides out: of the batch, running averages, or of the population.
+"""The statistics of batch normalisation: of the batch, running averages, or of the population.
 
-Training uses the batch's. Evaluating, and writing the network as a state, needs fixed ones: the running averages of
-PyTorch's batch norm, or *population statistics*, measured level by level through the network itself on a fixed sample,
-so that each level's agree with those below it (`QCNN.fix_population_statistics`).
+Training uses the batch's. Evaluation and states need fixed ones: PyTorch's running averages, or *population
+statistics*, measured level by level on a fixed sample, each level with those below it
+(`QCNN.fix_population_statistics`).
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class ChannelStatistics(NamedTuple):
-    """Mean and biased variance of every channel, each over `num_values` values."""
+    """Mean and biased variance of every channel, over `num_values` values a channel."""
 
     mean: Float[Tensor, " channels"]
     var: Float[Tensor, " channels"]
@@ -22,34 +22,32 @@ class ChannelStatistics(NamedTuple):
 
 
 class SumOverProcesses(torch.autograd.Function):
-    """The sum of a tensor over all processes, differentiable: every process's gradient reaches every summand."""
+    """The sum of a tensor over all processes. Its gradient is the sum of all processes' gradients."""
 
     @staticmethod
     def forward(ctx: Any, summand: Tensor) -> Tensor:
-        """Sum the summands."""
+        """Return the sum."""
         total = summand.clone()
         torch.distributed.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """Sum the gradients."""
+        """Return the sum of the gradients."""
         return SumOverProcesses.forward(ctx, gradients[0])
 
 
 def batch_statistics(features: Float[Tensor, "batch sites channels"]) -> ChannelStatistics:
-    """Measure mean and biased variance over batch and sites (eq. 4), over all processes of a distributed run.
+    """Measure mu_b = (1/n) sum zeta and v_b = (1/n) sum (zeta - mu_b)^2 of every channel (eq. 4); differentiable.
 
-    mu = (1/n) sum zeta, v = (1/n) sum (zeta - mu)^2 for every channel.
-
-    Differentiable, also across processes.
+    The sums run over images and sites, in a distributed run over those of all processes.
     """
     num_values = features.shape[0] * features.shape[1]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         counted = torch.cat((features.new_tensor([num_values]), features.sum((0, 1))))
         counted = SumOverProcesses.apply(counted)
         mean = counted[1:] / counted[0]
-        # About the common mean, not as a difference of squares, which would cancel.
+        # Not mean(zeta^2) - mu^2, which would cancel.
         squares = SumOverProcesses.apply((features - mean).square().sum((0, 1)))
         return ChannelStatistics(mean, squares / counted[0], int(counted[0]))
     var, mean = torch.var_mean(features, (0, 1), correction=0)
@@ -57,11 +55,11 @@ def batch_statistics(features: Float[Tensor, "batch sites channels"]) -> Channel
 
 
 class FixedStatistics(nn.Module):
-    """The statistics of one level outside training: running averages, replaced by population statistics once fixed.
+    """The statistics of one level in evaluation: running averages until population statistics are fixed.
 
     Args:
-        channels: d_l, the channels entering the level.
-        momentum: weight of a new batch in the running averages (PyTorch's default is 0.1).
+        channels: d_l.
+        momentum: weight of a new batch in the running averages; 0.1 is PyTorch's default.
     """
 
     population_fixed: Tensor
@@ -81,25 +79,28 @@ class FixedStatistics(nn.Module):
 
     @torch.no_grad()
     def update_running(self, batch: ChannelStatistics) -> None:
-        """Move the running averages towards a batch's statistics, as PyTorch's batch norm does: variances unbiased."""
+        """Set mu = mu + m (mu_b - mu), v = v + m (v_b n / (n - 1) - v), m the momentum (theory.md, eq. S1).
+
+        These are the averages of PyTorch's batch norm: its variances are unbiased.
+        """
         self.running_mean.lerp_(batch.mean, self.momentum)
         self.running_var.lerp_(batch.var * (batch.num_values / max(batch.num_values - 1, 1)), self.momentum)
 
     @property
     def measured(self) -> bool:
-        """Whether there are any: of the population, or of at least one batch."""
+        """Whether there are statistics of the population or of at least one batch."""
         begun = self.running_mean.any() or (self.running_var != 1).any()
         return bool(self.population_fixed or begun)
 
     @torch.no_grad()
     def fix_population(self, population: ChannelStatistics) -> None:
-        """Use these statistics from here on."""
+        """Use these statistics from now on (theory.md, eq. S2)."""
         self.population_mean.copy_(population.mean)
         self.population_var.copy_(population.var)
         self.population_fixed.fill_(True)
 
     def forward(self) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
-        """Return mean and variance: of the population once fixed, running averages before."""
+        """Return mean and variance: the population's if fixed, else the running averages."""
         if self.population_fixed:
             return self.population_mean, self.population_var
         return self.running_mean, self.running_var

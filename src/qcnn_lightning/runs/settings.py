@@ -5,7 +5,7 @@ from typing import Any
 
 FREE_TO_CHANGE = (
     "callbacks",
-    "data.batches_at_a_time",
+    "data.batches_per_item",
     "data.cache",
     "data.evaluation_batch_size",
     "data.root",
@@ -37,11 +37,13 @@ ADDED_SINCE = {
     "model.precision": "high",
 }
 """Settings that older runs do not name, and the values by which those runs went."""
+RENAMED = {"data.batches_at_a_time": "data.batches_per_item"}
+"""The old name of a setting, which older runs have -> its name now."""
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a run as {"model.d": 18, ...}, including those that came after it."""
-    settings = ADDED_SINCE | dict(flattened(config))
+    settings = ADDED_SINCE | {RENAMED.get(key, key): value for key, value in flattened(config)}
     if settings.get("model._target_") == "qcnn_lightning.network.QCNN":
         settings["model._target_"] = "qcnn_lightning.QCNN"
     if settings.get("model.kernel") == "fused_float32":  # once the name of both settings
@@ -72,7 +74,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
         free.discard("data.root")
     if news.get("average_decay") or news.get("entropy_weight"):
         # The average of the weights is updated, and the entropy's gradient measured, once per item of the loader.
-        free.discard("data.batches_at_a_time")
+        free.discard("data.batches_per_item")
     keys = [key for key in {**olds, **news} if not is_free(key, free)]
     return {
         key: (olds.get(key, "none"), news.get(key, "none")) for key in keys if olds.get(key, ...) != news.get(key, ...)
@@ -80,8 +82,12 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
 
 
 def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration without its paths, which are those of another machine."""
+    """Return a configuration without its paths, which are of another machine, and with its data settings' new names."""
     kept = {key: value for key, value in config.items() if key not in PATHS_IN_A_CONFIG[""]}
     if isinstance(kept.get("data"), dict):
-        kept["data"] = {key: value for key, value in kept["data"].items() if key not in PATHS_IN_A_CONFIG["data"]}
+        kept["data"] = {
+            RENAMED.get(f"data.{key}", f"data.{key}").removeprefix("data."): value
+            for key, value in kept["data"].items()
+            if key not in PATHS_IN_A_CONFIG["data"]
+        }
     return kept

@@ -1,7 +1,7 @@
-"""Quantum states, one a class: norms, overlaps, Schmidt spectra, entropies (eq. 11-16, 30, 31, 34-45).
+"""Quantum states, one per class: norms, overlaps, Schmidt spectra, entropies (eq. 11-16, 30, 31, 34-45).
 
-The tree's states as nodes of the TensorNetwork library are in `qcnn_lightning.states.contraction`. It is not imported
-here, because that library takes a second to load.
+`qcnn_lightning.states.contraction` has the same states as nodes of the TensorNetwork library. It is not imported here:
+that library takes a second to load.
 """
 
 from qcnn_lightning.states.state import State as State

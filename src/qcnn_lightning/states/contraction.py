@@ -1,10 +1,10 @@
 """The same states as nodes and edges of the TensorNetwork library: an independent way to the numbers of `NetworkState`.
 
-Every pixel has its own branch of the tree, every pooling is a copy tensor (fig. 1), and the library contracts and
-splits. Schmidt values come from QR decompositions, towards the cut from both sides, not from Gram matrices. The cost
-grows with the number of pixels, so this is for systems small enough: some tens of pixels.
+Every pixel has its own branch of the tree, and every pooling is a copy tensor (fig. 1). Schmidt values come from QR
+decompositions from both sides towards the cut, not from Gram matrices. The cost grows with the number of pixels: use it
+for some tens of them.
 
-The nodes hold NumPy arrays: the library's decompositions of PyTorch tensors call functions that PyTorch has removed.
+The nodes hold NumPy arrays: for PyTorch tensors the library calls decompositions that PyTorch has removed.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ LARGEST_DENSITY_MATRIX = 4096
 
 @dataclass(frozen=True)
 class TreeNetwork:
-    """One fresh copy of the tree tensor network, ready to be connected to others and contracted.
+    """A fresh copy of the tree tensor network, to be connected to others and contracted.
 
     Attributes:
         nodes: all nodes; the pooling ones are copy nodes.
-        sites: the dangling edges of the pixels, left to right, of dimension d_0 + 1 (local basis, constant first).
-        label: the dangling edge of the classes, or None where one class was chosen.
+        sites: the dangling edges of the pixels, left to right, each of dimension d_0 + 1 (constant function first).
+        label: the dangling edge of the classes; None if one class was chosen.
     """
 
     nodes: list[tn.AbstractNode]
@@ -42,7 +42,7 @@ class TensorNetworkState:
     """A `NetworkState` as a TensorNetwork tree.
 
     Args:
-        state: the states. No gradients reach its site tensors from here.
+        state: the states. No gradients reach its site tensors.
     """
 
     def __init__(self, state: NetworkState):
@@ -54,7 +54,7 @@ class TensorNetworkState:
         return f"TensorNetworkState({self.state!r})"
 
     def tree(self, label: int | None = None) -> TreeNetwork:
-        """Build the network: site tensors, copy nodes, and on top the classification tensor or one class's row."""
+        """Build the network (eq. 8, 15, 16, 30): site tensors, copy nodes, and the top tensor or the row of a class."""
         nodes: list[tn.AbstractNode] = []
         sites: list[tn.Edge] = []
         below: list[tn.Edge] = []
@@ -86,10 +86,13 @@ class TensorNetworkState:
         return TreeNetwork(nodes, sites, label_edge)
 
     def amplitude(self, x: Tensor) -> Float[Tensor, "batch classes"]:
-        """Return <x|Psi_y> (eq. 31), image by image.
+        """Return alpha_y(x) = <x|Psi_y> (eq. 31), image by image.
 
         Args:
-            x: (batch, N) pixels, uint8 grey levels or floats in [0, 1].
+            x: (batch, N) grey levels in tree order, uint8 or floats in [0, 1].
+
+        Raises:
+            InputError: x has another shape, dtype or range.
         """
         return torch.stack([self._amplitude(image) for image in self.state.represent(x)])
 
@@ -101,11 +104,11 @@ class TensorNetworkState:
         return _contract(tree.nodes + pixels, [tree.label])
 
     def norm(self) -> Float[Tensor, " classes"]:
-        """Return <Psi_y|Psi_y>."""
+        """Return <Psi_y|Psi_y> (eq. 36)."""
         return self._gram.diagonal()
 
     def overlaps(self) -> Float[Tensor, "classes classes"]:
-        """Return <Psi_y|Psi_y'> of the normalised states (eq. 36)."""
+        """Return <Psi_y|Psi_y'> / sqrt(<Psi_y|Psi_y> <Psi_y'|Psi_y'>) (eq. 36)."""
         norm = self.norm().sqrt()
         return self._gram / torch.outer(norm, norm)
 
@@ -117,14 +120,14 @@ class TensorNetworkState:
         return _contract(ket.nodes + bra.nodes, [ket.label, bra.label])
 
     def reduced_density_matrix(self, label: int, sites: Sequence[int]) -> Float[Tensor, "dimension dimension"]:
-        """Return the density matrix of some pixels, all others traced out (eq. 37).
+        """Return rho = Tr_rest |Psi_y><Psi_y| / <Psi_y|Psi_y> of some pixels (eq. 37).
 
         Args:
-            label: the class.
+            label: y.
             sites: the pixels that are kept, in any order; the first is the slowest index.
 
         Raises:
-            InputError: a pixel that does not exist or comes twice, or a matrix of more than 4096 rows.
+            InputError: a pixel does not exist or comes twice, or the matrix would have more than 4096 rows.
         """
         if len(set(sites)) != len(sites) or not set(sites) <= set(range(self.state.num_sites)):
             raise InputError(f"sites={list(sites)}: expected different pixels from 0 to {self.state.num_sites - 1}")
@@ -141,10 +144,12 @@ class TensorNetworkState:
         return density / density.trace()
 
     def block_spectrum(self, label: int, level: int, block: int) -> Float[Tensor, " rank"]:
-        """Return the Schmidt probabilities of a block of 2^level pixels against the rest, descending.
+        """Return the Schmidt probabilities of a block of 2^level pixels against the rest, descending (eq. 45).
+
+        p_k = s_k^2 / sum_k' s_k'^2 with the singular values s_k across the cut.
 
         Args:
-            label: the class.
+            label: y.
             level: 0 (one pixel) to L-1 (half the image).
             block: which of the N / 2^level blocks, from the left.
         """
@@ -157,17 +162,17 @@ class TensorNetworkState:
         return probabilities / probabilities.sum()
 
     def schmidt_spectrum(self) -> Float[Tensor, "classes rank"]:
-        """Return the Schmidt probabilities of half the image against the other half, descending (eq. 45)."""
+        """Return the Schmidt probabilities p_k between the two halves of the image, descending (eq. 45)."""
         half = self.state.num_levels - 1
         return torch.stack([self.block_spectrum(label, half, 0) for label in range(self.state.num_classes)])
 
     def entanglement_entropy(self) -> Float[Tensor, " classes"]:
-        """Return the entanglement entropy of half the image with the other half, nats (eq. 38)."""
+        """Return S = -sum_k p_k log p_k between the two halves of the image, nats (eq. 38, 44)."""
         return torch.special.entr(self.schmidt_spectrum()).sum(-1)
 
     @cached_property
     def _inside(self) -> list[list[np.ndarray]]:
-        """Of every block: its states' components in an orthonormal basis, (components, d_level + 1)."""
+        """The components of every block's states in an orthonormal basis, (components, d_level + 1)."""
         identity = np.eye(self.state.channels[0] + 1)
         levels = [[identity] * self.state.num_sites]
         for level in range(self.state.num_levels - 1):
@@ -193,7 +198,7 @@ class TensorNetworkState:
         return tn.contract_between(states, site, output_edge_order=[states["rows"], site["above"]]).tensor
 
     def _pooled(self, first: np.ndarray, second: np.ndarray, through: np.ndarray | None = None) -> np.ndarray:
-        """Join two sides at a copy node and return the components, by QR, on the third.
+        """Join two sides at a copy node and return the components on the third, by QR.
 
         Args:
             first: (components, n).

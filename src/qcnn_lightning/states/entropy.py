@@ -1,8 +1,9 @@
 """Schmidt spectra across a cut of the tree, and the entropies of a spectrum (eq. 37-45).
 
-Cut the state between a block and everything else: |Psi> = sum_i |phi_i> (x) |chi_i>. With B B^T the Gram matrix of the
-phi and W that of the chi, the reduced density matrix of the block has the spectrum of B^T W B. Its eigenvalues are
-differentiated, its eigenvectors and B never are, so gradients stay finite at equal Schmidt values and product states.
+Cut the state between a block and everything else: |Psi> = sum_I |phi_I> (x) |chi_I>. Let B B^T be the Gram matrix of
+the phi_I and W the Gram matrix of the chi_I. Then the block's reduced density matrix has the spectrum of B^T W B
+(theory.md, eq. B3). Only eigenvalues are differentiated, never eigenvectors or B, so gradients stay finite at equal
+Schmidt values and at product states.
 """
 
 import math
@@ -18,15 +19,15 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.states.gram import BlockStates, Environment, TreeLevel
 
 RESOLUTION = 8 * torch.finfo(torch.float64).eps
-"""A Schmidt probability this much smaller than the largest cannot be told from round-off."""
+"""Schmidt probabilities below this part of the largest are round-off."""
 
 
 class _CutSpectrum(torch.autograd.Function):
-    """Eigenvalues of B^T W B, and their gradients with respect to W and to the covariance C.
+    """Eigenvalues lambda_k of B^T W B, and their gradients with respect to W and the covariance C (theory.md, eq. D1).
 
-    B = diag(1, R) with C = R R^T. With eigenvalues lambda_k and eigenvectors u_k, d lambda_k / dW = (B u_k)(B u_k)^T
-    and d lambda_k / d(B B^T) = (W B u_k)(W B u_k)^T / lambda_k. A lambda_k below the resolution is zero, and so are its
-    gradients: Schmidt probabilities are squares of numbers that depend smoothly on the site tensors.
+    B = diag(1, R), C = R R^T. With the eigenvectors u_k, d lambda_k / dW = (B u_k)(B u_k)^T and
+    d lambda_k / d(B B^T) = (W B u_k)(W B u_k)^T / lambda_k. A lambda_k below the resolution is zero with zero gradient:
+    it is the square of a number that depends smoothly on the site tensors.
     """
 
     @staticmethod
@@ -58,9 +59,9 @@ class _CutSpectrum(torch.autograd.Function):
 def _upper_triangles(
     overlaps: Float[Tensor, "states blocks states"], factor: Float[Tensor, "states states"]
 ) -> Float[Tensor, "blocks states states"]:
-    """Return the upper triangles of B^T W B, B being lower triangular; what stands below them is meaningless."""
+    """Return the upper triangles of B^T W B for lower triangular B; entries below them are meaningless."""
     reduced = torch.empty_like(overlaps)
-    # By three panels, which spares half the multiplications; more of them would be too narrow to be fast.
+    # Three panels save half the multiplications; more panels would be too narrow to be fast.
     width = -(-len(factor) // 3)
     for start in range(0, len(factor), width):
         below, panel = slice(start, None), slice(start, start + width)
@@ -70,37 +71,34 @@ def _upper_triangles(
 
 
 def cut_spectrum(block: BlockStates, outside: Environment) -> Float[Tensor, "blocks states"]:
-    """Return the Schmidt probabilities of several blocks with the same states against the rest, descending.
+    """Return the Schmidt probabilities of several blocks against the rest, descending (eq. 45).
 
-    p_k = lambda_k / sum lambda, lambda the eigenvalues of B^T W B (eq. 45).
-
-    Probabilities below `RESOLUTION` times the largest are returned as zero. If the state vanishes, its probabilities
-    are not a number.
+    p_k = lambda_k / sum_k' lambda_k'. lambda_k are the eigenvalues of B^T W B (theory.md, eq. B3). p_k below
+    `RESOLUTION` times the largest is zero. A state that vanishes has NaN.
 
     Args:
         block: the states of every block.
         outside: the environments of the blocks.
     """
     weights = _CutSpectrum.apply(outside.overlaps, block.covariance, block.factor)
-    # One component is superfluous: the Schmidt rank is at most the number of states.
+    # The smallest is superfluous: the Schmidt rank is at most the number of states.
     weights = weights[:, 1:].flip(-1)
     return weights / weights.sum(-1, keepdim=True)
 
 
 def block_spectra_below(levels: Sequence[TreeLevel], outside: Environment, num_cuts: int) -> list[Float[Tensor, "_ _"]]:
-    """Cut out the halves of some blocks, their quarters, and so on: O(d^3) for each.
+    """Return the Schmidt probabilities (eq. 45) of the halves of some blocks, of their quarters, and so on.
 
-    Memory stays bounded: where the environments of all blocks of a level would be many numbers, those of some blocks
-    are followed to the lowest level before the next are. Only gradients need them all.
+    A cut costs O(d^3). Memory is bounded: `NUMBERS_AT_A_TIME` environments at a time go all the way down. (Gradients
+    need all of them.)
 
     Args:
-        levels: of the halves, last, and of all that are below, first.
+        levels: the levels of the halves and below, lowest first.
         outside: the environments of the blocks.
-        num_cuts: at how many of the levels to cut, the lowest first.
+        num_cuts: how many of the levels to cut at, from the lowest up.
 
     Returns:
-        For each of the lowest levels the Schmidt probabilities, as `cut_spectrum` gives them, of those parts of every
-        block whose environments differ, left to right.
+        `cut_spectrum` for each of these levels, lowest first: the parts with different environments, left to right.
     """
     if not levels:
         return []
@@ -115,35 +113,36 @@ def block_spectra_below(levels: Sequence[TreeLevel], outside: Environment, num_c
 
 
 def von_neumann_entropy(probabilities: Float[Tensor, "*shape components"]) -> Float[Tensor, "*shape"]:
-    """Return -sum_k p_k log p_k, nats (eq. 44)."""
+    """Return S = -sum_k p_k log p_k, nats (eq. 44)."""
     return -(probabilities * _log_where_positive(probabilities)).sum(-1)
 
 
-def renyi_entropy(probabilities: Float[Tensor, "*shape components"], alpha: int | float) -> Float[Tensor, "*shape"]:
-    """Return log(sum_k p_k^alpha) / (1 - alpha), nats; alpha = 1 and infinity are its limits.
+def renyi_entropy(probabilities: Float[Tensor, "*shape components"], order: int | float) -> Float[Tensor, "*shape"]:
+    """Return S_n = log(sum_k p_k^n) / (1 - n), nats, of order n.
 
     Args:
-        probabilities: a Schmidt spectrum.
-        alpha: order; 0 gives the logarithm of the Schmidt rank, 1 the von Neumann entropy, infinity -log max p.
+        probabilities: Schmidt probabilities p_k.
+        order: n, from 0 to infinity. 0 gives the logarithm of the Schmidt rank; the limits 1 and infinity give the von
+            Neumann entropy and -log max_k p_k.
 
     Raises:
-        InputError: alpha is negative or not a number.
+        InputError: the order is negative or NaN.
     """
-    if not alpha >= 0:
-        raise InputError(f"alpha={alpha}: a Rényi entropy has an order from 0 to infinity")
-    if alpha == 1:
+    if not order >= 0:
+        raise InputError(f"alpha={order}: the order of a Rényi entropy must be from 0 to infinity")
+    if order == 1:
         return von_neumann_entropy(probabilities)
-    if math.isinf(alpha):
+    if math.isinf(order):
         return -probabilities.amax(-1).log()
     logarithms = _log_where_positive(probabilities)
-    if abs(alpha - 1) < 0.5:
-        # sum p^alpha = 1 + sum p (p^(alpha - 1) - 1), which keeps its digits as alpha goes to 1.
-        moment = torch.log1p((probabilities * torch.expm1((alpha - 1) * logarithms)).sum(-1))
+    if abs(order - 1) < 0.5:
+        # sum p^n = 1 + sum p (p^(n - 1) - 1) keeps its digits as n goes to 1.
+        moment = torch.log1p((probabilities * torch.expm1((order - 1) * logarithms)).sum(-1))
     else:
-        moment = torch.where(probabilities > 0, alpha * logarithms, -torch.inf).logsumexp(-1)
-    return moment / (1 - alpha)
+        moment = torch.where(probabilities > 0, order * logarithms, -torch.inf).logsumexp(-1)
+    return moment / (1 - order)
 
 
 def _log_where_positive(probabilities: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Return log p, and 0 with gradient 0 at p = 0, where every term of an entropy vanishes."""
+    """Return log p; 0 with zero gradient at p = 0, where the terms of an entropy vanish."""
     return torch.where(probabilities == 0, 1, probabilities).log()

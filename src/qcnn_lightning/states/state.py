@@ -1,4 +1,4 @@
-"""What physics asks of a model: the states |Psi_y>, one a class, whose amplitudes are the scores (eq. 30, 31)."""
+"""The protocol of a state: |Psi_y>, one per class, with <x|Psi_y> = alpha_y(x) (eq. 30, 31)."""
 
 from typing import Protocol, runtime_checkable
 
@@ -8,10 +8,10 @@ from torch import Tensor
 
 @runtime_checkable
 class State(Protocol):
-    """The quantum states of the classes. Everything is exact up to round-off, in float64.
+    """The quantum states of the classes, in float64, exact up to round-off.
 
-    Callbacks, evaluation and figures speak to this protocol alone. A state of one's own has these members. One more,
-    `entropy_profile() -> (classes, levels)`, is logged where a state has it.
+    Callbacks, evaluation and figures use only these members. An optional one, `entropy_profile() -> (classes, levels)`,
+    is logged where a state has it.
     """
 
     @property
@@ -20,22 +20,22 @@ class State(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """How many states these are."""
+        """The number of states."""
 
     def log_norm(self) -> Float[Tensor, " classes"]:
-        """Return log <Psi_y|Psi_y>."""
+        """Return log <Psi_y|Psi_y> (eq. 36)."""
 
     def overlaps(self) -> Float[Tensor, "classes classes"]:
-        """Return <Psi_y|Psi_y'> of the normalised states (eq. 36)."""
+        """Return <Psi_y|Psi_y'> / sqrt(<Psi_y|Psi_y> <Psi_y'|Psi_y'>) (eq. 36)."""
 
     def log_amplitude(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
-        """Return log |<x|Psi_y>| and the sign of <x|Psi_y>, -1, 0 or 1, at (batch, N) images x."""
+        """Return log |<x|Psi_y>| and the sign of <x|Psi_y> (-1, 0, 1) for (batch, N) images x (eq. 31)."""
 
     def conditional_probability(self, x: Tensor) -> Float[Tensor, "batch classes"]:
-        """Return p(y|x) (eq. 34) at (batch, N) images x."""
+        """Return p(y|x) = <x|Psi_y>^2 / sum_y' <x|Psi_y'>^2 for (batch, N) images x (eq. 34)."""
 
     def schmidt_spectrum(self) -> Float[Tensor, "classes rank"]:
-        """Return the Schmidt probabilities of half the image against the other half, descending (eq. 45)."""
+        """Return the Schmidt probabilities p_k between the two halves of the image, descending (eq. 45)."""
 
     def entanglement_entropy(self) -> Float[Tensor, " classes"]:
-        """Return -sum_k p_k log p_k of the half-image Schmidt spectrum, nats (eq. 38, 44)."""
+        """Return S = -sum_k p_k log p_k between the two halves of the image, nats (eq. 38, 44)."""

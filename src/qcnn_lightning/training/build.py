@@ -1,4 +1,4 @@
-"""From parts of the configuration to objects: one message where a part cannot be built as it is configured."""
+"""From parts of the configuration to objects, with one message if a part cannot be built."""
 
 from typing import Any
 
@@ -10,12 +10,12 @@ from qcnn_lightning.errors import InputError
 
 
 def build(config: DictConfig | None, key: str, **arguments: Any) -> Any:
-    """Build what a part of the configuration describes: ours, a library's or the user's own.
+    """Build the object that a part of the configuration describes: ours, a library's or the user's own.
 
     Args:
-        config: with `_target_`, and the settings that it takes; None is nothing to build.
-        key: of this part, for messages.
-        arguments: what the configuration does not hold.
+        config: `_target_` and its settings; None builds nothing.
+        key: config key of this part, for messages.
+        arguments: further arguments.
 
     Raises:
         InputError: there is no such class or function, or it does not take these settings.
@@ -31,10 +31,10 @@ def build(config: DictConfig | None, key: str, **arguments: Any) -> Any:
             raise cause from error
         if "locating target" in str(error):
             raise InputError(
-                f"{key}._target_={target}: there is no such class or function ({innermost(error)}); a module of your "
-                "own lies in the current folder or is installed"
+                f"{key}._target_={target}: there is no such class or function ({innermost(error)}); your own module "
+                "must lie in the current folder or be installed"
             ) from error
-        # Not what its own code raises: that is for its author, with a traceback.
+        # Errors inside its code keep their traceback, for its author.
         if isinstance(cause, TypeError) and (cause.__traceback__ is None or cause.__traceback__.tb_next is None):
             settings = ", ".join(f"{key}.{name}" for name in map(str, config) if not name.startswith("_"))
             raise InputError(f"{key}._target_={target} does not take its settings ({settings}): {cause}") from error
@@ -42,7 +42,7 @@ def build(config: DictConfig | None, key: str, **arguments: Any) -> Any:
 
 
 def innermost(error: BaseException) -> BaseException:
-    """Return the error that began it all."""
+    """Return the first error of a chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

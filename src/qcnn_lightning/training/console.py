@@ -1,4 +1,4 @@
-"""What a person sees: a progress bar for the whole run, and one table row per epoch."""
+"""A run on the terminal: a progress bar, and a table row per epoch."""
 
 from typing import Any
 
@@ -23,10 +23,10 @@ COLUMNS = {
 
 
 class EpochTable(pl.Callback):
-    """Prints a row per epoch and, on a terminal, keeps a progress bar for the whole run below it.
+    """Prints a row per epoch and, on a terminal, a progress bar for the whole run below.
 
     Args:
-        record: whose rows are shown; it must be called before this callback.
+        record: has the rows; it must be called before this callback.
     """
 
     def __init__(self, record: RunRecord):
@@ -69,7 +69,7 @@ class EpochTable(pl.Callback):
             self.progress.update(self.task, completed=trainer.global_step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Print the epoch that has just been completed."""
+        """Print the completed epoch."""
         if not trainer.is_global_zero:
             return
         row = self.record.rows[-1]
@@ -85,7 +85,7 @@ class EpochTable(pl.Callback):
         self.console.print(f"{row['epoch']:5}  " + "  ".join(cells), soft_wrap=True)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Remove the bar, also after an error."""
+        """Remove the bar, even after an error."""
         if self.progress:
             self.progress.stop()
             self.progress = None
@@ -96,7 +96,7 @@ class EpochTable(pl.Callback):
 
 
 def show_closing_summary(record: RunRecord) -> None:
-    """Print the last row in words, where the results are, and what to type next."""
+    """Print the last row in words, the run folder, and what to type next."""
     console = plain_console()
     final, summary = record.rows[-1], summary_of(record.rows)
     console.print(

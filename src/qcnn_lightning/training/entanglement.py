@@ -1,4 +1,4 @@
-"""The entanglement of every class's state, before training and after every epoch, beside the cost (eq. 37-45)."""
+"""The entanglement of every class's state, measured before training and after every epoch (eq. 37-45)."""
 
 import time
 
@@ -16,16 +16,16 @@ LOGGED_SCHMIDT_VALUES = 8
 
 
 class EntanglementMonitor(pl.Callback):
-    """Logs how entangled the two halves of the image are, for every class, in nats.
+    """Logs the entanglement between the two halves of the image for every class, in nats.
 
-    The state is the evaluated model's: same weights, same statistics. A model without a state has no entropies.
-    Every epoch:
-    `ee/class_0` ... and `ee/mean`, the von Neumann entropy; `renyi_2/class_0` ... and `renyi_2/mean`.
+    The state has the evaluated model's weights and statistics. A model without a state has no entropies. Every epoch
+    logs the von Neumann entropy (eq. 44) as `ee/class_0`, ..., `ee/mean`, and the Rényi entropy of order 2 as
+    `renyi_2/class_0`, ..., `renyi_2/mean`.
 
     Args:
-        profile_every_n_epochs: how often to log, as means over the classes, the entropy of blocks of 2^l pixels as
-            `profile/level_l` and the largest Schmidt probabilities as `spectrum/p_1` ...: before training, after every
-            n-th epoch and after the last one. 0 for never.
+        profile_every_n_epochs: n: log, before training, after every n-th epoch and after the last, means over the
+            classes of the entropy of blocks of 2^l pixels, `profile/level_l`, and of the largest Schmidt probabilities,
+            `spectrum/p_1`, ... 0 for never.
 
     Raises:
         InputError: `profile_every_n_epochs` is negative.
@@ -34,23 +34,25 @@ class EntanglementMonitor(pl.Callback):
     @checked_settings
     def __init__(self, profile_every_n_epochs: int = 10):
         if profile_every_n_epochs < 0:
-            raise InputError(f"callbacks.entanglement.profile_every_n_epochs={profile_every_n_epochs}: 0 is never")
+            raise InputError(
+                f"callbacks.entanglement.profile_every_n_epochs={profile_every_n_epochs}: must be 0 (never) or more"
+            )
         self.profile_every_n_epochs = profile_every_n_epochs
 
     @torch.no_grad()
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Measure, and log also the seconds that it took; of several processes the first one alone."""
+        """Measure and log, with the seconds that it took; only in the first of several processes."""
         if not trainer.is_global_zero:
             return
         assert isinstance(pl_module, Classifier)
         start = time.perf_counter()
-        # Running averages have seen nothing before training; what is evaluated then is what is measured.
+        # Before training there are no running averages; these are the statistics that were evaluated.
         state = pl_module.network.state(pl_module.network.fixed_statistics)
         if state is None:
             return
         measured = self._measure(state, self._profile_is_due(trainer))
         measured["time/entanglement_s"] = torch.tensor(time.perf_counter() - start)
-        # As float32 where the device has no float64.
+        # float32, since some devices have no float64.
         measured = {name: value.float() for name, value in measured.items()}
         pl_module.log_dict(measured, logger=False, rank_zero_only=True)
 

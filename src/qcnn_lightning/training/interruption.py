@@ -1,4 +1,4 @@
-"""Stopping when asked to: SIGTERM and SIGINT end a run between two batches, never inside a write."""
+"""SIGTERM and SIGINT end a run between two loader items, never inside a write."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(SystemExit):
-    """The run was asked to stop; the process exits as the shell expects it, with 128 + the signal's number."""
+    """The run was asked to stop. The exit code is 128 + the signal's number, as shells expect."""
 
     def __init__(self, signum: int):
         super().__init__(128 + signum)
@@ -20,12 +20,12 @@ class Interrupted(SystemExit):
 
 
 class StopOnSignal(pl.Callback):
-    """Raises `Interrupted` after the batch in which a signal came, in all processes of a run after the same batch.
+    """Raises `Interrupted` after the loader item in which a signal came: the same item in all processes of a run.
 
-    Outside Lightning's loops, and at the second signal, it raises at once.
+    Outside Lightning's loops, and at a second signal, it raises at once.
 
     Attributes:
-        received: the signal that came; 0 for none.
+        received: the signal that came, or 0.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class StopOnSignal(pl.Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Handle the signals; as before afterwards."""
+        """Handle the signals; restore the old handlers afterwards."""
         before = {signum: signal.getsignal(signum) for signum in SIGNALS}
         self._listen()
         try:
@@ -45,7 +45,7 @@ class StopOnSignal(pl.Callback):
                     signal.signal(signum, handler)
 
     def _listen(self) -> None:
-        # Python handles signals in its main thread only.
+        # Python handles signals only in its main thread.
         if threading.current_thread() is threading.main_thread():
             for signum in SIGNALS:
                 signal.signal(signum, self._note)
@@ -64,18 +64,18 @@ class StopOnSignal(pl.Callback):
             raise Interrupted(self.received or signal.SIGTERM)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Handle the signals here: Lightning has set handlers of its own."""
+        """Handle the signals again: Lightning has set its own handlers."""
         self._listen()
         self._between_batches = True
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Handle the signals here, also in the evaluation before training."""
+        """Handle the signals again, also in the evaluation before training."""
         self.on_train_start(trainer, pl_module)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop here if a signal came."""
+        """Stop if a signal came."""
         self._stop_if_asked(trainer)
 
     def on_validation_batch_end(
@@ -87,9 +87,9 @@ class StopOnSignal(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop here if a signal came."""
+        """Stop if a signal came."""
         self._stop_if_asked(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Raise at once from here on."""
+        """Raise at once from now on."""
         self._between_batches = False

@@ -1,4 +1,4 @@
-"""One job of the command line: a run of its own, or one of a sweep, which must survive it."""
+"""One job of the command line: a single run, or a job of a sweep, which must survive it."""
 
 import logging
 import sys
@@ -24,11 +24,12 @@ def run_job(config: DictConfig) -> float | str:
     """Train, and show the result unless the sweep does.
 
     Returns:
-        What a search maximises: the last accuracy on the images held out, or on the test images if there are none. A
-        message if the job failed and is one of a sweep, which goes on.
+        What a search maximises: the last accuracy on the validation images, or else on the test images. If a sweep's
+            job
+        failed, a message: the sweep goes on.
 
     Raises:
-        Exception: what failed, where there is no sweep that could go on.
+        Exception: the error of a single run.
     """
     hydra = HydraConfig.get()
     quiet = runs_elsewhere(hydra)
@@ -41,7 +42,7 @@ def run_job(config: DictConfig) -> float | str:
         record = train(config, quiet=quiet)
     except (InputError, NonFiniteCostError, Interrupted) as error:
         if not is_first:
-            # The same came to pass in the run's first process, which tells.
+            # Rank 0 hit the same error and reports it.
             sys.exit(0)
         if hydra.mode != RunMode.MULTIRUN or isinstance(error, Interrupted):
             raise
@@ -58,5 +59,5 @@ def run_job(config: DictConfig) -> float | str:
 
 
 def silence() -> None:
-    """Let nobody hear of it but the log file that the run adds."""
+    """Log to the run's own log file only."""
     logging.getLogger().handlers[:] = [logging.NullHandler()]

@@ -1,4 +1,4 @@
-"""A model and a cost as a LightningModule: training, classification by the largest |alpha| (eq. 35), evaluation."""
+"""A model and a cost as a LightningModule: training, and evaluation by the largest |alpha_y| (eq. 35)."""
 
 import math
 import os
@@ -28,27 +28,25 @@ EVALUATION_STATISTICS = ("population", "running")
 
 
 class Classifier(pl.LightningModule):
-    """A q-CNN in training.
+    """A model in training. It minimises L + entropy_weight * mean_y S_y, with L the batch's mean cost and S of eq. 38.
 
-    Takes an optimisation step for each of the batches that the training loader gives at a time.
-
-    Evaluates the training set, the test set and, where there is one, the validation set after every epoch, all with the
-    one network that fixed statistics define: the network whose entanglement is measured.
+    Every batch of a loader item is an optimisation step. After every epoch, the training, validation and test images
+    are evaluated with the network that fixed statistics define. Its entanglement is measured too.
 
     Args:
         network: a `Model`, or any module that maps images to scores.
-        cost: what is minimised, the mean over the images of a batch.
-        optimizer: takes the parameters, returns the optimiser.
-        scheduler: takes the optimiser, returns the learning-rate schedule; None keeps the rate constant.
-        scheduler_interval: when the schedule moves on: "epoch", or "step", where it is also given `total_steps`, the
-            steps of the whole training.
-        evaluation_statistics: "population" or "running": what evaluation normalises by.
-        entropy_weight: weight in the cost, of either sign, of the entanglement entropy's mean over the classes, in
-            nats. Its gradient takes as long as that of ten batches and more, so of the batches that the loader gives at
-            a time only the first has the term, for all of them: the more at a time, the coarser.
+        cost: cost of an image.
+        optimizer: function of the parameters that returns the optimiser.
+        scheduler: function of the optimiser that returns the learning-rate schedule; None keeps the rate constant.
+        scheduler_interval: when the schedule moves on: "epoch" or "step". With "step" the scheduler also gets
+            `total_steps`, the steps of the whole training.
+        evaluation_statistics: what evaluation normalises by: "population" or "running".
+        entropy_weight: of either sign; entropies are in nats. The entropy gradient costs as much as ten steps, so only
+            the first batch of each loader item has it, scaled by the number of batches in the item. Larger items
+            approximate more coarsely.
 
     Raises:
-        InputError: unknown `evaluation_statistics`.
+        InputError: unknown `evaluation_statistics`, or an `entropy_weight` for a model without a state.
     """
 
     def __init__(
@@ -62,13 +60,18 @@ class Classifier(pl.LightningModule):
         entropy_weight: int | float = 0.0,
     ):
         super().__init__()
-        # Lightning's own optimisation knows one batch at a time only.
+        # Automatic optimisation takes one step per loader item.
         self.automatic_optimization = False
         if evaluation_statistics not in EVALUATION_STATISTICS:
             raise InputError(
                 f"evaluation_statistics={evaluation_statistics}: choose one of {', '.join(EVALUATION_STATISTICS)}"
             )
         self.network: Any = completed(network)
+        if entropy_weight and self.network.state(self.network.fixed_statistics) is None:  # type: ignore[operator]
+            raise InputError(
+                f"entropy_weight={entropy_weight}: {type(network).__name__} has no state, so no entropy; choose 0, or "
+                "give the model a state()"
+            )
         self.cost = cost
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.scheduler_interval = scheduler_interval
@@ -77,7 +80,7 @@ class Classifier(pl.LightningModule):
         self.evaluations: Sequence[MetricCollection] = nn.ModuleList()  # type: ignore[assignment]
 
     def setup(self, stage: str) -> None:
-        """Prepare one set of metrics for every part of the data that is evaluated, in the order of its loaders."""
+        """Prepare the metrics of every split, in the order of `val_dataloader`."""
         metrics = MetricCollection(
             {
                 "cost": MeanMetric(nan_strategy="disable"),
@@ -91,26 +94,26 @@ class Classifier(pl.LightningModule):
 
     @property
     def datamodule(self) -> Any:
-        """The data module in use."""
+        """The trainer's data module."""
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def on_fit_start(self) -> None:
-        """Keep the optimiser's steps quick."""
+        """Keep optimisation steps fast."""
         if self.device.type == "cpu":
-            # Lightning sets this, and then every step of an optimiser looks for CUDA's management library anew.
+            # Lightning sets it; every optimisation step would then search for CUDA's management library.
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
     def on_train_epoch_start(self) -> None:
-        """Let random numbers, should anything draw any, depend on seed and epoch alone, as the batches do."""
+        """Seed random numbers by seed and epoch, so a resumed epoch draws the same ones."""
         mixed = np.random.SeedSequence((self.datamodule.seed, self.current_epoch)).generate_state(1)
         pl.seed_everything(int(mixed[0]), workers=True, verbose=False)
         self._sum_of_costs, self._images_seen = 0.0, 0
 
     def training_step(self, batches: Sequence[Batch], batch_idx: int) -> None:
-        """Take an optimisation step with every batch.
+        """Take an optimisation step with every batch of a loader item.
 
         Raises:
-            NonFiniteCostError: the cost is infinite or NaN. The weights are still those before the step.
+            NonFiniteCostError: the cost is infinite or NaN. The weights are those before the step.
         """
         optimizer: LightningOptimizer = self.optimizers()  # type: ignore[assignment]
         for place, (images, labels) in enumerate(batches):
@@ -121,7 +124,7 @@ class Classifier(pl.LightningModule):
             self.move_schedule("step")
 
     def backpropagate_cost(self, images: Real[Tensor, "batch sites"], labels: Int64[Tensor, " batch"]) -> None:
-        """Replace the parameters' gradients by those of the batch's mean cost, by the batch's own statistics.
+        """Set the parameters' gradients to those of the batch's mean cost, by the batch's statistics.
 
         Raises:
             NonFiniteCostError: the cost is infinite or NaN.
@@ -134,14 +137,14 @@ class Classifier(pl.LightningModule):
         self.note_cost(cost, images)
 
     def kernel_for(self, images: Tensor) -> Kernel:
-        """Return the fastest way to compute the model for images like these."""
+        """Return the model's fastest kernel for images like these."""
         return self.network.fast_kernel(images) or AutogradKernel(self.network, self.manual_backward)
 
     def note_cost(self, cost: float, images: Real[Tensor, "batch sites"]) -> None:
-        """Add the cost of a batch to the epoch's.
+        """Add a batch's mean cost to the epoch's.
 
         Raises:
-            NonFiniteCostError: it is infinite or NaN, here or in another process.
+            NonFiniteCostError: the cost is infinite or NaN, here or in another process.
         """
         self._sum_of_costs += cost * len(images)
         self._images_seen += len(images)
@@ -151,21 +154,21 @@ class Classifier(pl.LightningModule):
         if not finite:
             where = self.network.first_non_finite(images)
             raise NonFiniteCostError(
-                f"the cost became {cost} in epoch {self.current_epoch}, after {self.global_step} steps in all, "
-                f"beginning at {where}; try a smaller optimizer.lr"
+                f"the cost became {cost} in epoch {self.current_epoch}, after {self.global_step} steps, first in "
+                f"{where}; try a smaller optimizer.lr"
             )
 
     def mean_entropy(self, images: Real[Tensor, "batch sites"]) -> Float[Tensor, ""]:
-        """Return the mean entanglement entropy of the classes' states, nats, by the statistics of these images."""
+        """Return the mean of S_y (eq. 38) over the classes, nats, by the statistics of these images."""
         state = self.network.state(self.network.statistics_of(images))
         return state.entanglement_entropy().mean().to(self.device)
 
     def on_train_epoch_end(self) -> None:
-        """Move a schedule of epochs on."""
+        """Move a schedule that counts epochs."""
         self.move_schedule("epoch")
 
     def move_schedule(self, interval: str) -> None:
-        """Move the learning rate on, if its schedule counts such intervals."""
+        """Move the learning-rate schedule if it counts such intervals."""
         if self.make_scheduler is not None and self.scheduler_interval == interval:
             self.lr_schedulers().step()  # type: ignore[union-attr]
 
@@ -176,23 +179,25 @@ class Classifier(pl.LightningModule):
         return epochs * self.datamodule.num_batches_in(int(self.trainer.estimated_stepping_batches) // epochs)
 
     def share_of_batch(self, num_images: int) -> Float[Tensor, ""]:
-        """Return the weight of a device's mean cost in the mean over devices that is the mean over the whole batch.
+        """Return num_images / (mean of num_images over devices).
+
+        With these weights the mean over devices of the mean cost is the mean cost of the whole batch.
 
         Args:
-            num_images: how many of the batch's images are on this device.
+            num_images: the batch's images on this device.
         """
         images = torch.tensor(float(num_images), device=self.device)
         mean_images: Tensor = self.trainer.strategy.reduce(images.clone(), reduce_op="mean")
         return images / mean_images
 
     def on_validation_epoch_start(self) -> None:
-        """Fix the statistics that this evaluation, and the states built after it, use."""
+        """Fix the statistics of this evaluation and of the states built after it."""
         if self.evaluation_statistics == "population":
             sample = self.datamodule.population_sample().to(self.device)
             self.network.fix_population_statistics(sample)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add one batch to the metrics of its part of the data."""
+        """Add a batch to the metrics of its split."""
         images, labels = batch
         alpha = self.network(images)
         evaluation = self.evaluations[dataloader_idx]
@@ -200,9 +205,9 @@ class Classifier(pl.LightningModule):
         evaluation["confusion"].update(alpha.abs().argmax(-1), labels)
 
     def on_validation_epoch_end(self) -> None:
-        """Log cost and accuracy of every part of the data, and the mean cost that the batches had in training.
+        """Log every split's cost and accuracy, and the mean cost of the training batches as `cost/batch`.
 
-        Of the test images also `recall/class_0` ...: the part of each class that is recognised.
+        `recall/class_0`, ... are the parts of each class's test images that are classified correctly.
         """
         if self.trainer.state.fn == TrainerFn.FITTING:
             seen = torch.tensor([self._sum_of_costs, self._images_seen], dtype=self.dtype, device=self.device)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Several processes for one run: Lightning starts the others by repeating the command line, so that must be this job's.
+"""Several processes for one run: Lightning starts the others by repeating the command line.
 
-Of a sweep's command line the others must take one job alone, and they must train in its folder; and what Lightning
-leaves behind, in the environment and in threads, must not reach the sweep's next job.
+In a sweep, the repeated command line must name this job alone, and its folder. What Lightning leaves in the environment
+and in threads must not reach the sweep's next job.
 """
 
 import os
@@ -26,10 +26,10 @@ SECONDS_TO_END = 60
 
 @contextmanager
 def other_processes(trainer: pl.Trainer, folder: Path) -> Iterator[None]:
-    """Let Lightning start the other processes of a run, and end them with it.
+    """Let Lightning start a run's other processes, and end them with it.
 
     Args:
-        trainer: which starts them.
+        trainer: starts them.
         folder: the run's folder.
 
     Raises:
@@ -37,18 +37,15 @@ def other_processes(trainer: pl.Trainer, folder: Path) -> Iterator[None]:
     """
     launcher = trainer.strategy.launcher
     if isinstance(launcher, _MultiProcessingLauncher):
-        raise InputError(
-            "trainer.strategy: several processes need a strategy that starts the script again, such as ddp"
-        )
+        raise InputError("trainer.strategy: several processes need a strategy that starts the script again, like ddp")
     if not isinstance(launcher, _SubprocessScriptLauncher) or launcher.cluster_environment.creates_processes_externally:
         yield
         return
     main: Any = sys.modules["__main__"]
     if getattr(main.__spec__, "name", None) != SCRIPT or not HydraConfig.initialized():
         raise InputError(
-            f"trainer.devices={trainer.num_devices}: several processes can be started by python -m {SCRIPT} alone, not "
-            "inside another launcher's; on Slurm let it start them: hydra.launcher.tasks_per_node, as docs/clusters.md "
-            "shows"
+            f"trainer.devices={trainer.num_devices}: only python -m {SCRIPT} can start several processes, not a "
+            "launcher's job; Slurm itself can: hydra.launcher.tasks_per_node, see docs/clusters.md"
         )
     environment, arguments = dict(os.environ), sys.argv
     hydra = HydraConfig.get()
@@ -63,7 +60,7 @@ def other_processes(trainer: pl.Trainer, folder: Path) -> Iterator[None]:
             if not succeeded:
                 process.kill()
             process.wait(SECONDS_TO_END)
-        # Or Lightning's observer of the list would take their end for a failure, and kill this process.
+        # Or Lightning's observer of the list would take their end for a failure and kill this process.
         launcher.procs.clear()
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

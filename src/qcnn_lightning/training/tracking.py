@@ -1,10 +1,9 @@
-"""Weights & Biases: a run that is never lost, and panels of entanglement against cost that appear by themselves.
+"""Weights & Biases: one record per epoch, and panels of entanglement against cost that need no click.
 
-A W&B metric has one x-axis. So that the entropies are drawn against the epoch and against every cost without a click,
-they are logged once more under `ee_vs_cost_train/`, ..., with that cost as their axis. A line joins its points in the
-order of the axis, and a cost also rises, so the points of entropy and cost are a chart as well, like all else that has
-an axis of its own (entropy against block size, Schmidt probabilities, confusion). All of it follows from the rows of
-`metrics.csv` but the confusion matrix, so a run that goes on in another process draws the same.
+A W&B metric has one x-axis. The entropies are therefore logged twice: against the epoch, and under `ee_vs_cost_train/`,
+... against every cost. W&B joins points in the order of the axis, but a cost does not only fall, so entropy against
+cost is also a scatter chart. Other charts with their own axis: entropy against block size, Schmidt probabilities,
+confusion. Everything but the confusion matrix follows from the rows of `metrics.csv`, so a resumed run draws the same.
 """
 
 import logging
@@ -28,31 +27,31 @@ from wandb.sdk.lib import RunDisabled
 
 log = logging.getLogger(__name__)
 
-# W&B's own, which it leaves to the end of the process.
+# W&B leaves its own temporary folder to the end of the process.
 warnings.filterwarnings("ignore", "Implicitly cleaning up <TemporaryDirectory", ResourceWarning)
 
-# `cost/batch` is the train cost that the report shows: the mean over the epoch's batches, which is what was minimised.
+# `cost/batch`, the mean over the epoch's batches, is what training minimised, and the report's train cost.
 COST_AXES = {"ee_vs_cost_train": "cost/train", "ee_vs_cost_batch": "cost/batch", "ee_vs_cost_test": "cost/test"}
 ENTROPY_PREFIX = "ee/"
 CORRELATIONS: tuple[Literal["spearman", "pearson"], ...] = ("spearman", "pearson")
 FEWEST_EPOCHS = 5
-"""A correlation of fewer says nothing."""
+"""Of a correlation."""
 SECONDS_TO_START = 300
 ROWS_LOGGED = "rows"
-"""In a run's summary: how many epochs W&B has."""
+"""Key in a run's summary: epochs that W&B has."""
 MOST_CURVES = 6
-"""Epochs in one chart; of more than so many, some are left out, evenly."""
+"""Epochs in one chart; of more, an even choice is drawn."""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart that W&B draws from a table, with one of its presets.
+    """A chart that W&B draws from a table by one of its presets.
 
     Attributes:
         key: name of the chart; its table is logged as `<key>_table`.
         preset: W&B's name of the preset.
-        fields: the column of the table that stands for each field of the preset.
-        strings: texts that the preset asks for.
+        fields: field of the preset -> column of the table.
+        strings: texts of the preset.
     """
 
     key: str
@@ -61,7 +60,7 @@ class Chart:
     strings: Mapping[str, str]
 
     def of(self, rows: Sequence[Sequence[Any]]) -> Any:
-        """Return what to log: the chart of a table with these rows."""
+        """Return the chart of a table with these rows, to be logged."""
         table = wandb.Table(columns=list(self.columns), data=[list(row) for row in rows])
         return wandb.plot_table(self.preset, table, dict(self.fields), dict(self.strings))
 
@@ -90,7 +89,7 @@ CONFUSION = Chart(
     {name: name for name in ("Actual", "Predicted", "nPredictions")},
     {"title": "Test images: what they are and what they were taken for"},
 )
-# The charts and the metrics that they are drawn from; x is the number at the end of a metric's name.
+# Metric prefix -> chart; the number at the end of a metric's name is x.
 CURVES = {"profile/level_": PROFILE, "spectrum/p_": SPECTRUM}
 SCATTERS = tuple(
     Chart(
@@ -107,27 +106,27 @@ CHARTS = (*SCATTERS, PROFILE, SPECTRUM, CONFUSION)
 class EntanglementTracker(WandbLogger):
     """Lightning's W&B logger, with one record per epoch and the entropies against epoch and cost.
 
-    Online where the user is logged in (or `WANDB_MODE` says so), offline otherwise; never asks.
+    `WANDB_MODE` decides if set. Else W&B runs online with a login and offline without one; it never prompts.
 
-    Others may log as well. What they log through Lightning (`module.log`, `LearningRateMonitor`) is drawn against the
-    epoch; what they log on `experiment` itself has W&B's step as its axis. No record names a step: W&B counts them, and
-    drops whatever comes with a smaller step than the last.
+    Others may log too. What they log through Lightning (`module.log`, `LearningRateMonitor`) is drawn against the
+    epoch; what they log on `experiment` has W&B's step as its axis. Our records name no step: W&B counts them, and
+    drops any record with a smaller step than the last.
 
     Args:
-        save_dir: the run's folder; W&B's files go to `wandb/` in it.
+        save_dir: the run's folder; W&B's files go to its `wandb/`.
         project: W&B project.
-        run_id: W&B's identity of the run, the same whenever the run is resumed.
-        first_epoch: first epoch of the scatter charts and of the correlations in the summary.
-        entity: W&B user or team; the user's default if None.
-        name: what the run is called.
-        group: what the runs of a sweep have in common.
-        job_type: what W&B calls the kind of run.
+        run_id: W&B's identity of the run, kept when the run is resumed.
+        first_epoch: first epoch of the scatter charts and of the summary's correlations.
+        entity: W&B user or team; None for the user's default.
+        name: the run's name.
+        group: the sweep's name.
+        job_type: W&B's name for the kind of run.
         tags: labels.
-        config: settings that W&B shall show besides the hyperparameters.
-        online_timeout_s: seconds to wait for the server before the run is kept offline.
+        config: settings to show besides the hyperparameters.
+        online_timeout_s: seconds to wait for the server before the run stays offline.
 
     Attributes:
-        epoch: the epoch of what is logged without saying; -1 before training.
+        epoch: epoch of values that are logged without one; -1 before training.
     """
 
     def __init__(
@@ -156,13 +155,13 @@ class EntanglementTracker(WandbLogger):
 
     @property
     def experiment(self) -> Any:
-        """The W&B run, begun when first asked for, by the first of several processes only."""
+        """The W&B run, begun at the first call, only in the first of several processes."""
         if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             return RunDisabled()
         if self._experiment is None:
             self._experiment = self._begin()
             self._experiment.define_metric("epoch", hidden=True)
-            # A run that goes on has the summary that the server has; offline it has none.
+            # A resumed run has the server's summary; offline it has none.
             self._rows_there = int(self._experiment.summary.get(ROWS_LOGGED, 0))
         return self._experiment
 
@@ -175,7 +174,7 @@ class EntanglementTracker(WandbLogger):
             try:
                 run = begin_run(**arguments, mode="online", resume="allow", settings=settings)
             except (CommError, UsageError) as error:
-                log.warning("W&B cannot be reached (%s); the run is kept offline", str(error).splitlines()[0])
+                log.warning("W&B cannot be reached (%s); the run stays offline", str(error).splitlines()[0])
                 wandb.teardown()
                 mode = "offline"
             else:
@@ -188,11 +187,11 @@ class EntanglementTracker(WandbLogger):
 
     @rank_zero_only
     def log_epoch(self, row: Mapping[str, float | int], is_last: bool = False) -> None:
-        """Log an epoch, unless W&B has it: its row, the entropies also against the costs, charts, the summary so far.
+        """Log an epoch unless W&B has it: its row, the entropies against the costs, charts and summary.
 
         Args:
             row: the epoch's row.
-            is_last: whether it is the run's last: the points of entropy and cost are drawn then, and with the curves.
+            is_last: whether it is the run's last. Scatter charts are drawn then, and whenever curves are.
         """
         run = self.experiment
         self._rows.append(row)
@@ -218,11 +217,11 @@ class EntanglementTracker(WandbLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log what is no epoch of ours: from Lightning, or from a callback.
+        """Log the values of Lightning or of a callback.
 
         Args:
-            metrics: the values. Before training their epoch is -1, where Lightning says 0.
-            step: Lightning's, logged as `trainer/global_step`, as its own W&B logger does.
+            metrics: the values. Before training their epoch is -1, not Lightning's 0.
+            step: Lightning's step, logged as `trainer/global_step`, as in its own W&B logger.
         """
         epoch = metrics.get("epoch", self.epoch) if self.epoch >= 0 else self.epoch
         steps = {} if step is None else {"trainer/global_step": step}
@@ -230,7 +229,7 @@ class EntanglementTracker(WandbLogger):
 
     @rank_zero_only
     def log_confusion_matrix(self, counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> None:
-        """Log how many test images of every class (row) were taken for which class (column), with the next row."""
+        """Log, with the next row, how many test images of every class (row) were taken for each class (column)."""
         rows = [
             (actual, predicted, int(counts[row][column]))
             for row, actual in enumerate(class_names)
@@ -249,24 +248,25 @@ class EntanglementTracker(WandbLogger):
 
     @rank_zero_only
     def catch_up(self, rows: Sequence[Mapping[str, float | int]]) -> None:
-        """Log the epochs of a resumed run that W&B does not have yet.
+        """Log the epochs of a resumed run that W&B lacks.
 
-        Those are the ones lost on their way when the process was killed; all of them where W&B is offline, so that the
-        last process's files alone hold every epoch. What others logged before is in the earlier process's files.
+        Online, those are lost uploads of the killed process. Offline, those are all epochs: then the last process's
+            files
+        hold the whole run, except what others logged before.
         """
         for row in rows:
             self.log_epoch(row)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Leave the run open: Lightning calls this after each of its loops. `close` ends it."""
+        """Leave the run open: Lightning calls this after every loop. `close` ends the run."""
 
     @rank_zero_only
     def close(self, exit_code: int) -> None:
         """End the run and write what is left.
 
         Args:
-            exit_code: 0 if the run finished; W&B shows it as failed otherwise.
+            exit_code: 0 if the run finished; else W&B shows it as failed.
         """
         if self._experiment is not None:
             self._experiment.finish(exit_code=exit_code)
@@ -274,16 +274,16 @@ class EntanglementTracker(WandbLogger):
 
 
 def begin_run(**arguments: Any) -> Any:
-    """Begin a W&B run; W&B's own process has a while to start in, on nodes where many jobs begin at once."""
+    """Begin a W&B run. Many jobs may begin at once on a node, so W&B's own process gets time to start."""
     wandb.setup(wandb.Settings(x_service_wait=SECONDS_TO_START))
     return wandb.init(**arguments)
 
 
 def axes_of(names: Iterable[str]) -> dict[str, str]:
-    """Return the x-axis of every metric: patterns for W&B, and their axes.
+    """Return the x-axis of every metric: W&B pattern -> axis.
 
-    A pattern is a section, `ee/*`, or a name without one. No metric matches two: W&B would choose between them at
-    random, and anew whenever it reads the run.
+    A pattern is a section, `ee/*`, or a name without a section. No metric matches two: W&B would choose at random, each
+    time it reads the run.
     """
     sections = {name: name.partition("/")[0] for name in names if name != "epoch"}
     return {
@@ -293,28 +293,28 @@ def axes_of(names: Iterable[str]) -> dict[str, str]:
 
 
 def grouping_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that runs are grouped by (`workspace`), which W&B groups by only if they are not nested."""
+    """Return the settings that `workspace` groups runs by, flat: W&B cannot group by nested ones."""
     return {"data_set": config["data"]["name"], "d": config["model"].get("d")}
 
 
 def tags_of(config: Mapping[str, Any]) -> list[str]:
-    """Return the labels that a run gets from its configuration: data set, d, sharing, start and pixel order."""
+    """Return a run's labels: data set, d, sharing, start and pixel order."""
     model, data = config["model"], config["data"]
     settings = {name: model[name] for name in ("d", "sharing", "start") if name in model} | {"flatten": data["flatten"]}
     return [data["name"], *(f"{name}={value}" for name, value in settings.items())]
 
 
 def curve_rows(rows: Sequence[Mapping[str, float | int]], prefix: str) -> list[tuple[int, str, float]]:
-    """Return the rows (x, curve, y) of a chart: a curve for every epoch that has the metrics `<prefix><x>`.
+    """Return the rows (x, curve, y) of a chart: a curve for every epoch that has metrics `<prefix><x>`.
 
     Args:
-        rows: an epoch each.
-        prefix: of the metrics' names.
+        rows: one per epoch.
+        prefix: prefix of the metrics' names.
     """
     having = [row for row in rows if any(name.startswith(prefix) for name in row)]
     if len(having) > MOST_CURVES:
         having = [having[round(place)] for place in np.linspace(0, len(having) - 1, MOST_CURVES)]
-    # W&B sorts the curves by their names.
+    # W&B sorts curves by name.
     digits = len(str(having[-1]["epoch"]))
     return [
         (
@@ -329,7 +329,7 @@ def curve_rows(rows: Sequence[Mapping[str, float | int]], prefix: str) -> list[t
 
 
 def points_of(rows: Sequence[Mapping[str, float | int]], chart: Chart, first_epoch: int) -> list[tuple[float, ...]]:
-    """Return the rows of a scatter chart: the epochs, from the first one on, that have all of its columns."""
+    """Return the rows of a scatter chart: the epochs from `first_epoch` on that have all its columns."""
     return [
         tuple(row[column] for column in chart.columns)
         for row in rows
@@ -338,15 +338,15 @@ def points_of(rows: Sequence[Mapping[str, float | int]], chart: Chart, first_epo
 
 
 def summarise(rows: Sequence[Mapping[str, float | int]], first_epoch: int) -> dict[str, float]:
-    """Return what a run's summary holds besides its last row: best values, and correlations of entropy and cost.
+    """Return a run's best values, and its correlations of mean entropy with cost, for W&B's summary.
 
     Args:
-        rows: an epoch each.
+        rows: one per epoch.
         first_epoch: first epoch of the correlations.
 
     Returns:
-        `best/accuracy/test`, ..., and `correlation/spearman_test`, ... of the mean entropy with `cost/test`; no
-        correlation of fewer than five epochs, or of what is constant.
+        `best/accuracy/test`, ..., and `correlation/spearman_test`, ... with `cost/test`, if there are at least
+        `FEWEST_EPOCHS` epochs and neither number is constant.
     """
     entropy = f"{ENTROPY_PREFIX}mean"
     costs, accuracies = ([name for name in rows[-1] if name.startswith(kind)] for kind in ("cost/", "accuracy/"))
@@ -364,9 +364,9 @@ def summarise(rows: Sequence[Mapping[str, float | int]], first_epoch: int) -> di
 
 @contextmanager
 def staging_folder(folder: Path) -> Iterator[None]:
-    """Let W&B keep the tables that it has still to upload in this folder.
+    """Let W&B keep tables that wait for their upload in this folder, not in the user's home.
 
-    It would put them in the user's home, which a cluster's nodes may not have, and where nobody would look for them.
+    A cluster's nodes may have no home, and nobody would look for the tables there.
     """
     if DATA_DIR in os.environ:
         yield
@@ -379,6 +379,6 @@ def staging_folder(folder: Path) -> Iterator[None]:
 
 
 def logged_in() -> bool:
-    """Return whether W&B knows an API key for its server, from the environment, its settings or a netrc file."""
+    """Return whether W&B has an API key for its server: in the environment, its settings or a netrc file."""
     settings = wandb.setup().settings
     return bool(settings.api_key or get_netrc_auth(settings.base_url))

@@ -67,7 +67,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 def weight_averaging(config: DictConfig) -> list[pl.Callback]:
     """Return the callback that keeps an exponential moving average of the weights, if `average_decay` asks for one.
 
-    The average is updated once a Lightning step, that is once in `data.batches_at_a_time` batches. Evaluation, its
+    The average is updated once a Lightning step, that is once in `data.batches_per_item` batches. Evaluation, its
     population statistics, entropies and the `state_dict` of checkpoints are those of the averaged network. The callback
     puts the trained weights back as soon as it is told of an evaluation's end, so whoever measures comes before it.
 

@@ -1,6 +1,6 @@
-"""The saved view of a W&B project: entanglement entropy against cost, over all runs, grouped by data set and d.
+"""The saved view of a W&B project: entanglement entropy against cost over all runs, grouped by data set and d.
 
-Works on what `tracking` logs: its metric names and the flat configuration keys `data_set`, `d`, `seed`.
+It uses the metric names that `tracking` logs, and the flat configuration keys `data_set`, `d`, `seed`.
 """
 
 import json
@@ -20,7 +20,7 @@ from qcnn_lightning.training.tracking import CHARTS, COST_AXES, ENTROPY_PREFIX, 
 
 log = logging.getLogger(__name__)
 
-# Okabe and Ito's colours, which also colour-blind readers tell apart.
+# Okabe and Ito's colours: distinct for colour-blind readers too.
 DATA_SET_COLORS: dict[object, object] = {
     "mnist": "#0072B2",
     "fmnist": "#D55E00",
@@ -32,7 +32,7 @@ CLASSES = "class_[0-9]+"
 
 
 def entanglement_workspace(entity: str, project: str) -> workspaces.Workspace:
-    """Describe the view; nothing is sent. Entropies are in nats."""
+    """Describe the view, without sending it. Entropies are in nats."""
     sections: dict[str, list[Any]] = {
         "Entanglement against cost": [*mean_against_cost(), *map(chart_panel, SCATTERS), *over_runs()],
         "Entanglement of every class": [*classes()],
@@ -98,7 +98,7 @@ def classes() -> Iterator[panels.LinePlot]:
 
 
 def over_epochs() -> Iterator[panels.LinePlot]:
-    """Yield what is drawn over the epochs, a line per run."""
+    """Yield the panels over the epochs, a line per run."""
     drawn = {
         "Mean entanglement entropy": ([f"{ENTROPY_PREFIX}mean"], "nats"),
         "Accuracy": (["accuracy/train", "accuracy/test"], "fraction"),
@@ -110,7 +110,7 @@ def over_epochs() -> Iterator[panels.LinePlot]:
 
 
 def chart_panel(chart: Chart) -> panels.CustomChart:
-    """Return the panel of a chart that every run logs, drawn for the runs that are shown."""
+    """Return the panel of a chart that every run logs, for the runs shown."""
     return panels.CustomChart(
         query={"summaryTable": {"tableKey": chart.table}},
         chart_name=chart.preset,
@@ -120,20 +120,20 @@ def chart_panel(chart: Chart) -> panels.CustomChart:
 
 
 def title_of(panel: Any) -> str:
-    """Return what a panel is called."""
+    """Return a panel's title."""
     return panel.chart_strings["title"] if isinstance(panel, panels.CustomChart) else panel.title
 
 
 def publish(entity: str, project: str, specification: Path) -> str | None:
-    """Create the view, or update the one that this specification file was written for.
+    """Create the view, or update the one of this specification file.
 
     Args:
         entity: W&B user or team.
         project: W&B project.
-        specification: JSON file for what the view holds and, once it exists, its address.
+        specification: JSON file of the view's content and, once it exists, its address.
 
     Returns:
-        The address of the view; None where W&B cannot be reached or nobody is logged in: only the file is written.
+        The view's address. None without a login, or if W&B cannot be reached; then only the file is written.
 
     Raises:
         InputError: the specification belongs to another project, or cannot be read or written.
@@ -158,7 +158,7 @@ def publish(entity: str, project: str, specification: Path) -> str | None:
             log.warning("W&B did not take the view (%s)", str(error).splitlines()[0])
             address = None
     else:
-        log.info("nobody is logged in to W&B (wandb login), so nothing is created there")
+        log.info("no login to W&B (wandb login), so nothing is created there")
         address = None
     document = {
         "entity": entity,
@@ -175,7 +175,7 @@ def publish(entity: str, project: str, specification: Path) -> str | None:
 
 
 def describe(specification: Path) -> str:
-    """Return the sections and panels of a written specification, a line each."""
+    """Return the sections and panels of a specification file, a line each."""
     sections = json.loads(specification.read_text())["sections"]
     return "\n".join(line for section, titles in sections.items() for line in (section, *(f"  {t}" for t in titles)))
 
@@ -187,4 +187,4 @@ def _read(specification: Path) -> dict:
         known = json.loads(specification.read_text())
         return {key: known[key] for key in ("entity", "project", "url")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{specification} is not a specification this command wrote: {error}") from error
+        raise InputError(f"{specification} was not written by this command: {error}") from error

@@ -1,4 +1,4 @@
-"""Where labelled images come from. A module here holds one source and, in `SOURCES`, the data sets it makes."""
+"""Sources of labelled images. A module that holds one lists the data sets it makes in `SOURCES`."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ from qcnn_lightning.own_parts import own_part
 __all__ = ["SOURCES", "LabelledImages", "Source", "make_source"]
 
 SOURCES: dict[str, Callable[..., Source]] = {}
-"""`data.name` -> what takes the source's settings and returns the source."""
+"""`data.name` -> function of the source's settings that returns the source."""
 
 for _module in iter_modules(__path__):
     SOURCES |= getattr(import_module(f"{__name__}.{_module.name}"), "SOURCES", {})
@@ -24,16 +24,16 @@ def make_source(name: str, settings: Mapping[str, Any]) -> Source:
     """Return the source of a data set.
 
     Args:
-        name: one of `SOURCES`, or the dotted path of a `Source` of one's own.
-        settings: of the source.
+        name: one of `SOURCES`, or the dotted path of the user's own `Source`.
+        settings: the source's settings.
 
     Raises:
-        InputError: there is no such data set, or it does not take these settings.
+        InputError: no such data set, or it does not take these settings.
     """
     if name not in SOURCES and "." not in name:
         raise InputError(
-            f"data.name={name} is not a data set; choose one of {', '.join(SOURCES)}, or the dotted path of a source "
-            "of your own, such as mine.MySource."
+            f"data.name={name} is not a data set; choose {', '.join(SOURCES)}, or the dotted path of your own source, "
+            "like mine.MySource."
         )
     make = SOURCES[name] if name in SOURCES else own_part(name, "data.name")
     try:

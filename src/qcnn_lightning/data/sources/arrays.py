@@ -1,4 +1,4 @@
-"""A user's own arrays: one `.npz` file with images, or chains of sites, and their labels."""
+"""Users' own arrays: an `.npz` file of images, or chains of sites, and their labels."""
 
 import zipfile
 import zlib
@@ -22,14 +22,14 @@ _EXPECTED = (
 
 
 class Arrays(Source):
-    """The arrays of an `.npz` file, which is never unpickled.
+    """The arrays of an `.npz` file, read at once, without unpickling.
 
-    `x_train` is (images, height, width), or (images, N) for chains in tree order, which become images of 1 x N pixels.
-    uint8 stays uint8, floats become float32. `y_train` holds integers or texts. The classes are its values, sorted;
-    `class_names` gives them other names. `x_test` and `y_test` are optional.
+    `x_train` is (images, height, width), or (images, N): chains in tree order, taken as images of 1 x N pixels. uint8
+    stays uint8, floats become float32. `y_train` holds integers or texts; its sorted values are the classes, renamed by
+    `class_names`. `x_test` and `y_test` are optional.
 
     Args:
-        path: the file, which is read at once.
+        path: the file.
 
     Raises:
         InputError: there is no such file, or it holds something else.
@@ -56,7 +56,7 @@ class Arrays(Source):
         """Return the images' own shape, or `size` x `size`.
 
         Raises:
-            InputError: chains are to be resized.
+            InputError: chains cannot be resized.
         """
         if size is None:
             return self._shape
@@ -67,7 +67,7 @@ class Arrays(Source):
         return size, size
 
     def load(self, shape: tuple[int, int]) -> LabelledImages:
-        """Return the images, resized if that is not their own shape."""
+        """Return the images, resized if they have another shape."""
         if shape == self._shape:
             return self._images
         splits = {
@@ -78,10 +78,10 @@ class Arrays(Source):
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Read the arrays of `KEYS` that a file holds.
+    """Read the arrays named in `KEYS` from a file.
 
     Raises:
-        ValueError: it cannot be read, or lacks one that must be there.
+        ValueError: it cannot be read, or lacks a needed array.
     """
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
@@ -92,7 +92,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"it cannot be read ({error.strerror or error})") from error
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
-            f"it is damaged, no .npz file, or holds Python objects, which are refused ({error})"
+            f"it is damaged, not an .npz file, or holds Python objects, which are refused ({error})"
         ) from error
     needed = KEYS[:4] if {"x_test", "y_test"} & arrays.keys() else KEYS[:2]
     if missing := [key for key in needed if key not in arrays]:
@@ -101,13 +101,13 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def images_of(x: np.ndarray, key: str) -> Tensor:
-    """Return images (images, height, width), uint8 or float32; chains are images of 1 x N pixels.
+    """Return images, (images, height, width), uint8 or float32; chains become images of 1 x N pixels.
 
     Raises:
         ValueError: the array has another shape, dtype or range.
     """
     if x.ndim not in (2, 3) or not x.size:
-        raise ValueError(f"{key} has shape {x.shape}, which is not that of one image or more")
+        raise ValueError(f"{key} has shape {x.shape}, not (images, height, width) or (images, sites)")
     sites = x.shape[1]
     if x.ndim == 2 and (sites < 2 or sites & (sites - 1)):
         raise ValueError(f"{key} holds chains of {sites} sites, but a tree has a power of two, 2 or more")
@@ -121,37 +121,38 @@ def images_of(x: np.ndarray, key: str) -> Tensor:
 
 
 def numbered(arrays: dict[str, np.ndarray]) -> tuple[tuple[str, ...], dict[str, Tensor]]:
-    """Return the names of the classes, and the labels of every split as int64 numbers of classes.
+    """Return the class names, and every split's labels as int64 class numbers.
 
     Raises:
-        ValueError: labels of another kind, or of a class without training images; or fewer than two classes.
+        ValueError: labels that are neither integers nor texts, a class without training images, or fewer than two
+            classes.
     """
     given = {split: arrays[f"y_{split}"] for split in ("train", "test") if f"y_{split}" in arrays}
     for split, labels in given.items():
         if labels.ndim != 1 or labels.dtype.kind not in "iuU":
             raise ValueError(
-                f"y_{split} has shape {labels.shape} and dtype {labels.dtype}, no integer or text an image"
+                f"y_{split} has shape {labels.shape} and dtype {labels.dtype}, not an integer or text per image"
             )
     classes = np.unique(given["train"])
     if len(classes) < 2:
-        raise ValueError(f"y_train holds {len(classes)} class, which must be two or more")
+        raise ValueError(f"y_train holds {len(classes)} class, not two or more")
     for labels in given.values():
         if len(unknown := [label for label in np.unique(labels) if label not in classes]):
             raise ValueError(f"y_test holds the label {unknown[0]}, which y_train does not")
     names = arrays.get("class_names", classes.astype(str))
     if names.shape != classes.shape or names.dtype.kind != "U":
         raise ValueError(
-            f"class_names has shape {names.shape} and dtype {names.dtype}, no text for {len(classes)} classes"
+            f"class_names has shape {names.shape} and dtype {names.dtype}, not a text for {len(classes)} classes"
         )
     numbers = {split: torch.from_numpy(np.searchsorted(classes, labels)) for split, labels in given.items()}
     return tuple(names.tolist()), numbers
 
 
 def check_alike(images: dict[str, Tensor], labels: dict[str, Tensor]) -> None:
-    """Check that every image has a label, and that test images are like those of training.
+    """Check that every image has a label, and that test images have the shape and dtype of training images.
 
     Raises:
-        ValueError: they are not.
+        ValueError: they do not.
     """
     for split, of_split in images.items():
         if len(of_split) != len(labels[split]):

@@ -1,4 +1,4 @@
-"""scikit-learn's bundled 8x8 digits, which need no files."""
+"""scikit-learn's 8x8 digits: bundled, no files."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ class Digits(Source):
 
     def load(self, shape: tuple[int, int]) -> LabelledImages:
         """Return the digits, resized."""
-        # imported here: scikit-learn takes longer to import than all the rest, and no other data set needs it
+        # Imported here: scikit-learn takes longer to import than everything else, and only this source needs it.
         from sklearn.datasets import load_digits
 
         digits = load_digits()

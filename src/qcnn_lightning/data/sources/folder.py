@@ -1,4 +1,4 @@
-"""A user's own images: one folder a class, under `train/` and, optionally, `test/`."""
+"""Users' own images: one folder per class below `train/` and, optionally, `test/`."""
 
 import hashlib
 import logging
@@ -18,15 +18,14 @@ _LAYOUT = "expected <data.root>/train/<class>/<image files>, two classes or more
 
 
 class ImageFolder(Source):
-    """The image files below a folder, and the classes they belong to.
+    """The image files below a folder, and their classes, numbered in alphabetical order.
 
-    Files whose suffix is not that of an image format, and hidden ones, are left out; classes are numbered in
-    alphabetical order.
+    Hidden files are left out, and those without an image format's suffix.
 
     Attributes:
         root: the folder.
         class_names: names of the folders below `train/`.
-        files: "train", and "test" if there is one -> (path, label) of each image.
+        files: "train", and perhaps "test" -> (path, label) of each image.
     """
 
     @checked_settings
@@ -35,7 +34,7 @@ class ImageFolder(Source):
 
         Raises:
             InputError: a folder is not given, missing or empty, there are fewer than two classes, or `test/` has a
-                class that `train/` has not.
+                class that `train/` does not have.
             OSError: a folder cannot be read.
         """
         if root is None:
@@ -61,9 +60,7 @@ class ImageFolder(Source):
                 )
             self.files["test"] = self._labelled("test")
             if not self.files["test"]:
-                raise InputError(
-                    f"{root / 'test'} holds no image. Remove it to have part of train/ held out for testing."
-                )
+                raise InputError(f"{root / 'test'} holds no image. Remove it to hold out part of train/ for testing.")
 
     def _labelled(self, split: str) -> list[tuple[Path, int]]:
         return [
@@ -73,7 +70,7 @@ class ImageFolder(Source):
         ]
 
     def content(self) -> str:
-        """SHA-256 over every file's name and bytes.
+        """Return the SHA-256 over every file's name and bytes.
 
         Raises:
             OSError: a file cannot be read.
@@ -90,7 +87,7 @@ class ImageFolder(Source):
         """Read every image, grey and resized (stretched if it is not square).
 
         Raises:
-            InputError: PIL cannot read one of the images; names it.
+            InputError: PIL cannot read an image.
         """
         splits = {}
         for split, files in self.files.items():
@@ -115,9 +112,9 @@ def _read(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             return grey(image)
-    except Exception as error:  # PIL's readers raise whatever a broken file leads them to
+    except Exception as error:  # a broken file may make PIL raise anything
         reason = f"{type(error).__name__}: {error}"
-        raise InputError(f"The image {path} cannot be read; mend or remove it ({reason}).") from error
+        raise InputError(f"The image {path} cannot be read ({reason}); repair or remove it.") from error
 
 
 SOURCES = {"folder": ImageFolder}

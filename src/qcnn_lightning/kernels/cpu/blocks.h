@@ -1,8 +1,8 @@
 // The distinct blocks of pixels of a batch, and the rows that hold their features.
 //
-// Equal blocks of pixels have equal features wherever they stand, since weights do not depend on the position. So a level
-// holds one *row* for each distinct block of the batch, and how often the block occurs; level 0 holds the 256 grey levels. A
-// block is known by the rows of its two children.
+// Weights do not depend on the position, so equal blocks of pixels have equal features. A level holds one *row* for each
+// distinct block of the batch, and its number of occurrences; level 0 holds the 256 grey levels. The rows of its two children
+// identify a block.
 #pragma once
 
 #include <algorithm>
@@ -18,19 +18,19 @@ namespace qcnn {
 
 using products::kBlockRows;
 
-constexpr int64_t kChunkRows = 512;  // most rows of a piece of work
-constexpr int64_t kTileRows = 16;    // such pieces are multiples of them
-constexpr int64_t kThreadWork = 1 << 16;  // numbers that are worth waking another thread for
+constexpr int64_t kChunkRows = 512;  // most rows in a piece of work
+constexpr int64_t kTileRows = 16;    // pieces are multiples of these
+constexpr int64_t kThreadWork = 1 << 16;  // numbers worth waking another thread for
 
-// The distinct blocks entering one level. Rows from first_right on are right children, where those have their own matrix.
+// The distinct blocks entering one level. If right children have their own matrix, they are the rows from first_right on.
 struct Blocks {
   int64_t rows, first_right, occurrences;
-  Tensor left, right;  // (rows,) the rows of a block's children one level below
+  Tensor left, right;  // (rows,) the rows of the block's children one level below
   Tensor count;        // (rows,) how often it occurs in the batch
 };
 
-// Number the blocks in the order in which they are first met. ids: on entry the row of every site's feature one level
-// below, (images, 2 * sites); on return that of every block, (images, sites).
+// Number the blocks in order of first occurrence. ids: on entry the row of every child, (images, 2 * sites); on return the
+// row of every block, (images, sites).
 template <class T>
 Blocks find_blocks(Tensor& ids, int64_t images, int64_t sites, int64_t matrices, bool of_grey_levels, const Tensor& like) {
   const int64_t occurrences = images * sites;
@@ -44,12 +44,12 @@ Blocks find_blocks(Tensor& ids, int64_t images, int64_t sites, int64_t matrices,
   const int32_t* children = data<int32_t>(ids);
   int32_t *own = data<int32_t>(found), *slots = data<int32_t>(table);
   int32_t rows = 0;
-  // With one matrix for both children, (a, b) and (b, a) have the same features; with two, a < b always.
+  // With one matrix, (a, b) and (b, a) have the same features; with two, always a < b.
   const auto children_of = [&](int64_t site) { return std::minmax(children[2 * site], children[2 * site + 1]); };
   for (int64_t side = 0; side < matrices; ++side) {
     blocks.first_right = rows;
     std::fill_n(slots, table.numel(), -1);
-    if (of_grey_levels) {  // a slot for every pair, and no branch, which would be guessed wrong half of the time
+    if (of_grey_levels) {  // a slot for every pair, and no branch: it would be mispredicted half of the time
       for (int64_t site = side; site < occurrences; site += matrices) {
         const auto [first, second] = children_of(site);
         int32_t& slot = slots[first << 8 | (second & 255)];
@@ -86,7 +86,7 @@ Blocks find_blocks(Tensor& ids, int64_t images, int64_t sites, int64_t matrices,
   return blocks;
 }
 
-// Level 0: the "blocks" are the grey levels, of left and of right pixels where those have their own matrix.
+// Level 0: the "blocks" are the grey levels, or those of left and of right pixels if these have their own matrices.
 template <class T>
 Blocks find_grey_levels(Tensor& ids, const Tensor& x, int64_t matrices, const Tensor& like) {
   const uint8_t* pixels = data<uint8_t>(x);
@@ -94,7 +94,7 @@ Blocks find_grey_levels(Tensor& ids, const Tensor& x, int64_t matrices, const Te
   ids = pooled({x.numel()}, at::kInt);
   int32_t* own = data<int32_t>(ids);
   int64_t counts[512] = {};
-  for (int64_t pair = 0; pair < x.numel(); pair += 2) {  // equal neighbours must not wait for each other's count
+  for (int64_t pair = 0; pair < x.numel(); pair += 2) {  // two counts: equal neighbours need not wait for each other
     own[pair] = pixels[pair];
     own[pair + 1] = pixels[pair + 1] + 256 * (matrices - 1);
     ++counts[pixels[pair]], ++counts[256 + pixels[pair + 1]];
@@ -113,8 +113,8 @@ Blocks next_blocks(Tensor& ids, const Tensor& x, int64_t level, int64_t matrices
                     : find_blocks<T>(ids, x.size(0), x.size(1) >> level, matrices, level == 1, like);
 }
 
-// How the rows of a level are shared out among threads: each side in as many pieces, which depend on the blocks alone. The
-// first pieces are those of the first images, so that most children of a thread's rows are its own.
+// How threads share the rows of a level: equally many pieces for each side, which depend only on the blocks. The first
+// pieces belong to the first images, so a thread made most children of its rows itself.
 class Chunks {
  public:
   explicit Chunks(const Blocks& blocks)
@@ -144,8 +144,8 @@ class Chunks {
   int64_t rows_[2], sides_, pieces_ = 1;
 };
 
-// The blocks that each row one level below is part of, row after row, from first[row] to first[row + 1]: their own rows and
-// those of the other child. A block whose children are equal is there twice.
+// The parents of each row one level below, from first[row] to first[row + 1]: the parent's row and the other child's row. A
+// parent of two equal children is there twice.
 struct Parents {
   std::vector<int32_t> first, parent, sibling;
   Parents(const Blocks& blocks, int64_t children) : first(children + 1), parent(2 * blocks.rows), sibling(2 * blocks.rows) {

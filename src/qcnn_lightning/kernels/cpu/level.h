@@ -1,9 +1,9 @@
-// The mathematics of one level (eq. 2-8, 15) and its gradient, on the rows of distinct blocks.
+// One level (eq. 2-8, 15) and its gradient, on the rows of distinct blocks.
 //
 // 1. Channel 0 is the constant channel (eq. 12): batch norm and convolution are one matrix, the site tensor (eq. 15, 16).
 //    Rows are padded with zeros to whole vectors.
-// 2. The gradient through the batch's statistics is, for every feature, count * (offset + slope * (feature - mean)), with
-//    offset and slope from small matrices.
+// 2. Through the batch's statistics a feature's gradient is count * (offset + slope * (feature - mean)) (theory.md, eq.
+//    K1), with offset and slope from small matrices.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -26,15 +26,15 @@ namespace qcnn {
 
 using products::kOuterRows;
 
-constexpr int64_t kAhead = 4;  // rows from now is what is fetched from memory ahead of its turn
+constexpr int64_t kAhead = 4;  // rows that are prefetched
 
 template <class T>
-int64_t padded(int64_t channels) {  // the constant channel, then the others, then zeros
+int64_t padded(int64_t channels) {  // constant channel, other channels, zeros
   return products::padded_to_lanes<T>(1 + channels);
 }
 
-// The features of some rows entering a level: products of children's mapped features (eq. 8), or the basis functions of
-// grey levels.
+// The features of some rows entering a level: products of the children's mapped features (eq. 8); at level 0 the basis
+// functions of grey levels (eq. 1).
 template <class T>
 void pool_rows(const Blocks& blocks, const Tensor& mapped, const Tensor& table, int64_t first, int64_t rows, T* output) {
   if (!blocks.left.defined()) {
@@ -60,8 +60,8 @@ void pool_rows(const Blocks& blocks, const Tensor& mapped, const Tensor& table, 
   }
 }
 
-// The features entering a level, and their mean and biased variance over all occurrences (eq. 4) if these are asked for:
-// about the first row, lest squares cancel.
+// The features entering a level and, if mean is defined, their mean and biased variance over all occurrences (eq. 4; K1 in
+// theory.md). Sums are about the first row, so squares do not cancel.
 template <class T>
 Tensor pool(const Blocks& blocks, const Tensor& mapped, const Tensor& table, const Tensor& mean, const Tensor& var) {
   const int64_t width = blocks.left.defined() ? mapped.size(1) : padded<T>(table.size(1));
@@ -106,7 +106,7 @@ Tensor pool(const Blocks& blocks, const Tensor& mapped, const Tensor& table, con
   return features;
 }
 
-// running += momentum (factor value - running), as PyTorch's batch norm keeps its averages.
+// running += momentum (factor value - running), as in PyTorch's batch norm.
 template <class T>
 void move_towards(const Tensor& running, const Tensor& value, T factor, T momentum) {
   T* average = data<T>(running);
@@ -114,8 +114,8 @@ void move_towards(const Tensor& running, const Tensor& value, T factor, T moment
   for (int64_t k = 0; k < running.numel(); ++k) average[k] += momentum * (factor * target[k] - average[k]);
 }
 
-// What batch norm with given statistics is: x -> scale (x - center) + beta (eq. 4). The center is taken off before
-// anything is multiplied, so that what is rounded is the variation alone.
+// Batch norm with given statistics: x -> scale (x - center) + beta (eq. 4). The center is subtracted first, so products
+// round only the variation.
 template <class T>
 struct Affine {
   std::vector<T> deviation, scale, beta, center;  // deviation: 1 / sqrt(var + epsilon); center: 0 for the constant channel
@@ -131,7 +131,7 @@ struct Affine {
   }
 };
 
-// The site tensors of one level for centered features, [[1, 0], [a beta, a diag(scale)]] (eq. 15): (matrices,
+// The site tensors of one level for centered features: [[1, 0], [a beta, a diag(scale)]] (eq. 15), (matrices,
 // padded(outputs), padded(inputs)).
 template <class T>
 Tensor site_tensors_of(const Tensor& weight, const Affine<T>& norm) {
@@ -157,20 +157,20 @@ Tensor site_tensors_of(const Tensor& weight, const Affine<T>& norm) {
   return site_tensors;
 }
 
-// The site tensors of one level, to be applied to rows.
+// The site tensors of one level, to act on rows.
 template <class T>
 class SiteTensors {
  public:
-  SiteTensors(const Tensor& site_tensors, std::vector<T> center, bool split_products)
+  SiteTensors(const Tensor& site_tensors, std::vector<T> center, bool bfloat16_products)
       : mapped_width_(site_tensors.size(1)), center_(std::move(center)), options_(site_tensors.options()) {
     const int64_t width = site_tensors.size(2);
     for (int64_t side = 0; side < site_tensors.size(0); ++side)
       factors_.emplace_back(data<T>(site_tensors) + side * mapped_width_ * width, products::Layout::kColumns, width,
-                            mapped_width_, width, split_products);
+                            mapped_width_, width, bfloat16_products);
   }
 
-  // features_of(row, rows, buffer) returns the features of up to kBlockRows rows, in the buffer if it has to make them. It
-  // gets them back centered.
+  // features_of(row, rows, buffer) returns the features of up to kBlockRows rows, in the buffer if it must make them. They
+  // are centered in place.
   template <class Features>
   Tensor map(const Blocks& blocks, const Features& features_of) const {
     Tensor mapped = pooled({blocks.rows, mapped_width_}, options_);
@@ -197,13 +197,12 @@ class SiteTensors {
   std::vector<products::RightFactor<T>> factors_;
 };
 
-// The gradient of a level's site tensors, (matrices, padded(outputs), padded(inputs)), of which the first row and what is
-// behind the outputs do not count; and, if it is asked for, that of the features through the site tensors alone, not
-// through the statistics.
+// The gradient of a level's site tensors, (matrices, padded(outputs), padded(inputs)); its first row and its padding are
+// meaningless. If of_features, also the gradient of the features through the site tensors, without the statistics.
 template <class T>
 std::pair<Tensor, Tensor> level_gradients(const Blocks& blocks, const Tensor& features, const Tensor& mapped_gradient,
                                           const Tensor& site_tensors, int64_t outputs, bool of_features,
-                                          bool split_products) {
+                                          bool bfloat16_products) {
   const int64_t matrices = site_tensors.size(0), width = features.size(1), mapped_width = mapped_gradient.size(1);
   const int64_t size = mapped_width * width;
   std::vector<products::RightFactor<T>> factors;
@@ -212,7 +211,7 @@ std::pair<Tensor, Tensor> level_gradients(const Blocks& blocks, const Tensor& fe
     gradient = pooled(features.sizes(), features.options());
     for (int64_t side = 0; side < matrices; ++side)
       factors.emplace_back(data<T>(site_tensors) + side * size, products::Layout::kRows, 1 + outputs, width, width,
-                           split_products);
+                           bfloat16_products);
   }
   const Chunks chunks(blocks);
   const Tensor partial = pooled({chunks.count(), mapped_width, width}, features.options());
@@ -220,7 +219,8 @@ std::pair<Tensor, Tensor> level_gradients(const Blocks& blocks, const Tensor& fe
   chunks.for_each([&](int64_t chunk, int64_t begin, int64_t end, int64_t side) {
     for (int64_t row = begin; row < end; row += kOuterRows)
       products::outer_products(above + row * mapped_width, mapped_width, 1 + outputs, feature + row * width, width,
-                               data<T>(partial) + chunk * size, std::min(kOuterRows, end - row), row > begin, split_products);
+                               data<T>(partial) + chunk * size, std::min(kOuterRows, end - row), row > begin,
+                               bfloat16_products);
     if (of_features)
       factors[matrices == 2 ? side : 0].multiply(above + begin * mapped_width, mapped_width,
                                                  data<T>(gradient) + begin * width, width, end - begin);
@@ -236,8 +236,8 @@ std::pair<Tensor, Tensor> level_gradients(const Blocks& blocks, const Tensor& fe
   return {site_gradient, gradient};
 }
 
-// The gradient of gamma, beta and weight from that of a level's site tensors, and what the features' gradient has of the
-// batch's statistics: offset and slope, zero where statistics are fixed.
+// The gradients of gamma, beta and weight from the site tensors' gradient; and offset and slope of the features' gradient
+// through the batch's statistics, zero if statistics are fixed.
 template <class T>
 struct ParameterGradients {
   Tensor gamma, beta, weight;
@@ -273,8 +273,8 @@ struct ParameterGradients {
   }
 };
 
-// Back through pooling: a child's gradient is the sum, over the blocks it is part of, of theirs times its sibling. That of
-// a block gets its part through the statistics here: count * (offset + slope * (feature - mean)).
+// Back through pooling (eq. 8): a child's gradient is the sum over its parent blocks of parent gradient * sibling. The
+// parent's gradient through the statistics, count * (offset + slope * (feature - mean)), is added here.
 template <class T, int64_t Bytes>
 void gather_from_parents(const Blocks& blocks, const Tensor& gradient, const Tensor& mapped, const std::vector<T>& offset,
                          const std::vector<T>& slope, const std::vector<T>& center, const Tensor& mapped_gradient) {
@@ -290,7 +290,7 @@ void gather_from_parents(const Blocks& blocks, const Tensor& gradient, const Ten
   const Vector *above = of(data<T>(gradient)), *value = of(data<T>(mapped));
   Vector* const output = reinterpret_cast<Vector*>(data<T>(mapped_gradient));
   const Parents parents(blocks, children);
-  // threads get equal numbers of parents, not of children
+  // Threads get equal numbers of parents, not of children.
   const int64_t entries = 2 * blocks.rows;
   const auto child_at = [&](int64_t entry) {
     return std::lower_bound(parents.first.begin(), parents.first.end() - 1, entry) - parents.first.begin();

@@ -1,4 +1,4 @@
-// The processor's matrix units (Intel's AMX): float32 products as three of bfloat16, tile by tile.
+// The processor's matrix units (Intel's AMX): float32 products as three bfloat16 ones, tile by tile.
 #pragma once
 
 #include <cstdint>
@@ -14,25 +14,25 @@ namespace products {
 
 #ifdef QCNN_MATRIX_UNITS
 
-constexpr int64_t kTile = 16;              // rows of a tile; columns of one of float32
-constexpr int64_t kTileDepth = 32;         // columns of a tile of bfloat16
+constexpr int64_t kTile = 16;              // rows of a tile, and columns of a float32 tile
+constexpr int64_t kTileDepth = 32;         // columns of a bfloat16 tile
 constexpr int64_t kTileSize = kTile * kTileDepth;
-constexpr int64_t kPair = 2 * kTileSize;   // a tile of high parts, then one of low parts
+constexpr int64_t kPair = 2 * kTileSize;   // a tile of high parts, then a tile of low parts
 
 inline int64_t tiles_over(int64_t size, int64_t step) { return (size + step - 1) / step; }
 
-// Whether the processor has matrix units and the system lets this process use them.
+// Whether the processor has matrix units and the system permits them.
 inline bool has_matrix_units() {
   constexpr int kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
   static const bool permitted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   return permitted;
 }
 
-// A thread's matrix units, in use for as long as this lives.
+// A thread's matrix units, in use while this lives.
 class MatrixUnits {
  public:
   MatrixUnits() {
-    alignas(64) uint8_t configuration[64] = {1};  // palette 1; from byte 16 on bytes a row, from 48 on rows
+    alignas(64) uint8_t configuration[64] = {1};  // palette 1; from byte 16 bytes per row, from byte 48 rows
     for (int tile = 0; tile < 8; ++tile) configuration[16 + 2 * tile] = 64, configuration[48 + tile] = kTile;
     _tile_loadconfig(configuration);
   }
@@ -44,7 +44,7 @@ struct Split {
   __m512i high, low;
 };
 
-// 32 numbers as bfloat16: those of a, then those of b.
+// 32 numbers as bfloat16: a, then b.
 inline Split split(__m512 a, __m512 b) {
   const __m512i high = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(b, a));
   const auto widened = [](__m256i half) {
@@ -60,7 +60,7 @@ inline __m512 load(const float* numbers, int64_t valid) {
   return _mm512_maskz_loadu_ps(valid > 0 ? (1u << valid) - 1 : 0, numbers);
 }
 
-// Up to 16 rows as left factors: one pair of tiles for every 32 columns.
+// Up to 16 rows as left factors: a pair of tiles for every 32 columns.
 inline void split_rows(const float* a, int64_t a_row, int64_t rows, int64_t columns, uint16_t* pairs) {
   for (int64_t k = 0; k < columns; k += kTileDepth, pairs += kPair)
     for (int64_t i = 0; i < rows; ++i) {
@@ -71,7 +71,7 @@ inline void split_rows(const float* a, int64_t a_row, int64_t rows, int64_t colu
     }
 }
 
-// 32 rows and 16 columns as a right factor: row r of the tile has the numbers of rows 2r and 2r + 1 by turns.
+// 32 rows and 16 columns as a right factor: row r of the tile alternates the numbers of rows 2r and 2r + 1.
 inline void split_row_pairs(const float* b, int64_t b_row, int64_t rows, int64_t columns, Split parts[kTile]) {
   alignas(64) static constexpr uint16_t kByTurns[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
                                                         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
@@ -91,7 +91,7 @@ inline void store_pair(const Split parts[kTile], uint16_t* pair) {
   }
 }
 
-// Of 32-bit pairs.
+// Transposes 32-bit pairs.
 inline void transpose(__m512i rows[kTile]) {
   __m512i t[kTile];
   for (int i = 0; i < 16; i += 2) {
@@ -123,14 +123,14 @@ inline void transpose(Split parts[kTile]) {
   for (int r = 0; r < kTile; ++r) parts[r] = {high[r], low[r]};
 }
 
-// Up to R x C tiles of c (+)= a b; the pairs of a's and of b's tiles are `a_next`, `b_next` apart for the next tile, and
-// one after the other (a) or `b_depth` apart (b) for the next 32 of the depth.
+// c (+)= a b for up to R x C tiles. The next pair of tiles is `a_next` or `b_next` away for the next rows or columns, and
+// `a_depth` or `b_depth` away for the next 32 of the depth.
 template <int R, int C>
 void multiply_tiles(const uint16_t* a, int64_t a_next, const uint16_t* b, int64_t b_next, int64_t a_depth,
                     int64_t b_depth, int64_t depth_tiles, float* c, int64_t c_row, int64_t rows, bool accumulate) {
   constexpr int kBytes = 64;
   const int64_t c_bytes = c_row * sizeof(float);
-  asm volatile("" ::: "memory");  // the intrinsics do not tell the compiler what they read
+  asm volatile("" ::: "memory");  // the compiler does not know what the intrinsics read
   if (accumulate) {
     _tile_loadd(0, c, c_bytes);
     if constexpr (C == 2) _tile_loadd(1, c + kTile, c_bytes);
@@ -165,7 +165,7 @@ void multiply_tiles(const uint16_t* a, int64_t a_next, const uint16_t* b, int64_
     for (int64_t i = 0; i < valid; ++i) std::memcpy(place + i * c_row, whole + i * kTile, kBytes);
   };
   alignas(64) float whole[kTile * kTile];
-// The intrinsics want the number of the tile to the letter.
+// The intrinsics need a literal tile number.
 #define QCNN_STORE_TILE(number, place, valid)    \
   if ((valid) >= kTile) {                        \
     _tile_stored(number, place, c_bytes);        \

@@ -1,4 +1,4 @@
-// Tensors without PyTorch's bookkeeping: plain pointers, and memory that is used again.
+// Tensors without PyTorch's bookkeeping: plain pointers and reused memory.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,8 +21,8 @@ T* data(const Tensor& tensor) {
   return tensor.mutable_data_ptr<T>();
 }
 
-// Tensors whose memory is used again. Large ones, freshly allocated, are memory that the system has to clear page by page, at
-// every step anew; smaller ones cost the allocator's search for room.
+// Tensors with reused memory. A fresh large allocation makes the system clear pages at every step; a small one costs the
+// allocator's search.
 class Pool {
  public:
   Tensor empty(at::IntArrayRef sizes, at::TensorOptions options) {
@@ -40,7 +40,7 @@ class Pool {
       }
     }
     if (memory == nullptr) {
-      capacity = bytes + bytes / 4;  // so that a later batch of a few more distinct blocks fits, too
+      capacity = bytes + bytes / 4;  // room for later batches with a few more distinct blocks
       memory = ::operator new(capacity, kAlignment);
     }
     const auto give_back = [this, capacity](void* used) {
@@ -67,6 +67,5 @@ inline Tensor pooled_zeros(at::IntArrayRef sizes, at::TensorOptions options) {
   std::memset(tensor.mutable_data_ptr(), 0, tensor.nbytes());
   return tensor;
 }
-
 
 }  // namespace qcnn

@@ -1,4 +1,4 @@
-// A whole q-CNN: the levels one after the other, forward, in evaluation, and back.
+// A whole q-CNN, level by level: forward, evaluation, backward.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,18 +18,19 @@
 
 namespace qcnn {
 
-constexpr int64_t kPartImages = 250;  // images evaluated at a time: more share more blocks, fewer stay in the cache
+constexpr int64_t kPartImages = 250;  // images evaluated at a time: more share more blocks, fewer fit into the cache
 
-// What the scores depend on besides gamma, beta and weight of every level, one after the other as `Parameters`.
+// Everything that scores depend on, except `Parameters`.
 struct Setting {
   Tensor x, table;
-  Tensors mean, var;  // to normalise by; empty for those of the batch
+  Tensors mean, var;  // to normalise by; empty for the batch's
   Tensors running_mean, running_var;
   double momentum;
   std::vector<double> epsilon;
-  bool split_products;  // float32 products in parts: see products.h
+  bool bfloat16_products;  // see products.h
 };
 
+// gamma of every level, then beta, then weight.
 struct Parameters {
   at::TensorList all;
   int64_t levels = all.size() / 3;
@@ -40,8 +41,7 @@ struct Parameters {
 
 enum Kept { kLeft, kRight, kCount, kFeatures, kSiteTensors, kMapped, kFirstRight, kKept };
 
-// What a forward pass gives: the scores, the statistics of every level, and what the gradient needs, kKept tensors of every
-// level and the row of every image.
+// The scores, every level's statistics, and what the gradient needs: kKept tensors per level and the row of every image.
 struct Forward {
   Tensor scores;
   Tensors mean, var, kept;
@@ -79,7 +79,7 @@ Forward forward(const Setting& setting, const Parameters& parameters, bool keep)
     }
     const Affine<T> norm(gamma, parameters.beta(level), result.mean[level], result.var[level], setting.epsilon[level]);
     const Tensor site_tensors = site_tensors_of<T>(weight, norm);
-    mapped = SiteTensors<T>(site_tensors, norm.center, setting.split_products).map(blocks, [&](int64_t row, int64_t, T*) {
+    mapped = SiteTensors<T>(site_tensors, norm.center, setting.bfloat16_products).map(blocks, [&](int64_t row, int64_t, T*) {
       return data<T>(features) + row * features.size(1);
     });
     if (keep) {
@@ -93,8 +93,8 @@ Forward forward(const Setting& setting, const Parameters& parameters, bool keep)
   return result;
 }
 
-// The scores by fixed statistics. They do not depend on what else is in the batch: all images share the pairs of grey
-// levels, of which there are few, and then threads share out the images.
+// The scores by fixed statistics, where images are independent. All images share the few pairs of grey levels; above them
+// threads share the images.
 template <class T>
 Tensor evaluate(const Setting& setting, const Parameters& parameters) {
   const Tensor &x = setting.x, &table = setting.table;
@@ -105,7 +105,7 @@ Tensor evaluate(const Setting& setting, const Parameters& parameters) {
   for (int64_t level = 0; level < parameters.levels; ++level) {
     const Affine<T> norm(parameters.gamma(level), parameters.beta(level), setting.mean[level], setting.var[level],
                          setting.epsilon[level]);
-    site_tensors.emplace_back(site_tensors_of<T>(parameters.weight(level), norm), norm.center, setting.split_products);
+    site_tensors.emplace_back(site_tensors_of<T>(parameters.weight(level), norm), norm.center, setting.bfloat16_products);
   }
   const auto map_level = [&](int64_t level, const Tensor& some, Tensor& ids, const Tensor& below) {
     const Blocks blocks = next_blocks<T>(ids, some, level, parameters.weight(level).size(0), table);
@@ -130,11 +130,11 @@ Tensor evaluate(const Setting& setting, const Parameters& parameters) {
   return scores;
 }
 
-// The gradient of every parameter, in their order, from that of the scores and what the forward pass kept. of_batch: whether
-// statistics were the batch's, through which gradients flow.
+// The gradients of all parameters, in their order, from the scores' gradient and what the forward pass kept. of_batch: the
+// statistics were the batch's, so gradients flow through them.
 template <class T>
 Tensors backward(const Tensor& scores_gradient, const Parameters& parameters, at::TensorList mean, at::TensorList var,
-                 at::TensorList kept, const std::vector<double>& epsilon, bool of_batch, bool split_products) {
+                 at::TensorList kept, const std::vector<double>& epsilon, bool of_batch, bool bfloat16_products) {
   const int64_t levels = parameters.levels, images = scores_gradient.size(0), classes = scores_gradient.size(1);
   Tensors gradients(3 * levels);
   Tensor mapped_gradient = at::zeros_like(kept[kKept * (levels - 1) + kMapped]);
@@ -152,7 +152,7 @@ Tensors backward(const Tensor& scores_gradient, const Parameters& parameters, at
                         of_level[kLeft], of_level[kRight], of_level[kCount]};
     const Affine<T> norm(parameters.gamma(level), parameters.beta(level), mean[level], var[level], epsilon[level]);
     const auto [site_gradient, gradient] = level_gradients<T>(blocks, features, mapped_gradient, of_level[kSiteTensors],
-                                                              weight.size(1), level > 0, split_products);
+                                                              weight.size(1), level > 0, bfloat16_products);
     const ParameterGradients<T> own(weight, norm, site_gradient, blocks.occurrences, of_batch);
     gradients[level] = own.gamma, gradients[levels + level] = own.beta, gradients[2 * levels + level] = own.weight;
     if (level > 0)

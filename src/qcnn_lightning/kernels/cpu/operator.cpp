@@ -1,8 +1,8 @@
-// A q-CNN as two PyTorch operators, forward and backward: the mathematics of qcnn.py (eq. 2-10), in fewer operations.
+// A q-CNN as PyTorch operators: the function of models/qcnn.py (eq. 1-10) and its gradient, in fewer operations.
 //
-// network.h runs the levels, level.h has the mathematics of one of them, blocks.h the rows that it works on; products.h
-// multiplies matrices, workers.h shares work among threads, memory.h hands out tensors. Every number is summed in an order
-// that neither threads nor earlier calls change, so results repeat bit by bit.
+// network.h runs the levels; level.h computes one of them; blocks.h finds its rows; products.h multiplies matrices; workers.h
+// shares work among threads; memory.h provides tensors. Neither threads nor earlier calls change the order of a sum, so results
+// repeat bit by bit.
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
@@ -17,7 +17,7 @@
 namespace qcnn {
 namespace {
 
-// What is read by plain pointers has to have the type and the shape that they take for granted.
+// Plain pointers read these tensors, so their types and shapes must be right.
 void check(const Setting& setting, const Parameters& parameters) {
   const Tensor& x = setting.x;
   const int64_t levels = parameters.levels, sites = int64_t{1} << (levels - 1);
@@ -52,7 +52,7 @@ void check(const Setting& setting, const Parameters& parameters) {
   }
 }
 
-// What `backward` needs of a forward pass; one object, for Python takes longer to wrap a tensor than a thread to add it up.
+// What `backward` needs from a forward pass. One object: Python takes longer to wrap a tensor than a thread to sum it.
 struct Tape : torch::CustomClassHolder {
   Tensors mean, var, kept;
   bool of_batch;
@@ -64,9 +64,9 @@ using TapePointer = c10::intrusive_ptr<Tape>;
 std::tuple<Tensor, TapePointer> forward_of(const Tensor& x, const Tensor& table, const Tensors& parameters,
                                            const Tensors& mean, const Tensors& var, const Tensors& running_mean,
                                            const Tensors& running_var, double momentum,
-                                           const std::vector<double>& epsilon, bool split_products, bool keep) {
+                                           const std::vector<double>& epsilon, bool bfloat16_products, bool keep) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
-  const Setting setting{x, table, mean, var, running_mean, running_var, momentum, epsilon, split_products};
+  const Setting setting{x, table, mean, var, running_mean, running_var, momentum, epsilon, bfloat16_products};
   const Parameters all{parameters};
   check(setting, all);
   const bool is_double = table.scalar_type() == at::kDouble;
@@ -79,7 +79,7 @@ std::tuple<Tensor, TapePointer> forward_of(const Tensor& x, const Tensor& table,
 }
 
 Tensors backward_of(const Tensor& scores_gradient, const Tensors& parameters, const TapePointer& tape,
-                    const std::vector<double>& epsilon, bool split_products) {
+                    const std::vector<double>& epsilon, bool bfloat16_products) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
   const Parameters all{parameters};
   const size_t levels = all.levels;
@@ -93,11 +93,11 @@ Tensors backward_of(const Tensor& scores_gradient, const Tensors& parameters, co
               "the scores' gradient is ", scores_gradient.toString(), " of shape ", scores_gradient.sizes(),
               ": expected one like the scores'");
   const auto run = mapped.scalar_type() == at::kDouble ? &backward<double> : &backward<float>;
-  return run(scores_gradient.contiguous(), all, tape->mean, tape->var, kept, epsilon, tape->of_batch, split_products);
+  return run(scores_gradient.contiguous(), all, tape->mean, tape->var, kept, epsilon, tape->of_batch, bfloat16_products);
 }
 
-// The mean squared distance of a batch (eq. 48, `SquaredDistance` in costs.py), by its own statistics; every parameter's
-// gradient is replaced by the cost's. Forward, cost and backward in one: 7% of an epoch at d = 18 is spent between them.
+// The mean squared distance of a batch (eq. 48, `SquaredDistance` in costs.py) by the batch's statistics; sets every
+// parameter's gradient. Forward, cost and backward in one save 7% of an epoch at d = 18.
 template <class T>
 double squared_distance_of(const Setting& setting, const Tensor& labels, const Parameters& parameters) {
   const Forward result = forward<T>(setting, parameters, true);
@@ -120,7 +120,7 @@ double squared_distance_of(const Setting& setting, const Tensor& labels, const P
     }
   }
   const Tensors gradients = backward<T>(scores_gradient, parameters, result.mean, result.var, result.kept,
-                                        setting.epsilon, true, setting.split_products);
+                                        setting.epsilon, true, setting.bfloat16_products);
   for (size_t k = 0; k < gradients.size(); ++k)
     if (parameters.all[k].requires_grad()) parameters.all[k].mutable_grad() = gradients[k];
   return cost / images;
@@ -128,9 +128,9 @@ double squared_distance_of(const Setting& setting, const Tensor& labels, const P
 
 double squared_distance(const Tensor& x, const Tensor& labels, const Tensor& table, const Tensors& parameters,
                         const Tensors& running_mean, const Tensors& running_var, double momentum,
-                        const std::vector<double>& epsilon, bool split_products) {
+                        const std::vector<double>& epsilon, bool bfloat16_products) {
   const at::AutoDispatchBelowADInplaceOrView no_autograd;
-  const Setting setting{x, table, {}, {}, running_mean, running_var, momentum, epsilon, split_products};
+  const Setting setting{x, table, {}, {}, running_mean, running_var, momentum, epsilon, bfloat16_products};
   const Parameters all{parameters};
   check(setting, all);
   return table.scalar_type() == at::kDouble ? squared_distance_of<double>(setting, labels, all)
@@ -144,26 +144,26 @@ TORCH_LIBRARY(qcnn_lightning, library) {
   library.class_<qcnn::Tape>("Tape")
       .def("mean", [](const qcnn::TapePointer& tape) { return tape->mean; })
       .def("var", [](const qcnn::TapePointer& tape) { return tape->var; });
-  // The scores, and a tape with mean and variance of every level and, if asked to keep it, what `backward` needs.
-  // parameters: gamma of every level, then beta, then weight. Without mean and var, those of the batch, which the running
-  // averages, if given, move towards.
+  // The scores, and a tape with every level's mean and variance and, if keep, what `backward` needs. parameters: gamma of
+  // every level, then beta, then weight. Empty mean and var stand for the batch's; the running averages, if given, move
+  // towards them.
   library.def(
       "forward(Tensor x, Tensor table, Tensor[] parameters, Tensor[] mean, Tensor[] var, Tensor(a!)[] running_mean, "
-      "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool split_products, bool keep) -> "
+      "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool bfloat16_products, bool keep) -> "
       "(Tensor scores, __torch__.torch.classes.qcnn_lightning.Tape tape)",
       &qcnn::forward_of);
-  // The gradient of every parameter.
+  // The gradients of all parameters.
   library.def(
       "backward(Tensor scores_gradient, Tensor[] parameters, __torch__.torch.classes.qcnn_lightning.Tape tape, "
-      "float[] epsilon, bool split_products) -> Tensor[]",
+      "float[] epsilon, bool bfloat16_products) -> Tensor[]",
       &qcnn::backward_of);
-  // The mean squared distance of a batch of labelled images; every parameter's gradient is replaced by its gradient.
+  // The mean squared distance of a batch; sets every parameter's gradient.
   library.def(
       "squared_distance(Tensor x, Tensor labels, Tensor table, Tensor[] parameters, Tensor(a!)[] running_mean, "
-      "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool split_products) -> float",
+      "Tensor(b!)[] running_var, float momentum, float[] epsilon, bool bfloat16_products) -> float",
       &qcnn::squared_distance);
-  // How many threads they share their work among: PyTorch's number if 0.
+  // Number of threads that share the work; 0 for PyTorch's number.
   library.def("set_num_threads(int threads) -> ()", [](int64_t threads) { workers::given_threads = threads; });
-  // Whether this processor's matrix units take float32 products where these may be split.
+  // Whether this processor has matrix units for float32 products as three bfloat16 ones.
   library.def("has_matrix_units() -> bool", &products::has_matrix_units);
 }

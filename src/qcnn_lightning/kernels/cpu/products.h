@@ -1,9 +1,8 @@
-// Matrix products of small matrices with many rows, in the two forms that a level needs: rows times a fixed matrix, and
-// the sum over rows of outer products.
+// Products of small matrices with many rows, in a level's two forms: rows times a fixed matrix, and sums of outer products.
 //
-// On processors with matrix units (Intel's AMX) a float32 product may be taken as three of bfloat16, summed in float32:
-// every number is split in two, x = high + low, and only low * low, a part of 2^-18, is left out. That is what PyTorch
-// calls float32 matmul precision "high". Elsewhere, and in float64, products are what the type says.
+// On processors with matrix units (Intel's AMX) a float32 product may be three bfloat16 products, summed in float32: numbers
+// are split, x = high + low, and low * low, a part of 2^-18, is left out. PyTorch calls this float32 matmul precision "high".
+// Elsewhere, and in float64, products have the precision of their type.
 
 #pragma once
 
@@ -18,8 +17,8 @@
 
 namespace products {
 
-constexpr int64_t kBlockRows = 64;   // rows worked on at a time, so that they stay in the first-level cache
-constexpr int64_t kOuterRows = 256;  // rows whose outer products are added up at a time
+constexpr int64_t kBlockRows = 64;   // rows at a time that fit into the first-level cache
+constexpr int64_t kOuterRows = 256;  // outer products summed at a time
 
 template <class T, int64_t Bytes>
 using Lanes __attribute__((vector_size(Bytes), may_alias)) = T;
@@ -31,14 +30,14 @@ constexpr int64_t kWidestBytes = 32;  // AVX2; compilers split it where register
 #endif
 constexpr int64_t kNarrowBytes = 32;
 
-// Rows are padded to whole narrow vectors if one is enough, to whole wide ones otherwise.
+// Rows are padded to one narrow vector if that is enough, else to whole wide ones.
 template <class T>
 int64_t padded_to_lanes(int64_t columns) {
   const int64_t narrow = kNarrowBytes / sizeof(T), wide = kWidestBytes / sizeof(T);
   return columns <= narrow ? narrow : (columns + wide - 1) / wide * wide;
 }
 
-// Memory that is aligned to cache lines and not cleared. It only grows, so that whoever keeps it uses it again.
+// Reusable memory, aligned to cache lines and not cleared; it only grows.
 template <class T>
 class Scratch {
  public:
@@ -62,8 +61,8 @@ class Scratch {
   T* data_ = nullptr;
 };
 
-// Let these lanes stay in a register. Left to itself, GCC reads a row of b from memory again for every row of a, and the
-// loads, not the products, set the pace: two thirds of the speed.
+// Keep these lanes in a register. Otherwise GCC reloads a row of b for every row of a, and loads limit the speed to two
+// thirds.
 template <class Vector>
 void keep_in_register([[maybe_unused]] Vector& lanes) {
 #if defined(__AVX512F__)
@@ -106,7 +105,7 @@ void panel(const T* a, int64_t a_row, int64_t a_column, const T* b, int64_t b_ro
                                 accumulate);
 }
 
-// c (+)= a b, with b and c padded to whole vectors: panels of up to three vectors, of which twelve sums fill registers.
+// c (+)= a b, with b and c padded to whole vectors: panels of up to three vectors, whose twelve sums fill the registers.
 template <class T, int64_t Bytes>
 void product_of(const T* a, int64_t a_row, int64_t a_column, const T* b, int64_t b_row, T* c, int64_t c_row,
                 int64_t rows, int64_t columns, int64_t depth, bool accumulate) {
@@ -128,7 +127,7 @@ void product(const T* a, int64_t a_row, int64_t a_column, const T* b, int64_t b_
   multiply(a, a_row, a_column, b, b_row, c, c_row, rows, columns, depth, accumulate);
 }
 
-// Whether float32 products with so many padded columns are taken by the matrix units.
+// Whether the matrix units take float32 products with so many padded columns.
 template <class T>
 bool by_matrix_units(bool allowed, int64_t columns) {
   return sizeof(T) == sizeof(float) && allowed && columns % 16 == 0 && has_matrix_units();
@@ -136,13 +135,14 @@ bool by_matrix_units(bool allowed, int64_t columns) {
 
 enum class Layout { kRows, kColumns };
 
-// A matrix b, (depth, columns), that many rows are multiplied by. Columns are padded as `padded_to_lanes`.
+// A matrix b, (depth, columns), to be multiplied by many rows. Columns are padded by `padded_to_lanes`.
 template <class T>
 class RightFactor {
  public:
-  // matrix: row after row, `columns` each, and kept in use; or column after column, `stride` >= depth each, zeros behind.
-  RightFactor(const T* matrix, Layout layout, int64_t depth, int64_t columns, int64_t stride, bool split_products)
-      : matrix_(matrix), depth_(depth), columns_(columns), split_(by_matrix_units<T>(split_products, columns)) {
+  // matrix: kRows, `columns` numbers a row, and must outlive this; or kColumns, `stride` >= depth numbers a column, zeros
+  // after depth.
+  RightFactor(const T* matrix, Layout layout, int64_t depth, int64_t columns, int64_t stride, bool bfloat16_products)
+      : matrix_(matrix), depth_(depth), columns_(columns), split_(by_matrix_units<T>(bfloat16_products, columns)) {
 #ifdef QCNN_MATRIX_UNITS
     if constexpr (sizeof(T) == sizeof(float)) {
       if (split_) {
@@ -205,7 +205,7 @@ class RightFactor {
   }
 #endif
 
-  static constexpr int64_t kStrip = 16;  // columns that are turned into rows together
+  static constexpr int64_t kStrip = 16;  // columns transposed together
   const T* matrix_;
   int64_t depth_, columns_;
   bool split_;
@@ -213,14 +213,14 @@ class RightFactor {
   Scratch<T> rows_;
 };
 
-// c (+)= a^T b. Columns of a and b are padded as `padded_to_lanes`, and so are rows and columns of c; rows of c past the
-// first `outputs` do not count.
+// c (+)= a^T b. Columns of a and b, and rows and columns of c, are padded by `padded_to_lanes`; rows of c after `outputs`
+// are meaningless.
 template <class T>
 void outer_products(const T* a, int64_t a_columns, int64_t outputs, const T* b, int64_t b_columns, T* c,
-                        int64_t rows, bool accumulate, bool split_products) {
+                        int64_t rows, bool accumulate, bool bfloat16_products) {
 #ifdef QCNN_MATRIX_UNITS
   if constexpr (sizeof(T) == sizeof(float)) {
-    if (by_matrix_units<T>(split_products, a_columns) && b_columns % kTile == 0) {
+    if (by_matrix_units<T>(bfloat16_products, a_columns) && b_columns % kTile == 0) {
       const int64_t depth_tiles = tiles_over(rows, kTileDepth), a_tiles = a_columns / kTile, b_tiles = b_columns / kTile;
       static thread_local Scratch<uint16_t> left_scratch, right_scratch;
       uint16_t* const left = left_scratch.of(depth_tiles * a_tiles * kPair);

@@ -1,10 +1,9 @@
-// Threads of the operator's own, which share out work without waiting for one another.
+// The operators' own threads, which share work without waiting for one another.
 //
-// Every thread has pieces of its own, the same ones for the same work, so that it finds in its cache what it wrote there; one
-// that has no more takes those of others. The caller is one of the threads: where other processes keep the workers from
-// running, it does all pieces itself. OpenMP hands every thread its part in advance and waits for all of them,
-// which on a busy machine takes as long as the system lets its other processes run. A worker spins for a moment after its
-// last piece, since the next is usually there within microseconds, and then sleeps.
+// Every thread has its own pieces, the same ones for the same work, so they are still in its cache; when it has done them it
+// takes others'. The caller is one of the threads and does everything itself if other processes keep the workers from running.
+// OpenMP gives every thread its part in advance and waits for all, which on a busy machine takes as long as other processes
+// run. After its last piece a worker spins for a moment, since work usually comes within microseconds, then sleeps.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -24,9 +23,9 @@ namespace workers {
 
 constexpr auto kSpinning = std::chrono::microseconds(2000);
 constexpr int64_t kMostThreads = 64;
-constexpr int64_t kPiecesPerThread = 4;  // more even out threads that are held up, fewer cost less
+constexpr int64_t kPiecesPerThread = 4;  // more pieces balance delayed threads, fewer cost less
 
-// How a thread rounds, and whether subnormal numbers count as zero.
+// A thread's rounding mode, and whether it treats subnormal numbers as zero.
 #if defined(__SSE__)
 using FloatMode = unsigned;
 inline FloatMode float_mode() { return __builtin_ia32_stmxcsr(); }
@@ -41,7 +40,7 @@ inline FloatMode float_mode() {
 inline void set_float_mode(const FloatMode& mode) { std::fesetenv(&mode); }
 #endif
 
-// How many threads share the work: PyTorch's number while this is 0.
+// Number of threads that share the work; 0 for PyTorch's number.
 inline std::atomic<int64_t> given_threads{0};
 
 inline int64_t num_threads() { return given_threads > 0 ? given_threads.load() : at::get_num_threads(); }
@@ -61,9 +60,9 @@ class Workers {
     return *workers;
   }
 
-  // Calls work(piece) for pieces 0 .. count - 1, each once, here and in up to threads - 1 workers; rethrows the first error.
-  // False, and nothing is done, where the workers are not to be had: within a piece of work, where another caller has them, in
-  // a process that was forked.
+  // Calls work(piece) once for every piece 0 .. count - 1, here and in up to threads - 1 workers; rethrows the first error.
+  // Does nothing and returns false if the workers are not available: inside a piece of work, while another caller has them,
+  // or in a forked process.
   template <class Work>
   bool share(int64_t count, int64_t threads, const Work& work) {
     if (working_ || getpid() != process_ || !caller_.try_lock()) return false;
@@ -109,7 +108,7 @@ class Workers {
     for (uint64_t seen = 0;;) {
       wait_for_work(seen);
       seen = posted_;
-      // The caller changes nothing, nor returns, while anybody is inside.
+      // The caller neither changes anything nor returns while a worker is inside.
       ++inside_;
       if (open_ && number < threads_) {
         set_float_mode(float_mode_);  // the caller's
@@ -140,7 +139,7 @@ class Workers {
     int64_t end = 0;
   };
   Part parts_[kMostThreads];
-  // Each on a cache line of its own: what waiting workers read, and what they write.
+  // On separate cache lines: what waiting workers read, and what they write.
   alignas(64) std::atomic<uint64_t> posted_{0};
   alignas(64) std::atomic<bool> open_{false};
   alignas(64) std::atomic<int64_t> inside_{0};
@@ -152,7 +151,7 @@ class Workers {
   FloatMode float_mode_{};
 };
 
-// Calls work(begin, end) for parts of 0 .. size - 1 with at least `grain` of them each.
+// Calls work(begin, end) for parts of 0 .. size - 1 of at least `grain` numbers.
 template <class Work>
 void parallel_for(int64_t size, int64_t grain, const Work& work) {
   const int64_t threads = num_threads();

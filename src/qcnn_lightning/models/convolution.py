@@ -1,0 +1,96 @@
+"""One level of the q-CNN: batch norm and 1x1 convolution as one affine map, then product pooling (eq. 2-8).
+
+Batch norm with given statistics is affine, and so is the convolution after it: a matrix and a shift (eq. 15). The
+forward pass and the site tensors take both from `affine_map`, so scores and states cannot disagree.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from qcnn_lightning.models.statistics import ChannelStatistics, FixedStatistics, batch_statistics
+
+
+class NormalisedConvolution(nn.Module):
+    """Batch norm and 1x1 convolution without bias: xi = a (w zeta + z) (eq. 2-6).
+
+    Args:
+        in_channels: d_l.
+        out_channels: d_{l+1}.
+        matrices: 1 if all sites share one matrix a, 2 if left and right children have their own.
+        epsilon: added to the variance (eq. 4).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, matrices: int, epsilon: float = 1e-5):
+        super().__init__()
+        self.epsilon = epsilon
+        self.gamma = nn.Parameter(torch.ones(in_channels))
+        self.beta = nn.Parameter(torch.zeros(in_channels))
+        self.weight = nn.Parameter(torch.empty(matrices, out_channels, in_channels))
+        self.statistics = FixedStatistics(in_channels)
+        # PyTorch's own initialisation of Linear and of a Conv1d of width 1.
+        nn.init.uniform_(self.weight, -(in_channels**-0.5), in_channels**-0.5)
+
+    @torch.no_grad()
+    def start_near_constant(self, gamma: float, constant: float) -> None:
+        """Set gamma_i = gamma, beta_i = 1, and shift every row of a until sum_i a_ji = constant (theory.md, eq. I1).
+
+        The output is then constant + gamma a (zeta - mu) / sqrt(var + epsilon) (eq. I2).
+        """
+        self.gamma.fill_(gamma)
+        self.beta.fill_(1)
+        self.weight.add_((constant - self.weight.sum(-1, keepdim=True)) / self.weight.shape[-1])
+
+    def affine_map(
+        self, mean: Float[Tensor, " in_channels"], var: Float[Tensor, " in_channels"]
+    ) -> tuple[Float[Tensor, "matrices out_channels in_channels"], Float[Tensor, "matrices out_channels"]]:
+        """Return a diag(w) and a z with w = gamma / sqrt(var + epsilon), z = beta - mean w (eq. 4, 15).
+
+        Device and dtype are those of the statistics.
+        """
+        gamma, beta, weight = (p.to(device=mean.device, dtype=mean.dtype) for p in (self.gamma, self.beta, self.weight))
+        scale = gamma / torch.sqrt(var + self.epsilon)
+        return weight * scale, weight @ (beta - mean * scale)
+
+    def site_tensor(
+        self, statistics: ChannelStatistics | None = None
+    ) -> Float[Tensor, "matrices out_channels extended"]:
+        """Return (a z, a diag(w)), float64, on the CPU: eq. 16, or eq. 15 without its first row.
+
+        Args:
+            statistics: to normalise by; None for the fixed ones.
+        """
+        given = self.statistics() if statistics is None else (statistics.mean, statistics.var)
+        # To the CPU first: some devices have no float64.
+        mean, var = (statistic.cpu().double() for statistic in given)
+        matrix, shift = self.affine_map(mean, var)
+        return torch.cat((shift.unsqueeze(-1), matrix), dim=-1)
+
+    def forward(
+        self, features: Float[Tensor, "batch sites in_channels"]
+    ) -> tuple[Float[Tensor, "matrices out_channels in_channels"], Float[Tensor, "matrices out_channels"]]:
+        """Return `affine_map` by the batch's statistics in training, by the fixed ones in evaluation."""
+        if not self.training:
+            return self.affine_map(*self.statistics())
+        batch = batch_statistics(features)
+        self.statistics.update_running(batch)
+        return self.affine_map(batch.mean, batch.var)
+
+
+def product_pooling(
+    features: Float[Tensor, "batch sites in_channels"],
+    matrix: Float[Tensor, "matrices out_channels in_channels"],
+    shift: Float[Tensor, "matrices out_channels"],
+) -> Float[Tensor, "batch sites//2 out_channels"]:
+    """Map every site and multiply the two children of every node, channel by channel (eq. 6, 8).
+
+    xi_p = matrix zeta_p + shift and zeta'_p = xi_2p * xi_{2p+1}, elementwise. Of two matrices the first maps left
+    children, the second right ones.
+    """
+    if len(matrix) == 1:
+        mapped = functional.linear(features, matrix[0], shift[0])
+        return mapped[:, 0::2] * mapped[:, 1::2]
+    left = functional.linear(features[:, 0::2], matrix[0], shift[0])
+    right = functional.linear(features[:, 1::2], matrix[1], shift[1])
+    return left * right
