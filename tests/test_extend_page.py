@@ -2,13 +2,13 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+
+from commands import evaluate_command, train_command
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extend.md").read_text()
 COMMANDS = re.findall(r"^    python -m qcnn_lightning\.train (.*)$", PAGE, flags=re.MULTILINE)
@@ -24,18 +24,12 @@ def folder(tmp_path_factory):
     return folder
 
 
-def qcnn(command, *arguments, folder):
-    return subprocess.run(
-        [sys.executable, "-m", f"qcnn_lightning.{command}", *arguments], cwd=folder, capture_output=True, text=True
-    )
-
-
 def trained(command, folder):
     """Train as the page says, two epochs; return the run's folder."""
     run = folder / f"run-{COMMANDS.index(command)}"
     if not (run / "summary.json").exists():
         short = ("trainer.max_epochs=2", "logger=none", f"hydra.run.dir={run}")
-        ended = qcnn("train", *shlex.split(command), *short, folder=folder)
+        ended = train_command(*shlex.split(command), *short, folder=folder)
         assert ended.returncode == 0, ended.stdout + ended.stderr
     return run
 
@@ -52,12 +46,12 @@ def test_an_example_trains_and_logs_entropies_where_it_has_a_state(command, fold
 def test_own_parts_are_evaluated_where_the_user_names_them_again(folder):
     (command,) = (command for command in COMMANDS if "ConvAC" in command)
     run = trained(command, folder)
-    refused = qcnn("evaluate", f"run={run}", "figures=[]", folder=folder)
+    refused = evaluate_command(f"run={run}", "figures=[]", folder=folder)
     assert refused.returncode == 2
     assert "mine.ConvAC, somebody's own code, which was not executed; if it is yours, say own=[mine.ConvAC]" in (
         refused.stderr
     )
-    done = qcnn("evaluate", f"run={run}", "own=[mine.ConvAC]", "figures=[]", folder=folder)
+    done = evaluate_command(f"run={run}", "own=[mine.ConvAC]", "figures=[]", folder=folder)
     assert done.returncode == 0, done.stderr
     assert "mean entanglement entropy" in done.stdout
     assert "warning" not in done.stdout

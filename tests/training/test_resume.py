@@ -1,76 +1,25 @@
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import pandas as pd
 import pytest
 import torch
-from conftest import SMALL, TIMEOUT_S, command, file_size_limit, wandb_records
 from filelock import FileLock
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from small_runs import EPOCHS, SMALL, assert_same_run, checkpoint_of, file_size_limit, summary_of, table_of
+from wandb_reader import wandb_records
 
+from commands import TIMEOUT_S, train_command
 from qcnn_lightning import QCNN
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.training.checkpoints import Checkpoints
-from qcnn_lightning.training.interruption import Interrupted
 from qcnn_lightning.training.record import RunRecord
 from qcnn_lightning.training.resume import RefusedRunError, differences
 from qcnn_lightning.training.run import train
-
-EPOCHS = "trainer.max_epochs=3"
-
-
-def table_of(run: str | Path) -> pd.DataFrame:
-    return pd.read_csv(f"{run}/metrics.csv").filter(regex="^(?!time)")
-
-
-def summary_of(run: str | Path) -> dict:
-    return json.loads(Path(run, "summary.json").read_text())
-
-
-def checkpoint_of(run: str | Path, name: str = "last") -> dict:
-    return torch.load(f"{run}/checkpoints/{name}.ckpt", weights_only=True)
-
-
-def assert_same_run(one: str | Path, other: str | Path) -> None:
-    """Check that two runs are the same to the last bit, timings aside."""
-    assert table_of(one).equals(table_of(other))
-    first, second = checkpoint_of(one), checkpoint_of(other)
-    assert all(torch.equal(first["state_dict"][key], second["state_dict"][key]) for key in first["state_dict"])
-    moments, others = first["optimizer_states"][0]["state"], second["optimizer_states"][0]["state"]
-    assert all(torch.equal(moments[key][name], others[key][name]) for key in moments for name in moments[key])
-    assert first["lr_schedulers"] == second["lr_schedulers"]
-
-
-@pytest.fixture
-def interrupted(composed, monkeypatch) -> Callable[..., DictConfig]:
-    """Train, in this process, until a signal comes at the end of an epoch."""
-
-    def interrupted_run(*overrides: str, after_epoch: int = 1, signum: int = signal.SIGTERM, **kwargs) -> DictConfig:
-        config = composed(*overrides, **kwargs)
-        save = Checkpoints.on_train_epoch_end
-
-        def save_and_signal(self, trainer, pl_module):
-            save(self, trainer, pl_module)
-            if trainer.current_epoch == after_epoch:
-                signal.raise_signal(signum)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Checkpoints, "on_train_epoch_end", save_and_signal)
-            with pytest.raises(Interrupted) as raised:
-                train(config)
-        assert raised.value.code == 128 + signum
-        assert summary_of(config.run_dir)["status"] == "interrupted"
-        assert len(table_of(config.run_dir)) == after_epoch + 2
-        return config
-
-    return interrupted_run
 
 
 @pytest.mark.parametrize(
@@ -135,22 +84,22 @@ def test_hydras_files_are_those_of_the_settings_that_the_run_was_trained_with(tm
     run = tmp_path / "sweep" / "run"
     place = ("hydra.sweep.dir=sweep", "hydra.sweep.subdir=run")
     quick = (*SMALL, "model.kernel=plain", "logger=none", "trainer.max_epochs=1")
-    assert command(*quick, *place, folder=tmp_path).returncode == 0
+    assert train_command(*quick, *place, folder=tmp_path).returncode == 0
     before = files_of(run / ".hydra")
     assert "- logger=none" in before[run / ".hydra" / "overrides.yaml"][0].decode().splitlines()
     # It has finished; other settings; it is being trained, and nothing at all is written then.
-    assert command(*quick, *place, "data.evaluation_batch_size=50", folder=tmp_path).returncode == 0
-    refused = command(*quick, *place, "optimizer.lr=0.02", folder=tmp_path)
+    assert train_command(*quick, *place, "data.evaluation_batch_size=50", folder=tmp_path).returncode == 0
+    refused = train_command(*quick, *place, "optimizer.lr=0.02", folder=tmp_path)
     assert refused.returncode == 2
     assert "optimizer.lr: 0.01 -> 0.02" in refused.stderr
     assert files_of(run / ".hydra") == before
     everything = files_of(run)
     with FileLock(run / ".lock"):
-        refused = command(*quick, *place, "optimizer.lr=0.02", folder=tmp_path)
+        refused = train_command(*quick, *place, "optimizer.lr=0.02", folder=tmp_path)
         assert refused.returncode == 2
         assert refused.stderr.startswith("error: ")
         assert "another process" in refused.stderr
-        refused = command("-m", *quick, *place, "optimizer.lr=0.02", folder=tmp_path)
+        refused = train_command("-m", *quick, *place, "optimizer.lr=0.02", folder=tmp_path)
         assert refused.returncode == 1
         assert "another process" in refused.stdout
         assert "1 of 1 jobs have not finished" in refused.stdout
