@@ -163,7 +163,7 @@ def serve(requests: socket.socket) -> tuple | None:
     parents: list[int] = []
     while True:
         message, files, _, _ = socket.recv_fds(requests, 1 << 20, 3)
-        parents = [parent for parent in parents if os.waitpid(parent, 0 if not message else os.WNOHANG)[0] == 0]
+        parents = [parent for parent in parents if os.waitpid(parent, os.WNOHANG)[0] == 0]
         if not message:
             return None
         parent = os.fork()

@@ -1,13 +1,11 @@
-import signal
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
-from small_runs import compose_small, summary_of, table_of
+from small_runs import EPOCHS, compose_small, train_until_a_signal
 
-from qcnn_lightning.training.checkpoints import Checkpoints
-from qcnn_lightning.training.interruption import Interrupted
 from qcnn_lightning.training.run import train
 
 
@@ -24,25 +22,36 @@ def composed(tmp_path: Path) -> Callable[..., DictConfig]:
 
 
 @pytest.fixture
-def interrupted(composed, monkeypatch) -> Callable[..., DictConfig]:
+def interrupted(composed) -> Callable[..., DictConfig]:
     """Train, in this process, until a signal comes at the end of an epoch."""
 
-    def interrupted_run(*overrides: str, after_epoch: int = 1, signum: int = signal.SIGTERM, **kwargs) -> DictConfig:
-        config = composed(*overrides, **kwargs)
-        save = Checkpoints.on_train_epoch_end
-
-        def save_and_signal(self, trainer, pl_module):
-            save(self, trainer, pl_module)
-            if trainer.current_epoch == after_epoch:
-                signal.raise_signal(signum)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Checkpoints, "on_train_epoch_end", save_and_signal)
-            with pytest.raises(Interrupted) as raised:
-                train(config)
-        assert raised.value.code == 128 + signum
-        assert summary_of(config.run_dir)["status"] == "interrupted"
-        assert len(table_of(config.run_dir)) == after_epoch + 2
+    def interrupted_run(*overrides: str, folder: str = "run", **when: int) -> DictConfig:
+        config = composed(*overrides, folder=folder)
+        train_until_a_signal(config, **when)
         return config
 
     return interrupted_run
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory) -> Path:
+    """The folder of a run of three epochs that nothing has interrupted; to be read alone."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(compose_small(folder, EPOCHS))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whole_until_epoch_1(tmp_path_factory) -> Path:
+    """The folder of the same run, interrupted after the second of its epochs; to be read alone."""
+    folder = tmp_path_factory.mktemp("until_epoch_1")
+    train_until_a_signal(compose_small(folder, EPOCHS))
+    return folder
+
+
+@pytest.fixture
+def stopped(composed, whole_until_epoch_1) -> DictConfig:
+    """The configuration of that interrupted run, in a folder of the test's own."""
+    config = composed(EPOCHS)
+    shutil.copytree(whole_until_epoch_1, config.run_dir, dirs_exist_ok=True)
+    return config

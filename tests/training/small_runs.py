@@ -8,11 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
+import pytest
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
 from qcnn_lightning import command_line  # noqa: F401  the configs use its resolvers
+from qcnn_lightning.training.checkpoints import Checkpoints
+from qcnn_lightning.training.interruption import Interrupted
+from qcnn_lightning.training.run import train
 
 SMALL = ("data=digits", "model.d=4", "trainer.max_epochs=2", "sweep.name=test")
 EPOCHS = "trainer.max_epochs=3"
@@ -44,6 +48,24 @@ def assert_same_run(one: str | Path, other: str | Path) -> None:
     moments, others = first["optimizer_states"][0]["state"], second["optimizer_states"][0]["state"]
     assert all(torch.equal(moments[key][name], others[key][name]) for key in moments for name in moments[key])
     assert first["lr_schedulers"] == second["lr_schedulers"]
+
+
+def train_until_a_signal(config: DictConfig, after_epoch: int = 1, signum: int = signal.SIGTERM) -> None:
+    """Train, in this process, until a signal comes at the end of an epoch."""
+    save = Checkpoints.on_train_epoch_end
+
+    def save_and_signal(self, trainer, pl_module):
+        save(self, trainer, pl_module)
+        if trainer.current_epoch == after_epoch:
+            signal.raise_signal(signum)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Checkpoints, "on_train_epoch_end", save_and_signal)
+        with pytest.raises(Interrupted) as raised:
+            train(config)
+    assert raised.value.code == 128 + signum
+    assert summary_of(config.run_dir)["status"] == "interrupted"
+    assert len(table_of(config.run_dir)) == after_epoch + 2
 
 
 @contextmanager
