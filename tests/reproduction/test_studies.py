@@ -1,3 +1,4 @@
+import functools
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,8 +29,9 @@ def train(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     return train_command("--config-dir", str(CONF), *arguments, folder=folder)
 
 
+@functools.cache
 def jobs(study: str) -> list[DictConfig]:
-    """Return the configuration of every job, as Hydra's sweeper makes them."""
+    """Return the configuration of every job, as Hydra's sweeper makes them; to be read alone."""
     place = f"hydra.searchpath=[file://{CONF}]"
     with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
         config = compose("train", [place, f"sweep={study}"], return_hydra_config=True)
