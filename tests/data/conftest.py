@@ -5,13 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import settings
 
 from qcnn_lightning.data.sources import idx
-
-# machines that run the suite are shared: a slow example says nothing about the code
-settings.register_profile("shared machine", deadline=None)
-settings.load_profile("shared machine")
 
 PROJECT_DATA = Path(__file__).parents[2] / "data"
 
