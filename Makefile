@@ -41,8 +41,8 @@ report-page: $(INSTALLED) ## Draw the report of the reproduction's stored runs: 
 	@$(VENV)/bin/python -m qcnn_lightning.report 'runs=[multirun/reproduction,multirun/reproduction_d40,multirun/up_down]' \
 		out=multirun/reproduction/report
 
-test: $(INSTALLED) ## Run the tests: make test ARGS="tests/states -k entropy"
-	@$(VENV)/bin/python -m pytest $(ARGS)
+test: $(INSTALLED) ## Run the tests, a process per core: make test ARGS="tests/states -k entropy"
+	@$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)
 
 lint: $(INSTALLED) ## Check style and types
 	@$(VENV)/bin/ruff check

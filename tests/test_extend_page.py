@@ -1,6 +1,5 @@
 """Every example of docs/extend.md, typed as it stands there."""
 
-import os
 import re
 import shlex
 import signal
@@ -13,9 +12,11 @@ import pandas as pd
 import pytest
 import torch
 
+from commands import Command, command, evaluate_command, train_command
+
 PAGE = (Path(__file__).parents[1] / "docs" / "extend.md").read_text()
 COMMANDS = re.findall(r"^    python -m qcnn_lightning\.train (.*)$", PAGE, flags=re.MULTILINE)
-WITH_STATE = [command for command in COMMANDS if "Perceptron" not in command]
+WITH_STATE = [example for example in COMMANDS if "Perceptron" not in example]
 
 
 @pytest.fixture(scope="module")
@@ -29,40 +30,34 @@ def folder(tmp_path_factory):
     return folder
 
 
-def qcnn(command, *arguments, folder):
-    return subprocess.run(
-        [sys.executable, "-m", f"qcnn_lightning.{command}", *arguments], cwd=folder, capture_output=True, text=True
-    )
-
-
-def trained(command, folder):
+def trained(example, folder):
     """Train as the page says, two epochs; return the run's folder."""
-    run = folder / f"run-{COMMANDS.index(command)}"
+    run = folder / f"run-{COMMANDS.index(example)}"
     if not (run / "summary.json").exists():
         short = ("trainer.max_epochs=2", "logger=none", f"hydra.run.dir={run}")
-        ended = qcnn("train", *shlex.split(command), *short, folder=folder)
+        ended = train_command(*shlex.split(example), *short, folder=folder)
         assert ended.returncode == 0, ended.stdout + ended.stderr
     return run
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_an_example_trains_and_logs_entropies_where_it_has_a_state(command, folder):
-    table = pd.read_csv(trained(command, folder) / "metrics.csv")
+@pytest.mark.parametrize("example", COMMANDS)
+def test_an_example_trains_and_logs_entropies_where_it_has_a_state(example, folder):
+    table = pd.read_csv(trained(example, folder) / "metrics.csv")
     assert table["epoch"].tolist() == [-1, 0, 1]
     assert table["cost/train"].iloc[-1] < table["cost/train"].iloc[0]
-    assert ("ee/mean" in table) == (command in WITH_STATE)
-    assert ("mine/largest_weight" in table) == ("LargestWeight" in command)
+    assert ("ee/mean" in table) == (example in WITH_STATE)
+    assert ("mine/largest_weight" in table) == ("LargestWeight" in example)
 
 
 def test_own_parts_are_evaluated_where_the_user_names_them_again(folder):
-    (command,) = (command for command in COMMANDS if "ConvAC" in command)
-    run = trained(command, folder)
-    refused = qcnn("evaluate", f"run={run}", "figures=[]", folder=folder)
+    (example,) = (example for example in COMMANDS if "ConvAC" in example)
+    run = trained(example, folder)
+    refused = evaluate_command(f"run={run}", "figures=[]", folder=folder)
     assert refused.returncode == 2
     assert "mine.ConvAC, somebody's own code, which was not executed; if it is yours, say own=[mine.ConvAC]" in (
         refused.stderr
     )
-    done = qcnn("evaluate", f"run={run}", "own=[mine.ConvAC]", "figures=[]", folder=folder)
+    done = evaluate_command(f"run={run}", "own=[mine.ConvAC]", "figures=[]", folder=folder)
     assert done.returncode == 0, done.stderr
     assert "mean entanglement entropy" in done.stdout
     assert "warning" not in done.stdout
@@ -74,12 +69,7 @@ def test_own_parts_together_resume_after_a_kill_to_the_last_digit_and_stand_in_a
     settings = ("data=digits", *parts, "data.flatten=mine.columns_first", "trainer.max_epochs=8", "logger=none")
 
     def start(run):
-        return subprocess.Popen(
-            [sys.executable, "-m", "qcnn_lightning.train", *settings, f"hydra.run.dir=own_parts/{run}"],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-        )
+        return Command("qcnn_lightning.train", *settings, f"hydra.run.dir=own_parts/{run}", folder=folder)
 
     metrics = {run: folder / "own_parts" / run / "metrics.csv" for run in ("whole", "killed")}
     whole, killed = start("whole"), start("killed")
@@ -94,10 +84,10 @@ def test_own_parts_together_resume_after_a_kill_to_the_last_digit_and_stand_in_a
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
     run = "run=own_parts/killed"
-    evaluated = qcnn("evaluate", run, "own=[mine.ConvAC,mine.PowerDistance]", "figures=[]", folder=folder)
+    evaluated = evaluate_command(run, "own=[mine.ConvAC,mine.PowerDistance]", "figures=[]", folder=folder)
     assert evaluated.returncode == 0, evaluated.stderr
     assert f"{other['accuracy/test'].iloc[-1]:.2%}" in evaluated.stdout
-    reported = qcnn("report", "runs=own_parts", "figures=[]", "resamples=10", folder=folder)
+    reported = command("qcnn_lightning.report", "runs=own_parts", "figures=[]", "resamples=10", folder=folder)
     assert reported.returncode == 0, reported.stderr
     assert "report of 2 runs" in reported.stdout
     assert "left out" not in reported.stdout

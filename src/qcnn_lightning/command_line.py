@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qcnn_lightning.errors import InputError, NonFiniteCostError
+from qcnn_lightning.runs.settings import RENAMED
 
 LONGEST_FOLDER_NAME = 160
 """Bytes."""
@@ -88,9 +89,6 @@ def renaming_in(message: str) -> str | None:
     """Return what a setting is called now, if Hydra refused its old name; else None."""
     if "Could not override" not in message:
         return None
-    # Imported only now: it takes a second.
-    from qcnn_lightning.runs.run_folder import RENAMED
-
     return next((f"{old} is now called {new}" for old, new in RENAMED.items() if f"'{old}'" in message), None)
 
 

@@ -5,34 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_module
-from hypothesis import settings
 
-from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.sources import idx
-
-# machines that run the suite are shared: a slow example says nothing about the code
-settings.register_profile("shared machine", deadline=None)
-settings.load_profile("shared machine")
 
 PROJECT_DATA = Path(__file__).parents[2] / "data"
 
 
 def idx_bytes(values: np.ndarray) -> bytes:
     return struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape) + values.tobytes()
-
-
-def data_module(name: str, *overrides: str, seed: int = 0) -> ImageDataModule:
-    """The data module that `data=<name> <overrides>` stands for."""
-    with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
-        config = compose(overrides=[f"+data={name}", f"+seed={seed}", *overrides])
-    return ImageDataModule(**config.data)
-
-
-def ready(module: ImageDataModule) -> ImageDataModule:
-    module.prepare_data()
-    module.setup()
-    return module
 
 
 class TinySource:

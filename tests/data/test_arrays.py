@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import data_module, ready
+from data_modules import data_module, ready
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import data_module, ready
+from data_modules import data_module, ready
 from hydra import compose, initialize_config_module
 from PIL import Image
 from torch import Tensor, nn

@@ -12,6 +12,8 @@ import pytest
 import torch
 from matplotlib.image import imread
 
+from commands import evaluate_command, train_command
+
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 QUICK = ("model.d=2", "trainer.max_epochs=1", "logger=none", "hydra.run.dir=run")
 
@@ -21,27 +23,16 @@ def section(title: str) -> str:
     return re.split(r"^##+ ", DOCS.read_text().partition(f"# {title}\n")[2], flags=re.MULTILINE)[0]
 
 
-def run_command(module: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run one of the package's commands, as a user does in this folder."""
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", f"qcnn_lightning.{module}", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
 def trained(folder: Path, *arguments: str) -> pd.DataFrame:
     """Train for an epoch; return the rows of `metrics.csv`."""
-    done = run_command("train", *arguments, *QUICK, folder=folder)
+    done = train_command(*arguments, *QUICK, folder=folder)
     assert done.returncode == 0, done.stderr
     return pd.read_csv(folder / "run" / "metrics.csv")
 
 
 def evaluated(folder: Path, *arguments: str) -> dict:
     """Evaluate the run of `trained`, with all figures; return `evaluation.json`."""
-    done = run_command("evaluate", "run=run", "figures=[png]", *arguments, folder=folder)
+    done = evaluate_command("run=run", "figures=[png]", *arguments, folder=folder)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return json.loads((folder / "run" / "evaluation" / "evaluation.json").read_text())
@@ -111,17 +102,17 @@ def test_a_run_is_not_resumed_with_other_images_or_another_order(tmp_path):
     (tmp_path / "run" / "summary.json").unlink()
 
     np.save(tmp_path / "order.npy", np.arange(32)[::-1])
-    assert_told(run_command("train", *more, folder=tmp_path), "data.flatten gives another pixel order than")
+    assert_told(train_command(*more, folder=tmp_path), "data.flatten gives another pixel order than")
     np.save(tmp_path / "order.npy", np.arange(32))
     np.savez(tmp_path / "spins.npz", **images | {"x_train": 1 - images["x_train"]})
-    assert_told(run_command("train", *more, folder=tmp_path), "data=arrays are not those of the run")
+    assert_told(train_command(*more, folder=tmp_path), "data=arrays are not those of the run")
     np.savez(tmp_path / "spins.npz", **images)
-    done = run_command("train", *more, folder=tmp_path)
+    done = train_command(*more, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert list(pd.read_csv(tmp_path / "run" / "metrics.csv")["epoch"]) == [-1, 0, 1]
 
     np.savez(tmp_path / "spins.npz", **images | {"x_train": 1 - images["x_train"]})
-    done = run_command("evaluate", "run=run", "data.path=spins.npz", "figures=[]", folder=tmp_path)
+    done = evaluate_command("run=run", "data.path=spins.npz", "figures=[]", folder=tmp_path)
     assert "the network was trained with other images" in done.stdout + done.stderr
 
 
@@ -152,7 +143,7 @@ def test_an_evaluation_imports_nothing_that_only_the_run_folder_names(tmp_path):
     settings = ("data=own", "data.name=mine.Noise", "data.size=4", "data.batch_size=10", "data.flatten=mine.backwards")
     trained(tmp_path, *settings)
     (tmp_path / "imported").unlink()
-    refused = run_command("evaluate", "run=run", folder=tmp_path)
+    refused = evaluate_command("run=run", folder=tmp_path)
     assert_told(refused, r"trained with mine.Noise, somebody's own code, which was not executed.*own=\[mine.Noise\]$")
     assert not (tmp_path / "imported").exists()
     assert len(evaluated(tmp_path, "own=[mine.Noise]")["classes"]) == 2
@@ -167,6 +158,6 @@ def test_an_order_that_the_checkpoint_does_not_hold_is_not_imported(tmp_path):
     for order in (None, "mine.backwards"):
         checkpoint["ImageDataModule"]["pixel_order"] = order
         torch.save(checkpoint, last)
-        refused = run_command("evaluate", "run=run", folder=tmp_path)
+        refused = evaluate_command("run=run", folder=tmp_path)
         assert_told(refused, "data.flatten=mine.backwards is not ours, .* refused, nothing was executed")
     assert not (tmp_path / "imported").exists()

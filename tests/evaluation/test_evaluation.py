@@ -1,8 +1,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +9,19 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_module
 from matplotlib.image import imread
 from scipy.stats import spearmanr
 from sklearn.metrics import confusion_matrix
 from torch.nn import functional
 
+from commands import evaluate_command
+from evaluating import composed, evaluation_of
 from qcnn_lightning import QCNN, NetworkState, command_line
 from qcnn_lightning.costs import SquaredDistance
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import PADDING
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.evaluation.evaluate import NUMBERS, STATE, evaluate, rebuild_data
+from qcnn_lightning.evaluation.evaluate import NUMBERS, STATE, rebuild_data
 from qcnn_lightning.evaluation.figures import FIGURES, draw_all
 from qcnn_lightning.evaluation.measure import (
     Classification,
@@ -35,17 +34,6 @@ from qcnn_lightning.evaluation.tables import show_evaluation
 from qcnn_lightning.training.run import train
 
 PROJECT_DATA = Path(__file__).parents[2] / "data"
-
-
-def composed(name, *overrides):
-    with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
-        return compose(name, list(overrides))
-
-
-def evaluation_of(*overrides, figures="[]"):
-    """Evaluate as the command line does; paths are quoted as it quotes them."""
-    quoted = [f"{key}='{value}'" for key, _, value in (override.partition("=") for override in overrides)]
-    return evaluate(composed("evaluate", f"figures={figures}", *quoted))
 
 
 @pytest.fixture(scope="module")
@@ -366,18 +354,8 @@ def test_data_are_where_the_command_line_says(tmp_path):
         rebuild_data({"data": own | {"colour": "red"}}, nowhere, tmp_path)
 
 
-def evaluate_in_a_shell(*arguments, folder):
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "qcnn_lightning.evaluate", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-
-
 def test_command_prints_clean_tables_into_a_pipe(run, tmp_path):
-    done = evaluate_in_a_shell(f"run={run}", f"out={tmp_path / 'a=b,c'}", "figures=[pdf]", folder=tmp_path)
+    done = evaluate_command(f"run={run}", f"out={tmp_path / 'a=b,c'}", "figures=[pdf]", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert "\x1b" not in done.stdout
@@ -391,7 +369,7 @@ def test_command_prints_clean_tables_into_a_pipe(run, tmp_path):
 
 
 def test_command_ends_in_one_message(tmp_path):
-    done = evaluate_in_a_shell("run=a=b,c", folder=tmp_path)
+    done = evaluate_command("run=a=b,c", folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr

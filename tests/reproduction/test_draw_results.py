@@ -1,13 +1,13 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from synthetic import curves, write_run
 from test_study_tables import with_recall, with_setting
 
+from commands import command
 from reproduction.keep_runs import keep_study
 
 PROJECT = Path(__file__).parents[2]
@@ -83,9 +83,7 @@ def project(tmp_path) -> Path:
 
 
 def draw(project: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "reproduction.draw_results"], cwd=project, capture_output=True, text=True
-    )
+    return command("reproduction.draw_results", folder=project)
 
 
 def test_one_command_draws_all_figures_and_writes_all_tables(project):

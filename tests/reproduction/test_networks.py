@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_evaluation import evaluation_of
 
+from evaluating import evaluation_of
 from qcnn_lightning import NetworkState
 from qcnn_lightning.runs.checkpoint import read_checkpoint
 from qcnn_lightning.runs.rebuild import network_of

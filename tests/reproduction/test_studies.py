@@ -1,6 +1,6 @@
+import functools
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
+from commands import train_command
 from qcnn_lightning import command_line  # noqa: F401  the configs use its resolvers
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.report.groups import read_collection
@@ -22,18 +23,16 @@ FOLDER = Path(__file__).parents[2] / "reproduction"
 CONF = FOLDER / "conf"
 STUDIES = sorted(path.stem for path in CONF.glob("sweep/*.yaml"))
 STORED = sorted((FOLDER / "metrics").glob(f"*{SUFFIX}"))
-# Of what hangs; a busy machine may take a while.
-TIMEOUT_S = 600
 
 
 def train(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run `python -m qcnn_lightning.train` in a folder, with the studies' configs."""
-    command = [sys.executable, "-W", "error", "-m", "qcnn_lightning.train", "--config-dir", str(CONF), *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S)
+    return train_command("--config-dir", str(CONF), *arguments, folder=folder)
 
 
+@functools.cache
 def jobs(study: str) -> list[DictConfig]:
-    """Return the configuration of every job, as Hydra's sweeper makes them."""
+    """Return the configuration of every job, as Hydra's sweeper makes them; to be read alone."""
     place = f"hydra.searchpath=[file://{CONF}]"
     with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
         config = compose("train", [place, f"sweep={study}"], return_hydra_config=True)

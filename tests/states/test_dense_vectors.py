@@ -93,7 +93,9 @@ def test_amplitudes_are_the_output_of_the_network(arguments: dict[str, Any]) -> 
             conditional = state.conditional_probability(images)
             close(conditional, output**2 / (output**2).sum(-1, keepdim=True))
             torch.testing.assert_close(conditional.sum(-1), torch.ones(50, dtype=torch.float64), atol=1e-12, rtol=0)
-            assert torch.equal(conditional.argmax(-1), output.abs().argmax(-1))
+            # Of classes that are alike to the last digits, either is the most probable one.
+            chosen = output.abs().gather(-1, conditional.argmax(-1, keepdim=True))
+            torch.testing.assert_close(chosen, output.abs().amax(-1, keepdim=True), atol=0, rtol=1e-12)
 
 
 @pytest.mark.parametrize("basis", ["fourier", "legendre"])

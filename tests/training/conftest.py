@@ -1,32 +1,12 @@
-import fcntl
-import json
-import os
-import pty
-import re
-import resource
-import select
 import shutil
-import signal
-import struct
-import subprocess
-import sys
-import termios
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import pyte
 import pytest
-from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
+from small_runs import EPOCHS, compose_small, train_until_a_signal
 
-from qcnn_lightning import command_line  # noqa: F401  the configs use its resolvers
-
-SMALL = ("data=digits", "model.d=4", "trainer.max_epochs=2", "sweep.name=test")
-# Of what hangs; a busy machine may take a while.
-TIMEOUT_S = 600
+from qcnn_lightning.training.run import train
 
 
 @pytest.fixture
@@ -41,99 +21,37 @@ def composed(tmp_path: Path) -> Callable[..., DictConfig]:
     return compose_run
 
 
-def compose_small(run_dir: Path, *overrides: str) -> DictConfig:
-    """Compose the configuration of a small run on the digits in this folder."""
-    with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
-        return compose("train", [*SMALL, "logger=none", f"run_dir={run_dir}", *overrides])
+@pytest.fixture
+def interrupted(composed) -> Callable[..., DictConfig]:
+    """Train, in this process, until a signal comes at the end of an epoch."""
+
+    def interrupted_run(*overrides: str, folder: str = "run", **when: int) -> DictConfig:
+        config = composed(*overrides, folder=folder)
+        train_until_a_signal(config, **when)
+        return config
+
+    return interrupted_run
 
 
-def command(*arguments: str, folder: Path, warnings: str = "error") -> subprocess.CompletedProcess[str]:
-    """Run `python -m qcnn_lightning.train` in a folder, as a user without a W&B account does."""
-    return subprocess.run(
-        [sys.executable, "-W", warnings, "-m", "qcnn_lightning.train", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-    )
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory) -> Path:
+    """The folder of a run of three epochs that nothing has interrupted; to be read alone."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(compose_small(folder, EPOCHS))
+    return folder
 
 
-def wandb_records(offline_run: Path) -> list[dict]:
-    """Read back what W&B wrote for a run, with W&B's own tool."""
-    printed = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", offline_run],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [json.loads(line) for line in printed.stdout.splitlines()]
+@pytest.fixture(scope="session")
+def whole_until_epoch_1(tmp_path_factory) -> Path:
+    """The folder of the same run, interrupted after the second of its epochs; to be read alone."""
+    folder = tmp_path_factory.mktemp("until_epoch_1")
+    train_until_a_signal(compose_small(folder, EPOCHS))
+    return folder
 
 
-def wandb_axes(offline_run: Path, metrics: str) -> dict[str, str]:
-    """Open a run in W&B's reader, and return the x-axes over its charts: metric -> axis.
-
-    Args:
-        offline_run: the run's folder.
-        metrics: regular expression for the metrics to show, 27 at most.
-    """
-    with TemporaryDirectory() as temporary:
-        opened = Path(temporary, "wandb", offline_run.name)
-        opened.mkdir(parents=True)
-        shutil.copy(next(offline_run.glob("run-*.wandb")), opened)
-        opened.with_name(".wandb-leet.json").write_text(json.dumps({"metrics_filter": {"query": metrics}}))
-        layout = {"left_sidebar_visible": False, "right_sidebar_visible": False, "metrics_grid": {"rows": 9, "cols": 3}}
-        Path(temporary, "wandb-leet.json").write_text(json.dumps(layout))
-        screen = terminal_screen(
-            [sys.executable, "-m", "wandb", "leet", "run", str(opened)],
-            {**os.environ, "WANDB_CONFIG_DIR": temporary},
-            until=lambda shown: f" [1-{len(chart_axes(shown))} of {len(chart_axes(shown))} filtered" in shown,
-        )
-    return chart_axes(screen)
-
-
-def chart_axes(screen: str) -> dict[str, str]:
-    """Return the x-axes over the charts on the screen of W&B's reader."""
-    return dict(re.findall(r"([\w/.-]+) +\[x: ([\w/.-]+)\]", screen))
-
-
-def terminal_screen(program: list[str], environment: dict[str, str], until: Callable[[str], bool]) -> str:
-    """Run a program in a terminal of 100 lines, and return what is on its screen when that is complete and at rest."""
-    lines, columns = 100, 240
-    screen = pyte.Screen(columns, lines)
-    stream = pyte.ByteStream(screen)
-    leader, follower = pty.openpty()
-    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
-    process = subprocess.Popen(
-        program,
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        # Without the sequences that the emulator does not know.
-        env={**environment, "TERM": "vt100"},
-        start_new_session=True,
-    )
-    os.close(follower)
-    end = time.monotonic() + 60
-    try:
-        while time.monotonic() < end:
-            if select.select([leader], [], [], 1)[0]:
-                stream.feed(os.read(leader, 1 << 16))
-            elif until(shown := "\n".join(screen.display)):
-                return shown
-        raise TimeoutError("\n".join(screen.display))
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        os.close(leader)
-
-
-@contextmanager
-def file_size_limit(size: int) -> Iterator[None]:
-    """Let writing fail half-way, as on a full disk, when a file gets larger than this many bytes."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+@pytest.fixture
+def stopped(composed, whole_until_epoch_1) -> DictConfig:
+    """The configuration of that interrupted run, in a folder of the test's own."""
+    config = composed(EPOCHS)
+    shutil.copytree(whole_until_epoch_1, config.run_dir, dirs_exist_ok=True)
+    return config

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
-from test_resume import EPOCHS, assert_same_run, interrupted  # noqa: F401  a fixture
+from small_runs import EPOCHS, assert_same_run
 
 from qcnn_lightning import NetworkState
 from qcnn_lightning.data.datamodule import ImageDataModule
@@ -73,7 +73,7 @@ def test_averaging_does_not_change_how_the_network_is_trained(composed):
             assert torch.equal(weights[name], current[name])
 
 
-def test_an_interrupted_run_goes_on_with_the_weights_and_their_average(composed, interrupted):  # noqa: F811
+def test_an_interrupted_run_goes_on_with_the_weights_and_their_average(composed, interrupted):
     whole = composed(AVERAGED, EPOCHS, folder="whole")
     train(whole)
     stopped = interrupted(AVERAGED, EPOCHS, folder="stopped")

@@ -4,13 +4,16 @@ import sys
 
 import pandas as pd
 import pytest
-from conftest import SMALL, command
+from small_runs import SMALL
 
+from commands import TIMEOUT_S, train_command
 from qcnn_lightning.command_line import LONGEST_FOLDER_NAME, job_folder
 
 
 def test_a_run_from_any_folder_says_where_its_results_are(tmp_path):
-    done = command(*SMALL, "hydra.run.dir=here", folder=tmp_path)
+    # Everything as users do it, imports included.
+    started = [sys.executable, "-W", "error", "-m", "qcnn_lightning.train", *SMALL, "hydra.run.dir=here"]
+    done = subprocess.run(started, cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     run = tmp_path / "here"
@@ -35,7 +38,7 @@ def test_a_run_from_any_folder_says_where_its_results_are(tmp_path):
     ],
 )
 def test_a_mistake_ends_in_one_message(tmp_path, override, told):
-    failed = command(*SMALL, override, folder=tmp_path)
+    failed = train_command(*SMALL, override, folder=tmp_path)
     assert failed.returncode == 2
     assert len(failed.stderr.splitlines()) == 1
     assert failed.stderr.startswith("error: ")
@@ -43,7 +46,7 @@ def test_a_mistake_ends_in_one_message(tmp_path, override, told):
 
 
 def test_an_unknown_data_set_is_told_with_the_known_ones(tmp_path):
-    failed = command("data=cifar", folder=tmp_path)
+    failed = train_command("data=cifar", folder=tmp_path)
     assert failed.returncode == 2
     assert "Traceback" not in failed.stderr
     assert all(name in failed.stderr for name in ("cifar", "digits", "fmnist", "folder", "mnist"))
@@ -51,7 +54,7 @@ def test_an_unknown_data_set_is_told_with_the_known_ones(tmp_path):
 
 def test_an_output_folder_that_cannot_be_is_told(tmp_path):
     (tmp_path / "file").touch()
-    failed = command(*SMALL, "hydra.run.dir=file/run", folder=tmp_path)
+    failed = train_command(*SMALL, "hydra.run.dir=file/run", folder=tmp_path)
     assert failed.returncode != 0
     assert "Traceback" not in failed.stderr
     assert "file/run" in failed.stderr
@@ -61,7 +64,7 @@ def test_what_a_folders_configuration_names_is_never_executed(tmp_path):
     composed = tmp_path / "run" / ".hydra" / "config.yaml"
     composed.parent.mkdir(parents=True)
     composed.write_text(f"callbacks: [{{_target_: os.system, command: touch {tmp_path}/harm}}]")
-    done = command(*SMALL, "logger=none", "trainer.max_epochs=1", "hydra.run.dir=run", folder=tmp_path)
+    done = train_command(*SMALL, "logger=none", "trainer.max_epochs=1", "hydra.run.dir=run", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "os.system" not in composed.read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -72,7 +75,7 @@ def test_what_hydra_would_write_through_a_link_is_refused(tmp_path, name):
     link = tmp_path / "run" / name
     link.parent.mkdir(parents=True)
     link.symlink_to(tmp_path / "outside")
-    refused = command(*SMALL, "hydra.run.dir=run", folder=tmp_path)
+    refused = train_command(*SMALL, "hydra.run.dir=run", folder=tmp_path)
     assert refused.returncode == 2
     assert len(refused.stderr.splitlines()) == 1
     assert f"{name} leads out of" in refused.stderr
@@ -80,13 +83,13 @@ def test_what_hydra_would_write_through_a_link_is_refused(tmp_path, name):
 
 
 def test_a_folder_whose_name_looks_like_markup_is_named_as_it_is(tmp_path):
-    done = command(*SMALL, "logger=none", "trainer.max_epochs=1", "hydra.run.dir='run[/b]:x:'", folder=tmp_path)
+    done = train_command(*SMALL, "logger=none", "trainer.max_epochs=1", "hydra.run.dir='run[/b]:x:'", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"results   {tmp_path}/run[/b]:x:\n" in done.stdout
 
 
 def test_hydra_itself_may_not_write_about_a_run(tmp_path):
-    refused = command(*SMALL, "hydra.output_subdir=.hydra", folder=tmp_path)
+    refused = train_command(*SMALL, "hydra.output_subdir=.hydra", folder=tmp_path)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: hydra.output_subdir=.hydra: must be null")
     assert not list(tmp_path.iterdir())
@@ -94,7 +97,7 @@ def test_hydra_itself_may_not_write_about_a_run(tmp_path):
 
 def test_a_log_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "run" / "train.log").mkdir(parents=True)
-    failed = command(*SMALL, "hydra.run.dir=run", folder=tmp_path)
+    failed = train_command(*SMALL, "hydra.run.dir=run", folder=tmp_path)
     assert failed.returncode == 1
     assert len(failed.stderr.splitlines()) == 1
     assert "run/train.log" in failed.stderr
@@ -102,10 +105,7 @@ def test_a_log_that_cannot_be_written_is_told(tmp_path):
 
 @pytest.mark.parametrize("arguments", [("hydra.run.dir=run",), ("-m", "hydra.sweep.dir=run")])
 def test_a_full_disk_is_told_before_anything_is_overwritten(tmp_path, arguments):
-    full = 'ulimit -f 4; exec "$0" -m qcnn_lightning.train "$@"'
-    failed = subprocess.run(
-        ["bash", "-c", full, sys.executable, *arguments, *SMALL], cwd=tmp_path, capture_output=True, text=True
-    )
+    failed = train_command(*arguments, *SMALL, folder=tmp_path, largest_file=4096)
     assert failed.returncode == 2
     assert failed.stderr == "error: cannot write to run: File too large\n"
     assert not list((tmp_path / "run").iterdir())
@@ -113,7 +113,7 @@ def test_a_full_disk_is_told_before_anything_is_overwritten(tmp_path, arguments)
 
 @pytest.mark.parametrize("arguments", [("--help",), ("--cfg", "job")])
 def test_help_shows_choices_and_settings(tmp_path, arguments):
-    shown = command(*arguments, folder=tmp_path)
+    shown = train_command(*arguments, folder=tmp_path)
     assert shown.returncode == 0
     assert "start_gamma" in shown.stdout
     assert not list(tmp_path.iterdir())

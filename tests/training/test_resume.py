@@ -1,78 +1,24 @@
-import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import SMALL, TIMEOUT_S, command, file_size_limit, wandb_records
 from filelock import FileLock
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
+from small_runs import EPOCHS, SMALL, assert_same_run, checkpoint_of, file_size_limit, summary_of, table_of
+from wandb_reader import wandb_records
 
+from commands import TIMEOUT_S, Command, train_command
 from qcnn_lightning import QCNN
 from qcnn_lightning.errors import InputError, RefusedRunError
 from qcnn_lightning.runs.settings import differences
 from qcnn_lightning.training.checkpoints import Checkpoints
-from qcnn_lightning.training.interruption import Interrupted
 from qcnn_lightning.training.record import RunRecord
 from qcnn_lightning.training.run import train
-
-EPOCHS = "trainer.max_epochs=3"
-
-
-def table_of(run: str | Path) -> pd.DataFrame:
-    return pd.read_csv(f"{run}/metrics.csv").filter(regex="^(?!time)")
-
-
-def summary_of(run: str | Path) -> dict:
-    return json.loads(Path(run, "summary.json").read_text())
-
-
-def checkpoint_of(run: str | Path, name: str = "last") -> dict:
-    return torch.load(f"{run}/checkpoints/{name}.ckpt", weights_only=True)
-
-
-def assert_same_run(one: str | Path, other: str | Path) -> None:
-    """Check that two runs are the same to the last bit, timings aside."""
-    assert table_of(one).equals(table_of(other))
-    first, second = checkpoint_of(one), checkpoint_of(other)
-    assert all(torch.equal(first["state_dict"][key], second["state_dict"][key]) for key in first["state_dict"])
-    moments, others = first["optimizer_states"][0]["state"], second["optimizer_states"][0]["state"]
-    assert all(torch.equal(moments[key][name], others[key][name]) for key in moments for name in moments[key])
-    assert first["lr_schedulers"] == second["lr_schedulers"]
-
-
-@pytest.fixture
-def interrupted(composed, monkeypatch) -> Callable[..., DictConfig]:
-    """Train, in this process, until a signal comes at the end of an epoch."""
-
-    def interrupted_run(*overrides: str, after_epoch: int = 1, signum: int = signal.SIGTERM, **kwargs) -> DictConfig:
-        config = composed(*overrides, **kwargs)
-        save = Checkpoints.on_train_epoch_end
-
-        def save_and_signal(self, trainer, pl_module):
-            save(self, trainer, pl_module)
-            if trainer.current_epoch == after_epoch:
-                signal.raise_signal(signum)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Checkpoints, "on_train_epoch_end", save_and_signal)
-            with pytest.raises(Interrupted) as raised:
-                train(config)
-        assert raised.value.code == 128 + signum
-        assert summary_of(config.run_dir)["status"] == "interrupted"
-        assert len(table_of(config.run_dir)) == after_epoch + 2
-        return config
-
-    return interrupted_run
 
 
 @pytest.mark.parametrize(
@@ -121,8 +67,8 @@ def files_of(folder: Path) -> dict[Path, tuple[bytes, int]]:
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
-def test_changed_settings_are_refused_and_what_is_there_stays(composed, interrupted):
-    config = interrupted(EPOCHS)
+def test_changed_settings_are_refused_and_what_is_there_stays(composed, stopped):
+    config = stopped
     before = files_of(Path(config.run_dir))
     with pytest.raises(RefusedRunError, match=r"optimizer\.lr: 0\.01 -> 0\.02") as raised:
         train(composed(EPOCHS, "optimizer.lr=0.02"))
@@ -135,30 +81,30 @@ def test_hydras_files_are_those_of_the_settings_that_the_run_was_trained_with(tm
     run = tmp_path / "sweep" / "run"
     place = ("hydra.sweep.dir=sweep", "hydra.sweep.subdir=run")
     quick = (*SMALL, "model.kernel=plain", "logger=none", "trainer.max_epochs=1")
-    assert command(*quick, *place, folder=tmp_path).returncode == 0
+    assert train_command(*quick, *place, folder=tmp_path).returncode == 0
     before = files_of(run / ".hydra")
     assert "- logger=none" in before[run / ".hydra" / "overrides.yaml"][0].decode().splitlines()
     # It has finished; other settings; it is being trained, and nothing at all is written then.
-    assert command(*quick, *place, "data.evaluation_batch_size=50", folder=tmp_path).returncode == 0
-    refused = command(*quick, *place, "optimizer.lr=0.02", folder=tmp_path)
+    assert train_command(*quick, *place, "data.evaluation_batch_size=50", folder=tmp_path).returncode == 0
+    refused = train_command(*quick, *place, "optimizer.lr=0.02", folder=tmp_path)
     assert refused.returncode == 2
     assert "optimizer.lr: 0.01 -> 0.02" in refused.stderr
     assert files_of(run / ".hydra") == before
     everything = files_of(run)
     with FileLock(run / ".lock"):
-        refused = command(*quick, *place, "optimizer.lr=0.02", folder=tmp_path)
+        refused = train_command(*quick, *place, "optimizer.lr=0.02", folder=tmp_path)
         assert refused.returncode == 2
         assert refused.stderr.startswith("error: ")
         assert "another process" in refused.stderr
-        refused = command("-m", *quick, *place, "optimizer.lr=0.02", folder=tmp_path)
+        refused = train_command("-m", *quick, *place, "optimizer.lr=0.02", folder=tmp_path)
         assert refused.returncode == 1
         assert "another process" in refused.stdout
         assert "1 of 1 jobs have not finished" in refused.stdout
     assert files_of(run) == everything
 
 
-def test_settings_that_do_not_change_results_may_change(composed, interrupted):
-    interrupted(EPOCHS)
+@pytest.mark.usefixtures("stopped")
+def test_settings_that_do_not_change_results_may_change(composed):
     config = composed(EPOCHS, "sweep.name=other", "data.evaluation_batch_size=500", "model.kernel=plain")
     assert len(train(config).rows) == 4
 
@@ -200,23 +146,16 @@ def test_two_processes_do_not_train_in_one_folder(composed):
 
 
 @pytest.mark.parametrize("name", ["metrics.csv", "summary.json", "checkpoints/last.ckpt"])
-def test_a_damaged_file_is_named_and_the_run_goes_on(composed, interrupted, caplog, name):
-    whole = composed(EPOCHS, folder="whole")
-    train(whole)
-    config = interrupted(EPOCHS)
-    path = Path(config.run_dir, name)
+def test_a_damaged_file_is_named_and_the_run_goes_on(stopped, whole, caplog, name):
+    path = Path(stopped.run_dir, name)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    train(config)
+    train(stopped)
     assert str(path) in caplog.text
-    assert_same_run(config.run_dir, whole.run_dir)
+    assert_same_run(stopped.run_dir, whole)
 
 
 @pytest.mark.parametrize("lost", ["the last checkpoint", "and metrics.csv", "and summary.json", "two epochs"])
-def test_a_finished_run_whose_last_checkpoint_is_lost_trains_what_it_lacks_again(
-    composed, interrupted, monkeypatch, lost
-):
-    whole = composed(EPOCHS, folder="whole")
-    train(whole)
+def test_a_finished_run_whose_last_checkpoint_is_lost_trains_what_it_lacks_again(interrupted, whole, monkeypatch, lost):
     config = interrupted(EPOCHS, after_epoch=0)
     last = Path(config.run_dir, "checkpoints", "last.ckpt")
     first = last.read_bytes()
@@ -234,7 +173,7 @@ def test_a_finished_run_whose_last_checkpoint_is_lost_trains_what_it_lacks_again
     monkeypatch.setattr(RunRecord, "write", write_and_look)
     assert not train(config).was_finished
     assert min(rows) == (3 if lost == "and metrics.csv" else 4)
-    assert_same_run(config.run_dir, whole.run_dir)
+    assert_same_run(config.run_dir, whole)
     assert summary_of(config.run_dir)["status"] == "finished"
     assert checkpoint_of(config.run_dir, "previous")["epoch"] == 1
 
@@ -259,9 +198,8 @@ def test_missing_files_of_a_finished_run_are_written_again(composed, caplog):
     assert summary_of(config.run_dir) == summary
 
 
-def test_a_full_disk_costs_one_epoch(composed, monkeypatch):
-    whole, config = composed(EPOCHS, folder="whole"), composed(EPOCHS)
-    train(whole)
+def test_a_full_disk_costs_one_epoch(composed, whole, monkeypatch):
+    config = composed(EPOCHS)
     save = Checkpoints.on_train_epoch_end
 
     def save_on_a_full_disk(self, trainer, pl_module):
@@ -280,7 +218,7 @@ def test_a_full_disk_costs_one_epoch(composed, monkeypatch):
     assert "save_on_a_full_disk" in Path(config.run_dir, "traceback.txt").read_text()
     assert checkpoint_of(config.run_dir)["epoch"] == 0
     train(config)
-    assert_same_run(config.run_dir, whole.run_dir)
+    assert_same_run(config.run_dir, whole)
     assert not Path(config.run_dir, "traceback.txt").exists()
 
 
@@ -317,18 +255,17 @@ def test_a_link_out_of_the_run_folder_is_refused_before_anything_is_written(comp
 
 
 @pytest.mark.parametrize("kind", ["another model", "a pickled object"])
-def test_a_checkpoint_of_somebody_else_is_data(interrupted, tmp_path, kind):
-    config = interrupted(EPOCHS)
-    path = Path(config.run_dir, "checkpoints", "last.ckpt")
-    checkpoint = checkpoint_of(config.run_dir)
+def test_a_checkpoint_of_somebody_else_is_data(stopped, tmp_path, kind):
+    path = Path(stopped.run_dir, "checkpoints", "last.ckpt")
+    checkpoint = checkpoint_of(stopped.run_dir)
     if kind == "another model":
         checkpoint["hyper_parameters"]["model"]["_target_"] = "os.system"
     else:
         checkpoint["callbacks"]["more"] = tmp_path
     torch.save(checkpoint, path)
     with pytest.raises(InputError, match=r"other settings:\s+model\._target_: os\.system|pathlib.*refused"):
-        train(config)
-    assert len(table_of(config.run_dir)) == 3
+        train(stopped)
+    assert len(table_of(stopped.run_dir)) == 3
 
 
 def test_a_run_killed_at_any_moment_is_the_same_run(tmp_path):
@@ -337,12 +274,10 @@ def test_a_run_killed_at_any_moment_is_the_same_run(tmp_path):
     arguments = [*SMALL, f"trainer.max_epochs={epochs}", "model.kernel=plain"]
     metrics = tmp_path / "killed" / "metrics.csv"
 
-    def start(folder: str) -> subprocess.Popen:
-        return subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "qcnn_lightning.train", *arguments, f"hydra.run.dir={folder}"],
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
-            stdout=subprocess.DEVNULL,
+    def start(folder: str) -> Command:
+        place = f"hydra.run.dir={folder}"
+        return Command(
+            "qcnn_lightning.train", *arguments, place, folder=tmp_path, environment={"WANDB_MODE": "offline"}
         )
 
     def lines() -> int:
@@ -358,6 +293,8 @@ def test_a_run_killed_at_any_moment_is_the_same_run(tmp_path):
         time.sleep(moments.uniform(0, 0.2))
         process.kill()
         assert process.wait() == -signal.SIGKILL
+        # W&B names the files of a process by the second in which it began.
+        time.sleep(1)
         assert summary_of(tmp_path / "killed")["status"] == "interrupted"
     assert start("killed").wait(TIMEOUT_S) == 0
     assert whole.wait(TIMEOUT_S) == 0
@@ -370,8 +307,8 @@ def test_a_run_killed_at_any_moment_is_the_same_run(tmp_path):
     assert steps == list(range(epochs + 1))
 
 
-def test_a_run_that_goes_on_with_other_products_says_that_its_digits_differ(interrupted, monkeypatch, caplog):
-    config = interrupted(EPOCHS)
+def test_a_run_that_goes_on_with_other_products_says_that_its_digits_differ(stopped, monkeypatch, caplog):
+    config = stopped
     assert summary_of(config.run_dir)["arithmetic"] in ("three of bfloat16", "float32")
     monkeypatch.setattr(QCNN, "arithmetic", lambda self, x: "another processor's")
     train(config)

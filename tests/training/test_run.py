@@ -4,8 +4,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import file_size_limit
 from hydra.errors import InstantiationException
+from small_runs import file_size_limit
 from torch import nn
 
 from qcnn_lightning import QCNN, NetworkState

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import SMALL, TIMEOUT_S, command
 from omegaconf import OmegaConf
+from small_runs import SMALL
 
+from commands import TIMEOUT_S, Command, pasted, train_command
 from qcnn_lightning.report.groups import read_collection
 from qcnn_lightning.runs.run import LOCK, Run, message_of
 from qcnn_lightning.training.sweep import in_one_line, read_job
@@ -26,15 +27,9 @@ def summaries(sweep: Path) -> dict[int, dict]:
     return dict(zip(seeds, found, strict=True))
 
 
-def begin(*arguments: str, folder: Path, jobs: int) -> subprocess.Popen[str]:
+def begin(*arguments: str, folder: Path, jobs: int) -> Command:
     """Start `python -m qcnn_lightning.train` in a folder; wait until so many jobs have a checkpoint to resume from."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "qcnn_lightning.train", *arguments],
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    process = Command("qcnn_lightning.train", *arguments, folder=folder)
     while len(list(folder.rglob("last.ckpt"))) < jobs:
         assert process.poll() is None
         time.sleep(0.01)
@@ -49,16 +44,17 @@ def holder(lock: Path) -> int:
     return process
 
 
+def from_the_beginning(*arguments: str, folder: Path, warnings: str) -> subprocess.CompletedProcess[str]:
+    """Run `python -m qcnn_lightning.train` in a folder, in a new interpreter."""
+    command = [sys.executable, "-W", warnings, "-m", "qcnn_lightning.train", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S)
+
+
 def test_a_sweep_with_a_failing_and_a_killed_job_is_completed_by_the_same_command(tmp_path):
     # Epochs enough that the job that is seen to begin is killed before its end.
     arguments = ("-m", *QUICK, "trainer.max_epochs=8", "seed=0,1,-1,2,3,4,5,6")
     sweep = tmp_path / "multirun" / "test"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "qcnn_lightning.train", *arguments],
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-    )
+    process = Command("qcnn_lightning.train", *arguments, folder=tmp_path)
     while process.poll() is None and not list(sweep.glob("*seed=3*/metrics.csv")):
         time.sleep(0.01)
     process.kill()
@@ -69,7 +65,7 @@ def test_a_sweep_with_a_failing_and_a_killed_job_is_completed_by_the_same_comman
     written = {path: path.stat().st_mtime_ns for path in sweep.glob("*seed=[012],*/checkpoints/last.ckpt")}
     assert len(written) == 3
 
-    done = command(*arguments, folder=tmp_path)
+    done = train_command(*arguments, folder=tmp_path)
     assert done.returncode == 1
     after = summaries(sweep)
     assert {seed: summary["status"] for seed, summary in after.items()} == {
@@ -89,7 +85,7 @@ def test_a_sweep_with_a_failing_and_a_killed_job_is_completed_by_the_same_comman
 
 
 def test_jobs_in_parallel_are_told_a_line_each(tmp_path):
-    done = command("-m", *QUICK, "seed=0,1,-1", "hydra/launcher=joblib", folder=tmp_path)
+    done = train_command("-m", *QUICK, "seed=0,1,-1", "hydra/launcher=joblib", folder=tmp_path)
     assert done.returncode == 1
     ended = [line for line in done.stdout.splitlines() if ": finished, test accuracy" in line or ": failed:" in line]
     assert len(ended) == 3
@@ -134,16 +130,13 @@ def test_a_failed_job_is_run_again_by_the_command_that_is_told(tmp_path):
     place = ("--config-dir", "mine")
     arguments = (*place, "-m", *QUICK, "sweep=ours", "+note='a b/c'", "hydra.sweep.dir=studies/first")
     # A disk that is full before the first checkpoint, of 40 kB, is written.
-    full = 'ulimit -f 16; exec "$0" -m qcnn_lightning.train "$@"'
-    failed = subprocess.run(
-        ["bash", "-c", full, sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True
-    )
+    failed = train_command(*arguments, folder=tmp_path, largest_file=16 * 1024)
     assert failed.returncode == 1
     (run,) = (tmp_path / "studies" / "first").glob("*note=a b-c*")
     assert f"cannot write {run}/checkpoints/last.ckpt" in failed.stdout
-    pasted = failed.stdout.split("to run it again: ")[1].splitlines()[0]
+    told = failed.stdout.split("to run it again: ")[1].splitlines()[0]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    again = subprocess.run(pasted, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path}, timeout=TIMEOUT_S)
+    again = subprocess.run(told, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path}, timeout=TIMEOUT_S)
     assert again.returncode == 0
     summary = json.loads((run / "summary.json").read_text())
     assert (summary["status"], summary["seed"]) == ("finished", 7)
@@ -185,7 +178,7 @@ class Meddler(Callback):
 def test_a_sweep_never_takes_what_it_cannot_know_for_success(tmp_path, how, told):
     (tmp_path / "meddling.py").write_text(MEDDLER)
     meddler = f'+hydra.callbacks.meddler={{_target_: meddling.Meddler, how: "{how}"}}'
-    done = command("-m", *QUICK, "seed=0,-1", meddler, folder=tmp_path)
+    done = train_command("-m", *QUICK, "seed=0,-1", meddler, folder=tmp_path)
     assert done.returncode == 1, done.stderr
     assert told in done.stdout + done.stderr
 
@@ -200,7 +193,7 @@ def test_a_sweep_never_takes_what_it_cannot_know_for_success(tmp_path, how, told
     ],
 )
 def test_every_job_is_in_the_table_wherever_it_is_and_whatever_its_error_says(tmp_path, place, names):
-    done = command("-m", *QUICK, "data.flatten=left_right,'[/b]'", *place, folder=tmp_path)
+    done = train_command("-m", *QUICK, "data.flatten=left_right,'[/b]'", *place, folder=tmp_path)
     assert done.returncode == 1, done.stderr
     table = done.stdout[done.stdout.index("job  ") :].splitlines()[1:3]
     for name, line, status in zip(names, table, ("finished", "failed"), strict=True):
@@ -210,10 +203,8 @@ def test_every_job_is_in_the_table_wherever_it_is_and_whatever_its_error_says(tm
     assert "1 of 2 jobs have not finished" in done.stdout
     assert not list(tmp_path.rglob(".jobs*"))
     # What is told runs the same job in the same folder.
-    pasted = done.stdout.split("to run it again: ")[1].splitlines()[0]
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     folders = set(tmp_path.rglob("summary.json"))
-    subprocess.run(pasted, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path}, timeout=TIMEOUT_S)
+    pasted(done.stdout.split("to run it again: ")[1].splitlines()[0], folder=tmp_path)
     assert set(tmp_path.rglob("summary.json")) == folders
 
 
@@ -226,14 +217,14 @@ def test_only_the_job_whose_folder_leads_out_of_the_sweep_is_refused(tmp_path):
     for name in (".hydra/config.yaml", "train.log"):
         (sweep / "1" / name).symlink_to(outside / "victim")
     place = ("hydra.sweep.dir=sweep", "hydra.sweep.subdir=${hydra.job.num}")
-    done = command("-m", *QUICK, "seed=0,1,2", *place, folder=tmp_path)
+    done = train_command("-m", *QUICK, "seed=0,1,2", *place, folder=tmp_path)
     assert done.returncode == 1
     assert "2 of 3 jobs have not finished" in done.stdout
     assert done.stdout.count("leads out of") == 4
     assert not list(outside.iterdir())
     (sweep / "multirun.yaml").unlink()
     (sweep / "multirun.yaml").symlink_to(outside / "victim")
-    refused = command("-m", *QUICK, "seed=0,1,2", *place, folder=tmp_path)
+    refused = train_command("-m", *QUICK, "seed=0,1,2", *place, folder=tmp_path)
     assert refused.returncode == 2
     assert refused.stderr.startswith("error: sweep/multirun.yaml")
     assert not list(outside.iterdir())
@@ -244,7 +235,9 @@ def test_two_processes_train_as_one_does(tmp_path):
     arguments = (*QUICK, "trainer.max_epochs=3", "trainer.precision=64-true", "trainer.accelerator=cpu")
     tables = {}
     for folder, devices in (("one", ()), ("two", ("trainer.devices=2", "trainer.strategy=ddp"))):
-        done = command(*arguments, *devices, "data.batch_size=48", f"hydra.run.dir={folder}", folder=tmp_path)
+        done = from_the_beginning(
+            *arguments, *devices, "data.batch_size=48", f"hydra.run.dir={folder}", folder=tmp_path, warnings="error"
+        )
         assert done.returncode == 0, done.stderr
         tables[folder] = pd.read_csv(tmp_path / folder / "metrics.csv").filter(regex="^(?!time)")
     assert list(tables["two"]["epoch"]) == [-1, 0, 1, 2]
@@ -255,10 +248,10 @@ def test_a_search_finds_its_best_trial_and_is_resumed_by_the_same_command(tmp_pa
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra optuna is not installed")
     few = ("hydra.sweeper.n_trials=2", "model.d=range(2,7,step=2)")
     # Optuna's own imports warn.
-    done = command("-m", *SEARCHED, "hydra/sweeper=search", *few, folder=tmp_path, warnings="default")
+    done = from_the_beginning("-m", *SEARCHED, "hydra/sweeper=search", *few, folder=tmp_path, warnings="default")
     assert done.returncode == 0, done.stderr
     accuracies = [json.loads(path.read_text())["final"]["accuracy/test"] for path in tmp_path.rglob("summary.json")]
     best = OmegaConf.load(tmp_path / "multirun" / "test" / "optimization_results.yaml")
     assert best.best_value == pytest.approx(max(accuracies))
-    again = command("-m", *SEARCHED, "hydra/sweeper=search", *few, folder=tmp_path, warnings="default")
+    again = from_the_beginning("-m", *SEARCHED, "hydra/sweeper=search", *few, folder=tmp_path, warnings="default")
     assert again.stdout.count("finished already") == 2

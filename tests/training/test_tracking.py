@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import wandb
-from conftest import compose_small, wandb_axes, wandb_records
 from scipy import stats
+from small_runs import compose_small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from wandb_reader import wandb_axes, wandb_records
 from wandb_server import WandbServer
 
 from qcnn_lightning.errors import InputError
