@@ -50,18 +50,14 @@ METADATA: dict[str, dict[str, Any]] = {
 
 def save(figure: Figure, stem: Path, formats: Iterable[str]) -> None:
     """Write a figure to `<stem>.<format>`; the same figure always gives the same bytes."""
-    fix_layout(figure)
+    # The layout is the same in all formats, and takes longer than drawing.
+    if layout := figure.get_layout_engine():
+        layout.execute(figure)
+    figure.set_layout_engine("none")
     for suffix in formats:
         drawn = io.BytesIO()
         figure.savefig(drawn, format=suffix, dpi=200, metadata=METADATA[suffix])
         replace_atomically(stem.with_name(f"{stem.name}.{suffix}"), drawn.getvalue())
-
-
-def fix_layout(figure: Figure) -> None:
-    """Lay a figure out once: all formats share the layout, and it takes longer than drawing."""
-    if layout := figure.get_layout_engine():
-        layout.execute(figure)
-    figure.set_layout_engine("none")
 
 
 def data_name(data: str) -> str:

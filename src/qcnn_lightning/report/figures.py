@@ -271,7 +271,13 @@ def with_legend(figure: Figure, collection: Collection, drawn: Sequence[tuple[st
     shown = unique(kind for _, kind in drawn)
     for kind in shown if len(shown) > 1 else ():
         marker, style = appearance(kinds, kind)
-        look = {"color": "0.3", "marker": marker, "markersize": 4.5, "linestyle": style, "linewidth": 0.9}
+        look: dict[str, Any] = {
+            "color": "0.3",
+            "marker": marker,
+            "markersize": 4.5,
+            "linestyle": style,
+            "linewidth": 0.9,
+        }
         handles.append(Line2D([], [], **look, label=kind))
     legend_below(figure, handles)
     title_above(figure, seeds_of(collection.experiments))

@@ -89,12 +89,12 @@ function drawTiles(runs) {
 }
 
 function drawLegends(runs) {
-  const { label, names, colours } = report.filters[state.colour];
+  const { key, label, names, colours } = report.filters[state.colour];
   const values = [...new Set(runs.map((run) => run.settings[state.colour]))].sort((a, b) => a - b);
   const entries = () => values.map((value) => {
     const line = element("i");
     line.style.setProperty("--run", colours[value]);
-    return element("span", {}, line, `${label} ${names[value]}`);
+    return element("span", {}, line, key === "data.name" ? names[value] : `${label} = ${names[value]}`);
   });
   for (const legend of document.querySelectorAll(".legend")) legend.replaceChildren(...entries());
 }

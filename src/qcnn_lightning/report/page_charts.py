@@ -1,6 +1,6 @@
 """The charts of the page: the panels of `panels`, drawn with marks, in cards."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -11,10 +11,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qcnn_lightning.figure_style import MEAN_ENTROPY, OKABE_ITO, data_name
+from qcnn_lightning.figure_style import OKABE_ITO, data_name
 from qcnn_lightning.report.drawing import Choices
 from qcnn_lightning.report.figures import COSTS, groups_with_panels
-from qcnn_lightning.report.layout import panel_title, seeds_of, unique
+from qcnn_lightning.report.layout import CHARACTER_WIDTH, panel_title, seeds_of, unique
 from qcnn_lightning.report.panels import (
     against_cost_panel,
     against_d_panel,
@@ -31,7 +31,7 @@ from qcnn_lightning.report.svg import PAGE_STYLE, Chart, chart_of
 from qcnn_lightning.runs.run import Collection, Experiment, Run, caption, describe_first_epoch
 
 # In inches.
-WIDE, SMALL = (4.6, 2.9), (3.3, 2.3)
+WIDE, SMALL = (4.2, 2.7), (3.3, 2.3)
 ISLAND = {"color": OKABE_ITO[0], "marker": "o"}
 NO_NUMBERS = "No run that is shown has these numbers."
 
@@ -69,7 +69,7 @@ def cards_of(collection: Collection, choices: Choices) -> Iterator[Card]:
 
     def trend(axes: Axes, half: str) -> None:
         trend_panel(axes, [group for group in groups if group.bipartition == half], choices, marks)
-        axes.set_ylabel(f"{MEAN_ENTROPY}, {half}".replace("$", r"\$"))
+        axes.set_ylabel(f"mean EE, {half} (nats)".replace("$", r"\$"))
 
     def islands(axes: Axes, cost: str) -> None:
         against_cost_panel(axes, collection.runs, cost, choices, lambda run: ISLAND, marks)
@@ -135,7 +135,9 @@ def class_charts(collection: Collection, marks: Mapping[Run | Experiment, str]) 
 
             def draw(axes: Axes, group: Experiment = group, table: pd.DataFrame = table, scale: float = scale) -> None:
                 image = class_panel(axes, group, table, scale)
-                axes.figure.colorbar(image, ax=axes, label="EE (nats)")
+                longest = max(len(label.get_text()) for label in axes.get_yticklabels())
+                set_margins(axes, left=0.45 + CHARACTER_WIDTH * longest, right=0.8, top=0.3)
+                axes.figure.colorbar(image, ax=axes, label="EE (nats)", pad=0.04, fraction=0.06)
 
             yield marks[group], small_chart(draw, group)
 
@@ -144,6 +146,7 @@ def profile_with_legend(axes: Axes, table: pd.DataFrame) -> None:
     """Draw an entropy profile with its legend."""
     profile_panel(axes, table)
     axes.legend(fontsize=7)
+    set_margins(axes, top=0.3)
 
 
 def small_chart(draw: Callable[[Axes], Any], group: Experiment) -> Chart:
@@ -154,12 +157,22 @@ def small_chart(draw: Callable[[Axes], Any], group: Experiment) -> Chart:
 def chart(draw: Callable[[Axes], Any], size: tuple[float, float], title: str = "") -> Chart:
     """Return a chart of one panel, of a size in inches."""
     with mpl.rc_context(PAGE_STYLE):
+        # Margins that fit are known, and laying out would take as long as all else.
         figure = Figure(figsize=size)
         axes = figure.subplots()
+        set_margins(axes)
         draw(axes)
         if title:
             axes.set_title(title, loc="left")
         return chart_of(figure)
+
+
+def set_margins(axes: Axes, left: float = 0.62, right: float = 0.1, top: float = 0.1, bottom: float = 0.45) -> None:
+    """Set the margins around the only panel of a figure, in inches."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    width, height = figure.get_size_inches()
+    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
 
 
 def lay_out(cards: Iterator[Card], collection: Collection) -> tuple[str, dict[str, str], dict[str, list[int]]]:

@@ -85,11 +85,11 @@ def correlations_html(correlations: pd.DataFrame, marks: Mapping[str, str]) -> s
         correlations: of all scopes; those of single runs are not shown.
         marks: of the data sets.
     """
-    found: dict[tuple, dict[str, Any]] = {}
+    found: dict[tuple, dict[Any, Any]] = {}
     for row in correlations.to_dict("records"):
         if row["scope"] in SCOPES:
             key = tuple(row[name] for name in ("data", "scope", "cost", "of"))
-            found.setdefault(key, row)[row["measure"]] = interval(row)
+            found.setdefault(key, dict(row))[row["measure"]] = interval(row)
     rows = [
         (
             marks[data],

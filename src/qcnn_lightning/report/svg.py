@@ -20,7 +20,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from qcnn_lightning.figure_style import METADATA, STYLE, fix_layout
+from qcnn_lightning.figure_style import METADATA, STYLE, ordered_colour
 
 INK = "#123456"
 """Stands for the colour of the page's text, which is dark or light."""
@@ -29,6 +29,7 @@ PAGE_STYLE: dict[Any, Any] = STYLE | {
     "axes.edgecolor": INK,
     "axes.facecolor": "none",
     "axes.labelcolor": INK,
+    "figure.constrained_layout.use": False,
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
     "svg.fonttype": "none",
@@ -56,7 +57,6 @@ class Chart:
 def chart_of(figure: Figure) -> Chart:
     """Return a figure, drawn in `PAGE_STYLE`, as inline SVG."""
     with mpl.rc_context(PAGE_STYLE):
-        fix_layout(figure)
         marked = {
             axes: [artist for artist in axes.get_children() if artist.get_gid() is not None] for axes in figure.axes
         }
@@ -73,6 +73,8 @@ def chart_of(figure: Figure) -> Chart:
     text = re.sub(r"(font: [\d.]+px|font: \d+ [\d.]+px) [^;\"]*", r"\1 system-ui, sans-serif", text)
     text = re.sub(r'(<svg) [^>]*?(viewBox="[^"]*")[^>]*>', r"\1 \2>", text, count=1)
     text = re.sub(r"\s*\n\s*", "\n", text).replace(INK, "currentColor")
+    # On a dark page the first of ordered colours could not be seen.
+    text = text.replace(ordered_colour(0, 2), "var(--darkest)")
     marks = frozenset(str(artist.get_gid()) for artists in marked.values() for artist in artists)
     return Chart(f"{text}{over}</svg>", marks)
 
@@ -110,7 +112,7 @@ def paths_of(axes: Axes, artist: Artist, left: float, bottom: float) -> Iterator
     """
 
     def whole_tenths(points: np.ndarray) -> np.ndarray:
-        tenths = artist.get_transform().transform(points) * TENTHS / axes.figure.dpi  # type: ignore[union-attr]
+        tenths = artist.get_transform().transform(points) * TENTHS / axes.figure.dpi
         tenths = tenths[np.isfinite(tenths).all(axis=1)]
         return np.rint((tenths - (left, bottom)) * (1, -1)).astype(int)
 
