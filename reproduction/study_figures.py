@@ -1,10 +1,12 @@
 """Figures that only the studies need: the entropy's weight in the cost, and the error rates of the classes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
@@ -27,6 +29,8 @@ from qcnn_lightning.runs.run import Collection, Experiment, LeftOut, rank
 from reproduction.studies import classes_at_the_end, entropy_and_error, mean_with_interval
 
 WEIGHT = "entropy_weight"
+# Of names over their points, in inches.
+NAME_HEIGHTS = (0.02, -0.12, 0.1, -0.2, 0.19, -0.29)
 
 
 def planned_study_figures(collection: Collection, choices: Choices, left_out: list[LeftOut]) -> Planned:
@@ -53,6 +57,7 @@ def entropy_and_error_of_classes(groups: Sequence[Experiment]) -> Figure | str:
         )
     figure, panels = panel_grid(list(found), height=2.5)
     for axes, (group, tables) in zip(panels, found.items(), strict=True):
+        points: dict[str, tuple[float, float]] = {}
         for label in tables[0].index:
             rows = pd.DataFrame([table.loc[label] for table in tables])
             (error, error_sd), (entropy, entropy_sd) = (
@@ -68,22 +73,51 @@ def entropy_and_error_of_classes(groups: Sequence[Experiment]) -> Figure | str:
                 marker="o",
                 markersize=3,
             )
-            axes.annotate(
-                wrapped(label[:LONGEST_CLASS_NAME], PANEL_WIDTH),
-                (100 * error, entropy),
-                xytext=(3, 2),
-                textcoords="offset points",
-                fontsize=6.5,
-            )
+            points[wrapped(label[:LONGEST_CLASS_NAME], PANEL_WIDTH)] = (100 * error, entropy)
+        axes.margins(x=0.15, y=0.12)
+        name_points(axes, points)
         mean = mean_with_interval([entropy_and_error(run) for run in group.complete_runs])
         if np.isfinite(mean.value):
             axes.set_title(f"ρ = {mean.value:.2f}".replace("-", "−"), loc="right")
-        axes.set_xlabel("error rate of the class (%)")
-        axes.margins(x=0.15, y=0.12)
-    panels[0].set_ylabel("EE of the class (nats)")
+        axes.set(xlabel="error rate of the class (%)", ylabel="EE of the class (nats)")
     title = f"{data_name(groups[0].data)}: entropy and error rate of every class, last epoch"
     title_above(figure, title, seeds_of(found))
     return figure
+
+
+def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write a name beside each point, where it covers least of other names and points.
+
+    Args:
+        axes: the panel, whose limits hold the points already.
+        points: by name.
+    """
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    # In inches, as far as they are known before the figure is laid out.
+    size = np.array([PANEL_WIDTH - 0.6, 1.6])
+    places = {
+        name: size * (at - np.array([left, bottom])) / (right - left, top - bottom) for name, at in points.items()
+    }
+    taken = [(place - 0.03, place + 0.03) for place in places.values()]
+    for name in sorted(places, key=lambda name: -places[name][1]):
+        extent = np.array([0.055 * len(name), 0.1])
+
+        def corner(
+            move: tuple[str, float], place: np.ndarray = places[name], extent: np.ndarray = extent
+        ) -> np.ndarray:
+            side, up = move
+            return place + np.array([0.045 if side == "left" else -0.045 - extent[0], up])
+
+        def covered(move: tuple[str, float], extent: np.ndarray = extent) -> tuple[float, float]:
+            low, high = corner(move), corner(move) + extent
+            shared = (np.clip(np.minimum(high, other[1]) - np.maximum(low, other[0]), 0, None) for other in taken)
+            beyond = np.clip(-low, 0, None) + np.clip(high - size, 0, None)
+            return round(sum(float(each.prod()) for each in shared) + float(beyond.sum()), 4), abs(move[1])
+
+        side, up = move = min(product(("left", "right"), NAME_HEIGHTS), key=covered)
+        taken.append((corner(move), corner(move) + extent))
+        offset = (3.2 if side == "left" else -3.2, 72 * up)
+        axes.annotate(name, points[name], offset, textcoords="offset points", ha=side, fontsize=6.5)
 
 
 def against_weight(collection: Collection) -> Figure | str:

@@ -158,7 +158,7 @@ def figure_3a(groups: Sequence[Experiment], choices: Choices) -> Figure | str:
     if not any(len(line.get_xdata()) for axes in panels for line in axes.lines):
         return f"no run has entropies and costs {since} (first_epoch)"
     legend_below(figure, data_handles(group.data for group in shown))
-    title_above(figure, groups[0].variant, since, seeds_of(shown, "the median"))
+    title_above(figure, groups[0].variant, since, seeds_of(shown, "the median run"))
     return figure
 
 

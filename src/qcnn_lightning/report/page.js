@@ -151,7 +151,7 @@ function hover(event) {
   const { width, height } = panel.viewBox.baseVal;
   const { x, y, xLabel, yLabel } = panel.dataset;
   const numbers = [written(xLabel, readOff(x, found.x / width)), written(yLabel, readOff(y, 1 - found.y / height))];
-  if (found.dashed) numbers.push("(train)");
+  if (found.dashed) numbers[1] += " (train)";
   const run = found.mark[0] === "r" ? report.runs[found.mark.slice(1)] : null;
   const about = run ? [run.label, run.name, run.command] : [report.groups[found.mark]];
   box.replaceChildren(element("b", { textContent: numbers.join(", ") }), ...about.map((line) => element("div", { textContent: line })));

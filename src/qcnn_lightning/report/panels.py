@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from qcnn_lightning.figure_style import MARKERS, MEAN_ENTROPY, ORDERED, colour_of, ordered_colour
 from qcnn_lightning.report.drawing import Choices
@@ -32,6 +33,7 @@ from qcnn_lightning.runs.run import Collection, Experiment, Run, as_number, capt
 
 MOST_TICKS = 12
 PROFILE_EPOCHS = 5
+BAR_DISTANCE = 0.05
 
 Marks = Mapping[Run | Experiment, str]
 UNMARKED: Marks = {}
@@ -45,6 +47,7 @@ def training_panel(axes: Axes, groups: Iterable[Experiment], quantity: str, mark
     over_epochs(axes, quantity)
     if quantity == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     else:
         cut_off_at_ignorance(axes)
 
@@ -229,6 +232,13 @@ def draw_with_error_bars(
     """
     drawn: dict[tuple[str, str], list[tuple[float, float]]] = {}
     kinds = unique(kinds_of(collection).values())
+    series = unique((group.data, kind) for group, kind in kinds_of(collection).items())
+
+    def beside(data: str, kind: str) -> Transform:
+        # In print, bars at the same place would hide one another; on a page numbers are read off.
+        inches = 0 if marks else BAR_DISTANCE * (series.index((data, kind)) - (len(series) - 1) / 2)
+        return axes.transData + ScaledTranslation(inches, 0, axes.get_figure(root=True).dpi_scale_trans)  # type: ignore[union-attr]
+
     for group, kind in kinds_of(collection).items():
         x = as_number(across(group))
         values = {run: up(run) for run in group.complete_runs}
@@ -242,13 +252,18 @@ def draw_with_error_bars(
                 axes.plot(x, value, color=colour, marker="o", linestyle="", gid=marks[run], in_layout=False)
         marker, _ = appearance(kinds, kind)
         look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5, "elinewidth": 0.9, "capsize": 2.5}
-        point, _, bars = axes.errorbar(x, mean, np.nan_to_num(deviation), linestyle="", **look)
+        look |= {"linestyle": "", "transform": beside(group.data, kind)}
+        point, _, bars = axes.errorbar(x, mean, np.nan_to_num(deviation), **look)
+        # matplotlib sees no limits in what has another transform.
+        axes.update_datalim([(x, mean - np.nan_to_num(deviation)), (x, mean + np.nan_to_num(deviation))])
         for artist in (point, *bars):
             artist.set_gid(marks.get(group))
     if not marks:
         for (data, kind), points in drawn.items():
             _, style = appearance(kinds, kind)
-            axes.plot(*np.array(sorted(points)).T, color=colour_of(data), linestyle=style, linewidth=0.9)
+            line: dict[str, Any] = {"color": colour_of(data), "linestyle": style, "linewidth": 0.9}
+            axes.plot(*np.array(sorted(points)).T, **line, transform=beside(data, kind))
+    axes.autoscale_view()
     return list(drawn)
 
 
