@@ -62,7 +62,7 @@ def cards_of(collection: Collection, choices: Choices) -> Iterator[Card]:
     marks |= {group: f"e{index}" for index, group in enumerate(groups)}
     yield Card(
         "Accuracy and cost",
-        "Solid: test. Dashed: train. A click on a curve opens its run's folder.",
+        "Solid: test. Dashed: train. Mean ± sd: over all seeds of a group. A click on a curve opens its run's folder.",
         "curves",
         charts(partial(training_panel, groups=groups, quantity=each, marks=marks) for each in ("accuracy", "cost")),
     )

@@ -70,7 +70,8 @@ def chart_of(figure: Figure) -> Chart:
     # Its style sheet would be the whole page's, and its metadata name addresses.
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)
     text = re.sub(r'<g id="[^"]*">', "<g>", text)
-    text = re.sub(r"(font: [\d.]+px|font: \d+ [\d.]+px) [^;\"]*", r"\1 system-ui, sans-serif", text)
+    # Only within a tag: the words of a chart may be anything.
+    text = re.sub(r'(<text style="font: (?:\d+ )?[\d.]+px) [^;"<]*', r"\1 system-ui, sans-serif", text)
     text = re.sub(r'(<svg) [^>]*?(viewBox="[^"]*")[^>]*>', r"\1 \2>", text, count=1)
     text = re.sub(r"\s*\n\s*", "\n", text).replace(INK, "currentColor")
     # On a dark page the first of ordered colours could not be seen.
@@ -85,7 +86,7 @@ def data_layer(axes: Axes, artists: list[Artist]) -> str:
     box = axes.get_position()
     left, top = box.x0 * width, (1 - box.y1) * height
     wide, high = box.width * width, box.height * height
-    paths = "".join(path for artist in artists for path in paths_of(axes, artist, left, height - top))
+    # The limits first: asking for them settles them.
     scale = {
         f"data-{axis}": f"{low:.9g} {high:.9g} {kind}"
         for axis, (low, high), kind in (
@@ -93,6 +94,7 @@ def data_layer(axes: Axes, artists: list[Artist]) -> str:
             ("y", axes.get_ylim(), axes.get_yscale()),
         )
     }
+    paths = "".join(path for artist in artists for path in paths_of(axes, artist, left, height - top))
     names = {"data-x-label": axes.get_xlabel(), "data-y-label": axes.get_ylabel()}
     attributes = " ".join(f'{key}="{escape(text)}"' for key, text in (scale | names).items())
     return (
