@@ -21,8 +21,8 @@ from PIL import Image
 from qcnn_lightning.command_line import one_message
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.report.comparison_figures import planned_comparisons
-from qcnn_lightning.report.figures import Choices, draw_all, planned_figures
+from qcnn_lightning.report.drawing import Choices, draw_all
+from qcnn_lightning.report.figures import planned_figures
 from qcnn_lightning.report.groups import Collection, read_collection
 from reproduction.archives import SUFFIX, study_of, unpack
 from reproduction.page_tables import KINDS, MEASUREMENTS, OF_MEASUREMENTS, OF_RUNS, Row, markdown
@@ -119,9 +119,9 @@ def figures_shown() -> dict[str, set[str]]:
 def draw_figures(shown: Mapping[str, set[str]], stored: StoredRuns) -> None:
     """Draw the figures shown, by report, and remove all others."""
     for report, names in sorted(shown.items()):
-        plans = (planned_figures, planned_comparisons, planned_study_figures)
+        plans = (planned_figures, planned_study_figures)
         with tempfile.TemporaryDirectory() as drawn:
-            found, _ = draw_all(stored.of(report), Path(drawn), Choices(), ("png",), plans, names)
+            found, _ = draw_all(stored.of(report), Path(drawn), Choices(), plans, ("png",), names)
             for name in found:
                 (FIGURES / report).mkdir(parents=True, exist_ok=True)
                 with Image.open(Path(drawn, f"{name}.png")) as image:

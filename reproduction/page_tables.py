@@ -47,7 +47,7 @@ Row = Sequence[str]
 
 
 def accuracies(collection: Collection) -> Iterator[Row]:
-    """Yield the accuracies per experiment: mean and standard deviation over seeds."""
+    """Yield the accuracies per group: mean and standard deviation over seeds."""
     yield "data set", "network", "parameters", "epochs", "seeds", "best test accuracy", "last", "test cost", "EE (nats)"
     for row in records(accuracy_table(collection)):
         network = caption(row["variant"], row["bipartition"])
@@ -103,7 +103,7 @@ def measured_claims(collection: Collection, data: str, correlations: pd.DataFram
 
     Networks at least as wide as that of figure 2 are also told by themselves.
     """
-    runs = [run for experiment in collection.groups if experiment.data == data for run in experiment.complete_runs]
+    runs = [run for group in collection.groups if group.data == data for run in group.complete_runs]
     of_values = correlations[(correlations["data"] == data) & (correlations["of"] == "values")]
 
     rows = [row for row in records(paper_table(collection)) if row["data"] == data]
@@ -202,7 +202,7 @@ def settled(collection: Collection) -> Iterator[Row]:
 
 
 def within_runs(collection: Collection) -> Iterator[Row]:
-    """Yield the mean of the runs' own correlations, per experiment, and how many of them are negative."""
+    """Yield the mean of the runs' own correlations, per group, and how many of them are negative."""
     yield "data set", "network", "runs", "EE ~ train cost", "negative", "EE ~ test cost", "negative"
     for row in records(within_run_table(collection)):
         of_costs = (
@@ -214,7 +214,7 @@ def within_runs(collection: Collection) -> Iterator[Row]:
 
 
 def overfitting(collection: Collection) -> Iterator[Row]:
-    """Yield how much experiments overfit, and how much their entropies rise."""
+    """Yield how much groups overfit, and how much their entropies rise."""
     yield (
         "data set",
         "network",

@@ -1,65 +1,63 @@
 """Figures that only the studies need: the entropy's weight in the cost, and the error rates of the classes."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from qcnn_lightning.report.figures import (
+from qcnn_lightning.figure_style import MARKERS, MEAN_ENTROPY, OKABE_ITO, colour_of, data_name
+from qcnn_lightning.report.drawing import Choices, Planned
+from qcnn_lightning.report.figures import groups_with_panels
+from qcnn_lightning.report.groups import Collection, Group, LeftOut, rank
+from qcnn_lightning.report.layout import (
     LONGEST_CLASS_NAME,
-    MARKERS,
-    MEAN_ENTROPY,
-    MOST_PANELS,
-    OKABE_ITO,
     PANEL_WIDTH,
-    Choices,
-    colour_of,
     legend_below,
     panel_grid,
-    spread,
+    seeds_of,
     title_above,
     unique,
     wrapped,
 )
-from qcnn_lightning.report.groups import Collection, Group, LeftOut, rank
 from qcnn_lightning.report.tables import last, mean_and_deviation
 from reproduction.studies import classes_at_the_end, entropy_and_error, mean_with_interval
 
 WEIGHT = "entropy_weight"
+# Of names over their points, in inches.
+NAME_HEIGHTS = (0.02, -0.12, 0.1, -0.2, 0.19, -0.29)
 
 
-def planned_study_figures(
-    collection: Collection, choices: Choices, left_out: list[LeftOut]
-) -> Iterator[tuple[str, Callable[[], Figure | str]]]:
+def planned_study_figures(collection: Collection, choices: Choices, left_out: list[LeftOut]) -> Planned:
     """Yield the title of every figure and the function that draws it."""
     for data in collection.data_sets:
-        chosen = [experiment for experiment in collection.groups if experiment.data == data]
-        # That only so many fit is said of the other figures with a panel per experiment.
-        yield f"entropy_and_error_{data}", partial(entropy_and_error_of_classes, spread(chosen, MOST_PANELS))
+        yield f"entropy_and_error_{data}", partial(entropy_and_error_of_classes, groups_with_panels(collection, data))
     if WEIGHT in collection.varying_settings:
         yield f"against_{WEIGHT}", partial(against_weight, collection)
 
 
-def entropy_and_error_of_classes(experiments: Sequence[Group]) -> Figure | str:
+def entropy_and_error_of_classes(groups: Sequence[Group]) -> Figure | str:
     """Draw the entropy of every class against its error rate at the end: mean over seeds, bars of one deviation.
 
     Over each panel the mean of the runs' Spearman correlations over the classes.
     """
     found: dict[Group, list[pd.DataFrame]] = {}
-    for experiment in experiments:
-        tables = [classes_at_the_end(run) for run in experiment.complete_runs]
+    for group in groups:
+        tables = [classes_at_the_end(run) for run in group.complete_runs]
         if tables := [table for table in tables if len(table) and table.notna().to_numpy().all()]:
-            found[experiment] = tables
+            found[group] = tables
     if not found:
         return (
             "no run has numbers in the columns recall/class_0, recall/class_1, ... beside ee/class_0, ee/class_1, ..."
         )
     figure, panels = panel_grid(list(found), height=2.5)
-    for axes, (experiment, tables) in zip(panels, found.items(), strict=True):
+    for axes, (group, tables) in zip(panels, found.items(), strict=True):
+        points: dict[str, tuple[float, float]] = {}
         for label in tables[0].index:
             rows = pd.DataFrame([table.loc[label] for table in tables])
             (error, error_sd), (entropy, entropy_sd) = (
@@ -70,26 +68,56 @@ def entropy_and_error_of_classes(experiments: Sequence[Group]) -> Figure | str:
                 entropy,
                 xerr=100 * np.nan_to_num(error_sd),
                 yerr=np.nan_to_num(entropy_sd),
-                color=colour_of(experiment.data),
+                color=colour_of(group.data),
                 elinewidth=0.6,
                 marker="o",
                 markersize=3,
             )
-            axes.annotate(
-                wrapped(label[:LONGEST_CLASS_NAME], PANEL_WIDTH),
-                (100 * error, entropy),
-                xytext=(3, 2),
-                textcoords="offset points",
-                fontsize=6.5,
-            )
-        mean = mean_with_interval([entropy_and_error(run) for run in experiment.complete_runs])
+            points[wrapped(label[:LONGEST_CLASS_NAME], PANEL_WIDTH)] = (100 * error, entropy)
+        axes.margins(x=0.15, y=0.12)
+        name_points(axes, points)
+        mean = mean_with_interval([entropy_and_error(run) for run in group.complete_runs])
         if np.isfinite(mean.value):
             axes.set_title(f"ρ = {mean.value:.2f}".replace("-", "−"), loc="right")
-        axes.set_xlabel("error rate of the class (%)")
-        axes.margins(x=0.15, y=0.12)
-    panels[0].set_ylabel("EE of the class (nats)")
-    title_above(figure, f"{experiments[0].data}: entropy and error rate of every class, last epoch")
+        axes.set(xlabel="error rate of the class (%)", ylabel="EE of the class (nats)")
+    title = f"{data_name(groups[0].data)}: entropy and error rate of every class, last epoch"
+    title_above(figure, title, seeds_of(found))
     return figure
+
+
+def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write a name beside each point, where it covers least of other names and points.
+
+    Args:
+        axes: the panel, whose limits hold the points already.
+        points: by name.
+    """
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    # In inches, as far as they are known before the figure is laid out.
+    size = np.array([PANEL_WIDTH - 0.6, 1.6])
+    places = {
+        name: size * (at - np.array([left, bottom])) / (right - left, top - bottom) for name, at in points.items()
+    }
+    taken = [(place - 0.03, place + 0.03) for place in places.values()]
+    for name in sorted(places, key=lambda name: -places[name][1]):
+        extent = np.array([0.055 * len(name), 0.1])
+
+        def corner(
+            move: tuple[str, float], place: np.ndarray = places[name], extent: np.ndarray = extent
+        ) -> np.ndarray:
+            side, up = move
+            return place + np.array([0.045 if side == "left" else -0.045 - extent[0], up])
+
+        def covered(move: tuple[str, float], extent: np.ndarray = extent) -> tuple[float, float]:
+            low, high = corner(move), corner(move) + extent
+            shared = (np.clip(np.minimum(high, other[1]) - np.maximum(low, other[0]), 0, None) for other in taken)
+            beyond = np.clip(-low, 0, None) + np.clip(high - size, 0, None)
+            return round(sum(float(each.prod()) for each in shared) + float(beyond.sum()), 4), abs(move[1])
+
+        side, up = move = min(product(("left", "right"), NAME_HEIGHTS), key=covered)
+        taken.append((corner(move), corner(move) + extent))
+        offset = (3.2 if side == "left" else -3.2, 72 * up)
+        axes.annotate(name, points[name], offset, textcoords="offset points", ha=side, fontsize=6.5)
 
 
 def against_weight(collection: Collection) -> Figure | str:
@@ -105,16 +133,15 @@ def against_weight(collection: Collection) -> Figure | str:
     for (above, below), data in zip(panels.T, collection.data_sets, strict=True):
         for number, kind in enumerate(kinds):
             of_kind = [
-                experiment
-                for experiment in collection.groups
-                if experiment.data == data and collection.describe_variant(experiment.runs[0], without=WEIGHT) == kind
+                group
+                for group in collection.groups
+                if group.data == data and collection.describe_variant(group.runs[0], without=WEIGHT) == kind
             ]
-            of_kind.sort(key=lambda experiment: rank(experiment.runs[0].settings.get(WEIGHT)))
-            places = [weights.index(experiment.runs[0].settings.get(WEIGHT)) for experiment in of_kind]
+            of_kind.sort(key=lambda group: rank(group.runs[0].settings.get(WEIGHT)))
+            places = [weights.index(group.runs[0].settings.get(WEIGHT)) for group in of_kind]
             for axes, metric in ((above, "accuracy/test"), (below, "ee/mean")):
                 ends = [
-                    mean_and_deviation([last(run.column(metric)) for run in experiment.complete_runs])
-                    for experiment in of_kind
+                    mean_and_deviation([last(run.column(metric)) for run in group.complete_runs]) for group in of_kind
                 ]
                 axes.errorbar(
                     # Side by side where they would hide one another.
@@ -127,7 +154,7 @@ def against_weight(collection: Collection) -> Figure | str:
                     linewidth=0.9,
                     capsize=2.5,
                 )
-        above.set_title(wrapped(data, PANEL_WIDTH), loc="left")
+        above.set_title(wrapped(data_name(data), PANEL_WIDTH), loc="left")
         above.set_ylabel("test accuracy")
         above.yaxis.set_major_formatter(PercentFormatter(1))
         below.set_ylabel(MEAN_ENTROPY)
@@ -144,4 +171,5 @@ def against_weight(collection: Collection) -> Figure | str:
                 for number, kind in enumerate(kinds)
             ],
         )
+    title_above(figure, seeds_of(collection.groups))
     return figure

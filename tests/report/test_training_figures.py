@@ -4,18 +4,17 @@ import pytest
 import yaml
 from synthetic import curves, write_run, write_sweep
 
+from qcnn_lightning.figure_style import FORMATS, STYLE, save
+from qcnn_lightning.report.drawing import Choices, draw_all
 from qcnn_lightning.report.figures import (
-    FORMATS,
-    STYLE,
-    Choices,
     accuracy_against_parameters,
-    draw_all,
+    compare_variants,
     entropy_against_d,
     entropy_per_class,
     figure_2,
     figure_3a,
     figure_3b,
-    save,
+    planned_figures,
     typical_run,
 )
 from qcnn_lightning.report.groups import read_collection
@@ -49,6 +48,32 @@ def test_figure_2_shows_the_mean_over_seeds(sweep):
         assert "nats" in axes.get_ylabel()
 
 
+def test_figure_2_has_no_empty_panel_where_only_one_bipartition_was_measured(tmp_path):
+    write_run(tmp_path, epochs=3)
+    panels = figure_2(read_collection(tmp_path).groups, Choices()).axes
+    assert [axes.get_ylabel() for axes in panels] == ["accuracy", "cost", "mean EE, left/right (nats)"]
+    assert all(lines(axes) for axes in panels)
+
+
+def test_every_figure_names_its_axes_and_its_seeds(sweep):
+    chosen = [group for group in sweep.groups if group.variant == "d=18"]
+    for figure in (
+        figure_2(chosen, Choices()),
+        figure_3a(chosen, Choices(first_epoch=20)),
+        entropy_per_class(chosen),
+        entropy_against_d(sweep, Choices()),
+        accuracy_against_parameters(sweep),
+        compare_variants(sweep, Choices()),
+    ):
+        assert "2 seeds" in figure.get_suptitle()
+        for axes in figure.axes:
+            outer = axes.get_subplotspec()
+            if outer is not None and outer.is_last_row():
+                assert axes.get_xlabel()
+            if outer is not None and outer.is_first_col():
+                assert axes.get_ylabel()
+
+
 def test_figure_3_starts_at_its_first_epoch_and_has_an_island_per_run(sweep):
     panels = figure_3b(sweep, Choices(first_epoch=30)).axes
     assert len(panels) == 4
@@ -67,7 +92,7 @@ def test_unless_told_figure_3_starts_at_epoch_30_or_at_a_third_of_the_run(tmp_pa
     collection = read_collection(tmp_path)
     for figure in (figure_3a(collection.groups, Choices()), figure_3b(collection, Choices())):
         assert {len(line.get_xdata()) for axes in figure.axes for line in lines(axes)} == {epochs - first}
-        assert figure.get_suptitle().endswith(f"from epoch {first}")
+        assert f"from epoch {first}" in figure.get_suptitle()
 
 
 def test_runs_of_different_lengths_each_start_by_their_own_and_figure_3_says_so(tmp_path):
@@ -100,7 +125,7 @@ def test_runs_of_many_kinds_have_titles_and_legends_that_fit(tmp_path):
     write_run(tmp_path / "runs/c", d=2, epochs=40, profile_levels=4, model=settings | {"start": "default"})
     collection = read_collection(tmp_path / "runs")
     # What does not fit is a warning of matplotlib, and so an error here.
-    names, _ = draw_all(collection, tmp_path / "figures", Choices(), ["png"])
+    names, _ = draw_all(collection, tmp_path / "figures", Choices(), [planned_figures], ["png"])
     assert "entropy_profile_mnist" in names
     with mpl.rc_context(STYLE):
         figure = entropy_against_d(collection, Choices())
@@ -149,7 +174,9 @@ def test_the_typical_run_is_the_median(tmp_path):
 
 def test_every_figure_is_drawn(tmp_path):
     write_sweep(tmp_path / "runs", data=("mnist",), d=(2,), epochs=35, profile_levels=3)
-    names, left_out = draw_all(read_collection(tmp_path / "runs"), tmp_path / "figures", Choices(), ["svg"])
+    names, left_out = draw_all(
+        read_collection(tmp_path / "runs"), tmp_path / "figures", Choices(), [planned_figures], ["svg"]
+    )
     assert names == [
         "figure_2",
         "figure_3a",
@@ -176,7 +203,9 @@ def test_the_same_runs_give_the_same_bytes(sweep, tmp_path):
 
 def test_what_cannot_be_drawn_is_named(tmp_path):
     write_run(tmp_path / "run", table=curves(epochs=1).drop(columns=[f"ee/class_{label}" for label in range(10)]))
-    names, left_out = draw_all(read_collection(tmp_path / "run"), tmp_path / "figures", Choices(), ["png"])
+    names, left_out = draw_all(
+        read_collection(tmp_path / "run"), tmp_path / "figures", Choices(), [planned_figures], ["png"]
+    )
     undrawn = {item.what: item.why for item in left_out}
     assert set(undrawn) == {
         f"figure {name}" for name in ("figure_3a", "figure_3b", "entropy_per_class_mnist", "entropy_profile_mnist")
@@ -192,3 +221,22 @@ def test_no_measured_columns_at_all(tmp_path):
     assert isinstance(figure_2(collection.groups, Choices()), str)
     assert isinstance(entropy_against_d(collection, Choices()), str)
     assert isinstance(accuracy_against_parameters(collection), str)
+
+
+def test_variants_have_a_colour_each_in_all_panels(tmp_path):
+    write_sweep(tmp_path, d=(2, 18), epochs=5)
+    figure = compare_variants(read_collection(tmp_path), Choices())
+    assert len(figure.axes) == 4
+    colours = [{line.get_color() for line in axes.lines} for axes in figure.axes]
+    assert len(colours[0]) == 2
+    assert all(found == colours[0] for found in colours)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["d=2", "d=18", "test", "train"]
+
+
+def test_only_what_is_asked_for_is_drawn(tmp_path):
+    write_sweep(tmp_path / "sweep", d=(2, 18), epochs=5)
+    collection, out = read_collection(tmp_path / "sweep"), tmp_path / "figures"
+    names, _ = draw_all(collection, out, Choices(), [planned_figures], ["png"], only={"variants"})
+    assert names == ["variants"]
+    assert [path.name for path in out.iterdir()] == ["variants.png"]

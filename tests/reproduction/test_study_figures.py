@@ -3,7 +3,7 @@ import pytest
 from synthetic import write_run
 from test_study_tables import with_recall, with_setting
 
-from qcnn_lightning.report.figures import Choices, draw_all
+from qcnn_lightning.report.drawing import Choices, draw_all
 from qcnn_lightning.report.groups import read_collection
 from reproduction.study_figures import against_weight, entropy_and_error_of_classes, planned_study_figures
 
@@ -49,6 +49,6 @@ def test_without_recall_the_reason_is_told(tmp_path):
 
 
 def test_both_figures_are_planned_where_runs_have_them(tmp_path, intervention):
-    names, left_out = draw_all(intervention, tmp_path / "figures", Choices(), ["png"], [planned_study_figures])
+    names, left_out = draw_all(intervention, tmp_path / "figures", Choices(), [planned_study_figures], ["png"])
     assert names == ["entropy_and_error_mnist", "against_entropy_weight"]
     assert left_out == []

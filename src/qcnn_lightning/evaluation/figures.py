@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.measure import Entanglement, Evaluation, Examples
-from qcnn_lightning.report.figures import ENTROPY, FORMATS, OKABE_ITO, STYLE, save
+from qcnn_lightning.figure_style import ENTROPY, FORMATS, OKABE_ITO, STYLE, data_name, save
 
 BLUE, VERMILION = OKABE_ITO[:2]
 OTHERS = "0.8"
@@ -359,7 +359,7 @@ def subject(evaluation: Evaluation) -> str:
     """Name the network that is shown."""
     model, data = evaluation.model, evaluation.data
     epoch = "" if evaluation.epoch is None else f", epoch {evaluation.epoch}"
-    return f"{data['name']}, {data['flatten']}, d={model.get('d')}, {model.get('sharing')} sharing{epoch}"
+    return f"{data_name(data['name'])}, {data['flatten']}, d={model.get('d')}, {model.get('sharing')} sharing{epoch}"
 
 
 FIGURES: dict[str, Callable[[Evaluation], Figure]] = {

@@ -23,23 +23,23 @@ SERIES = ("values", "changes")
 
 
 def accuracy_table(collection: Collection, window: int = 2) -> pd.DataFrame:
-    """Return a row per experiment: mean and standard deviation over seeds of accuracies, test cost and entropy.
+    """Return a row per group: mean and standard deviation over seeds of accuracies, test cost and entropy.
 
     The best test accuracy is the paper's measure: chosen on the test images themselves, so slightly optimistic. Where
     images were held out, `selected` is the test accuracy at the epoch that was best on those. Runs that ended earlier
-    than others of their experiment are not counted; the standard deviation needs two seeds.
+    than others of their group are not counted; the standard deviation needs two seeds.
 
     Args:
         collection: the runs.
         window: epochs over which the last entropy is averaged.
     """
     rows = []
-    for experiment in collection.groups:
-        runs = experiment.complete_runs
+    for group in collection.groups:
+        runs = group.complete_runs
         row: dict[str, Any] = {
-            "data": experiment.data,
-            "bipartition": experiment.bipartition,
-            "variant": experiment.variant,
+            "data": group.data,
+            "bipartition": group.bipartition,
+            "variant": group.variant,
             "size": runs[0].settings.get("data.size"),
             "num_parameters": runs[0].num_parameters,
             "epochs": runs[0].last_epoch + 1,

@@ -1,0 +1,75 @@
+"""How every figure looks, and how it is written: colours, letters, formats.
+
+Colours are Okabe and Ito's, and viridis where there is an order: both are told apart with any colour vision and survive
+a grey printer. The same figure always gives the same files, to the byte.
+"""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.colors import Normalize, to_hex
+from matplotlib.figure import Figure
+
+from qcnn_lightning.files import replace_atomically
+
+FORMATS = ("png", "svg", "pdf")
+OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DATA_COLOURS = {"mnist": OKABE_ITO[0], "fmnist": OKABE_ITO[1], "digits": OKABE_ITO[2]}
+DATA_NAMES = {"mnist": "MNIST", "fmnist": "Fashion-MNIST"}
+MARKERS = "osD^vP*X"
+ORDERED = mpl.colormaps["viridis"]
+ENTROPY = "entanglement entropy (nats)"
+MEAN_ENTROPY = "mean EE (nats)"
+STYLE: dict[Any, Any] = {
+    "axes.grid": True,
+    "axes.labelsize": 9,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 9,
+    "figure.constrained_layout.use": True,
+    "font.size": 8.5,
+    "grid.alpha": 0.35,
+    "grid.linewidth": 0.5,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "lines.linewidth": 1.3,
+    "pdf.fonttype": 42,
+    # Otherwise the SVG's internal names are drawn at random.
+    "svg.hashsalt": "qcnn_lightning",
+}
+# Without a date, and without the version of the program that wrote it.
+METADATA: dict[str, dict[str, Any]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
+
+
+def save(figure: Figure, stem: Path, formats: Iterable[str]) -> None:
+    """Write a figure to `<stem>.<format>`; the same figure always gives the same bytes."""
+    # The layout is the same in all formats, and takes longer than drawing.
+    if layout := figure.get_layout_engine():
+        layout.execute(figure)
+    figure.set_layout_engine("none")
+    for suffix in formats:
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=suffix, dpi=200, metadata=METADATA[suffix])
+        replace_atomically(stem.with_name(f"{stem.name}.{suffix}"), drawn.getvalue())
+
+
+def data_name(data: str) -> str:
+    """Return a data set's name as people write it."""
+    return DATA_NAMES.get(data, data)
+
+
+def colour_of(data: str) -> str:
+    """Return a data set's colour, the same in all figures."""
+    return DATA_COLOURS.get(data) or OKABE_ITO[3 + sum(data.encode()) % 4]
+
+
+def ordered_colour(index: int, number: int) -> str:
+    """Return a colour of an ordered scale, without its lightest end, which paper swallows."""
+    return to_hex(ORDERED(Normalize(0, max(1, number - 1))(index) * 0.88))

@@ -1,0 +1,139 @@
+"""What figures share beside their colours: titles, legends, grids of panels, axes."""
+
+import math
+import textwrap
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FormatStrFormatter, Formatter, LogLocator, MaxNLocator, NullLocator
+
+from qcnn_lightning.figure_style import colour_of, data_name
+from qcnn_lightning.report.groups import Group, caption
+
+# In inches; of the letters and lines of legends and titles.
+CHARACTER_WIDTH = 0.066
+LINE_HEIGHT = 0.16
+PANEL_WIDTH = 2.6
+LONGEST_CLASS_NAME = 30
+FEW_DECADES = 300
+
+
+def wrapped(text: str, width: float) -> str:
+    """Break a text into lines of at most this many inches, between words where possible; "$" stays a dollar sign."""
+    return textwrap.fill(text, int(width / CHARACTER_WIDTH), break_on_hyphens=False).replace("$", r"\$")
+
+
+def title_above(figure: Figure, *parts: str) -> None:
+    """Put a title over a figure."""
+    figure.suptitle(wrapped(caption(*parts), figure.get_figwidth()), fontsize=9)
+
+
+def seeds_of(groups: Iterable[Group], mean: str = "mean ± sd") -> str:
+    """Say what is drawn of groups of seeds: "mean ± sd of 5 seeds", or "1 seed"."""
+    counts = sorted({len(group.runs) for group in groups})
+    if counts[-1] == 1:
+        return "1 seed"
+    numbers = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return f"{mean} of {numbers} seeds"
+
+
+def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Put a legend under a figure, in as many columns as its width has room for."""
+    for handle in handles:
+        handle.set_label(wrapped(str(handle.get_label()), figure.get_figwidth() - 0.5))
+    longest = max(len(line) for handle in handles for line in str(handle.get_label()).splitlines())
+    columns = int(figure.get_figwidth() / (0.5 + CHARACTER_WIDTH * longest))
+    columns = max(1, min(columns, len(handles)))
+    # Of a figure that leaves room for one line.
+    lines = sum(str(handle.get_label()).count("\n") + 1 for handle in handles) / columns
+    figure.set_figheight(figure.get_figheight() + LINE_HEIGHT * (math.ceil(lines) - 1))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def data_handles(data_sets: Iterable[str]) -> list[Line2D]:
+    """Return the data sets' colours, for a legend."""
+    return [Line2D([], [], color=colour_of(data), linewidth=2.5, label=data_name(data)) for data in unique(data_sets)]
+
+
+def part_handles() -> list[Line2D]:
+    """Return the line styles of test and train, for a legend."""
+    return [Line2D([], [], color="0.3", label="test"), Line2D([], [], color="0.3", linestyle="--", label="train")]
+
+
+def panel_title(group: Group) -> str:
+    """Return what sets a group apart from others of its data set, as the title of its panel."""
+    return wrapped(caption(group.variant or data_name(group.data), group.bipartition), PANEL_WIDTH - 0.4)
+
+
+def panel_grid(groups: Sequence[Group], height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """Return a figure with a panel per group, three in a row at most, and over each what sets it apart."""
+    number = len(groups)
+    columns = min(3, number)
+    rows = -(-number // columns)
+    titles = [panel_title(group) for group in groups]
+    height += LINE_HEIGHT * max(title.count("\n") for title in titles)
+    figure = Figure(figsize=(max(4.2, PANEL_WIDTH * columns), 0.5 + height * rows))
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
+    for axes in panels[number:]:
+        axes.remove()
+    for axes, title in zip(panels[:number], titles, strict=True):
+        axes.set_title(title, loc="left")
+    return figure, panels[:number]
+
+
+def over_epochs(axes: Axes, label: str) -> None:
+    """Name the axes of what is drawn over the epochs."""
+    axes.set(xlabel="epoch", ylabel=label)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+
+
+def cut_off_at_ignorance(axes: Axes) -> None:
+    """Show costs up to 1, what answering 0 for every class costs: before learning, some are astronomical."""
+    if axes.get_ylim()[1] > 1:
+        axes.set_ylim(0, 1)
+        axes.annotate(
+            "costs above 1 not shown", (0.98, 0.95), xycoords="axes fraction", ha="right", va="top", fontsize=7
+        )
+
+
+def use_logarithm_if_wide(axes: Axes, axis: str = "y") -> None:
+    """Use a logarithmic axis if its values span more than a factor of twenty."""
+    values = [np.asarray(getattr(line, f"get_{axis}data")(), dtype=float) for line in axes.lines]
+    positive = np.concatenate([*values, np.ones(0)])
+    positive = positive[positive > 0]
+    if len(positive) and positive.max() > 20 * positive.min():
+        use_logarithm(axes, axis, FormatStrFormatter("%g"))
+
+
+def use_logarithm(axes: Axes, axis: str, numbers: Formatter | Callable[[float, Any], str]) -> None:
+    """Use a logarithmic axis, with numbers at 1, 2 and 5 of every decade unless there are many."""
+    getattr(axes, f"set_{axis}scale")("log")
+    low, high = getattr(axes, f"get_{axis}lim")()
+    if high < FEW_DECADES * low:
+        one = getattr(axes, f"{axis}axis")
+        one.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        one.set_major_formatter(numbers)
+        one.set_minor_locator(NullLocator())
+
+
+def say_empty(axes: Axes, reason: str) -> None:
+    """Write into an empty panel why it is empty."""
+    axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", color="0.45")
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def unique(items: Iterable[Any]) -> list[Any]:
+    """Return the items in order, each once."""
+    return list(dict.fromkeys(items))
+
+
+def spread(items: Sequence[Any], number: int) -> list[Any]:
+    """Return at most `number` items, evenly spread from the first to the last."""
+    if len(items) <= number:
+        return list(items)
+    return [items[round(index)] for index in np.linspace(0, len(items) - 1, number)]

@@ -1,0 +1,155 @@
+"""The page that people look at: the charts of `panels`, tables, and filters over both. One file that asks no network.
+
+Everything it shows is drawn here. `page.js` chooses what is shown: charts and rows of tables carry the mark of their
+run ("r3"), group of seeds ("e1") or data set ("d0"), and one style sheet hides and colours marks. What comes from runs
+(names, settings, commands) is escaped text wherever it stands.
+"""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qcnn_lightning.figure_style import data_name
+from qcnn_lightning.report.drawing import Choices
+from qcnn_lightning.report.groups import Collection, Group, LeftOut, caption, describe_first_epoch
+from qcnn_lightning.report.page_charts import cards_of, lay_out
+from qcnn_lightning.report.page_filters import Filter, filters_html, filters_of, setting_of
+from qcnn_lightning.report.page_tables import accuracies_html, correlations_html, finite, link_to, runs_html
+from qcnn_lightning.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The numbers of the page, as the CSV files have them: over seeds, correlations, and a row per run."""
+
+    accuracies: pd.DataFrame
+    correlations: pd.DataFrame
+    runs: pd.DataFrame
+
+
+def page(
+    collection: Collection,
+    tables: Tables,
+    choices: Choices,
+    confidence: float,
+    title: str,
+    out: Path,
+    left_out: Sequence[LeftOut],
+    links: Mapping[str, Mapping[str, str]],
+    reload_every_s: float | None = None,
+) -> str:
+    """Return the page as HTML.
+
+    Args:
+        collection: the runs.
+        tables: their numbers.
+        choices: windows and first epochs.
+        confidence: of the tables' intervals.
+        title: of the page.
+        out: the folder that it is written to.
+        left_out: what is not in it, and why.
+        links: to files, by what they show and their format.
+        reload_every_s: the page reloads itself this often; never if None.
+    """
+    filters = filters_of(collection)
+    own = tables.correlations[(tables.correlations["scope"] == "run") & (tables.correlations["of"] == "values")]
+    own = own[own["measure"] == "spearman"]
+    spearman = {(str(row["run"]), str(row["cost"])): dict(row) for row in own.to_dict("records")}
+    cards, charts, sets = lay_out(cards_of(collection, choices), collection)
+    colours = [index for index, entry in enumerate(filters) if len(entry.values) > 1]
+    data_marks = {data: f"d{index}" for index, data in enumerate(collection.data_sets)}
+    for data, mark in data_marks.items():
+        sets[mark] = [index for index, run in enumerate(collection.runs) if run.data == data]
+    report = {
+        "runs": [described(run, filters, spearman, out) for run in collection.runs],
+        "filters": [asdict(entry) for entry in filters],
+        "colour": colours[0] if colours else 0,
+        "groups": {f"e{index}": group_label(group) for index, group in enumerate(collection.groups)},
+        "sets": sets,
+        "charts": charts,
+    }
+    source = files("qcnn_lightning.report")
+    script = source.joinpath("page.js").read_text()
+    since = describe_first_epoch(collection.runs, choices.first_epoch)
+    varying = {
+        entry.label: [entry.names[entry.values.index(setting_of(run, entry.key))] for run in collection.runs]
+        for entry in filters
+        if len(entry.values) > 1
+    }
+    statuses = tables.runs["status"].value_counts()
+    parts = {
+        "title": escape(title),
+        "subtitle": escape(
+            ", ".join(
+                [
+                    f"{len(collection.runs)} runs",
+                    *(f"{count} {status}" for status, count in statuses.items()),
+                    f"data: {', '.join(map(data_name, collection.data_sets))}",
+                ]
+            )
+        ),
+        "refresh": f'<meta http-equiv="refresh" content="{reload_every_s:g}">' if reload_every_s else "",
+        "style": source.joinpath("page.css").read_text(),
+        "filters": filters_html(filters, several_seeds=len(collection.runs) > len(collection.groups)),
+        "cards": cards,
+        "accuracies": accuracies_html(tables.accuracies, [f"e{i}" for i in range(len(collection.groups))]),
+        "correlations": correlations_html(tables.correlations, data_marks),
+        "correlations_note": f"{since.capitalize()}, with {confidence:.0%} intervals from resampling whole runs. Two "
+        "unrelated series that both drift are correlated: “changes” correlates their changes from epoch to epoch.",
+        "runs": runs_html(collection, tables.runs, spearman, varying, out),
+        "runs_note": f"ρ: Spearman correlation of EE and cost {since}, with its {confidence:.0%} interval from "
+        "resampling blocks of epochs.",
+        "lists": lists_html(left_out, links),
+        # "<" is the one character by which data could end the script they stand in.
+        "report": json.dumps(report, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        "script": script,
+        "script_hash": f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
+    }
+    template = source.joinpath("page.html").read_text()
+    return re.sub(r"\{\{ (\w+) \}\}", lambda match: parts[match[1]], template)
+
+
+def described(
+    run: Run, filters: Sequence[Filter], spearman: Mapping[tuple[str, str], Mapping[Any, Any]], out: Path
+) -> dict[str, Any]:
+    """Return what the page's script knows of a run."""
+    return {
+        "name": run.name,
+        "label": f"{data_name(run.data)}, d = {run.d}, seed {run.seed}, {run.flatten}, {run.status}",
+        "command": run.command,
+        "link": link_to(run.folder, out),
+        "data": data_name(run.data),
+        "settings": [entry.values.index(setting_of(run, entry.key)) for entry in filters],
+        "best": finite(run.column("accuracy/test").max()),
+        "correlation": finite(spearman.get((run.name, "train"), {}).get("correlation")),
+    }
+
+
+def group_label(group: Group) -> str:
+    """Name a group and its seeds."""
+    seeds = ", ".join(str(run.seed) for run in group.runs)
+    return caption(data_name(group.data), group.variant, group.bipartition, f"mean of seeds {seeds}")
+
+
+def lists_html(left_out: Sequence[LeftOut], links: Mapping[str, Mapping[str, str]]) -> str:
+    """Return what is not in the page and why, and the links to files."""
+    parts = []
+    if left_out:
+        items = "".join(f"<li><b>{escape(item.what)}</b>: {escape(item.why)}</li>" for item in left_out)
+        parts.append(f'<section class="card" id="left-out"><h2>Left out</h2><ul>{items}</ul></section>')
+    items = ""
+    for name, forms in links.items():
+        anchors = "".join(f'<a href="{escape(link)}">{form}</a>' for form, link in forms.items())
+        items += f"<li>{escape(name)}{anchors}</li>"
+    note = '<p class="note">The tables, and the figures for print.</p>'
+    parts.append(f'<section class="card" id="files"><h2>Files</h2>{note}<ul>{items}</ul></section>')
+    return "\n".join(parts)
