@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from threading import Thread
 
@@ -11,11 +12,12 @@ import pytest
 import pytorch_lightning as pl
 import wandb
 from scipy import stats
-from small_runs import compose_small
+from small_runs import SMALL, compose_small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb_reader import wandb_axes, wandb_records
 from wandb_server import WandbServer
 
+from commands import Command
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.training.checkpoints import Checkpoints
 from qcnn_lightning.training.interruption import Interrupted
@@ -423,3 +425,21 @@ def test_a_server_that_does_not_answer_costs_no_run(composed, monkeypatch, caplo
     train(config)
     assert "stays offline" in caplog.text
     assert len(history(wandb_records(*offline_runs(config)))) == 2
+
+
+def test_a_run_goes_on_when_the_process_of_wandb_dies(tmp_path):
+    settings = (*SMALL, "trainer.max_epochs=30", "hydra.run.dir=run")
+    process = Command("qcnn_lightning.train", *settings, folder=tmp_path, environment={"WANDB_MODE": "offline"})
+    metrics = tmp_path / "run" / "metrics.csv"
+    while not metrics.exists() or metrics.read_text().count("\n") < 3:
+        assert process.poll() is None, process.stderr
+        time.sleep(0.01)
+    (service,) = subprocess.run(
+        ["pgrep", "-P", str(process.pid), "-f", "wandb-core"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    os.kill(int(service), signal.SIGKILL)
+    assert process.wait() == 0, process.stderr
+    assert metrics.read_text().count("\n") == 32
+    told = process.stdout + process.stderr
+    assert told.count("W&B's process has died") == 1
+    assert "Traceback" not in told

@@ -6,11 +6,12 @@ cost is also a scatter chart. Other charts with their own axis: entropy against 
 confusion. Everything but the confusion matrix follows from the rows of `metrics.csv`, so a resumed run draws the same.
 """
 
+import functools
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -103,6 +104,26 @@ SCATTERS = tuple(
 CHARTS = (*SCATTERS, PROFILE, SPECTRUM, CONFUSION)
 
 
+def dispensable(log_something: Callable[..., None]) -> Callable[..., None]:
+    """Let training go on if W&B's own process dies: a method that logs warns once, and then does nothing."""
+
+    @functools.wraps(log_something)
+    def log_if_possible(self: "EntanglementTracker", *arguments: Any, **named: Any) -> None:
+        if self.is_lost:
+            return
+        try:
+            log_something(self, *arguments, **named)
+        except ConnectionError as error:
+            self.is_lost = True
+            self._experiment = RunDisabled()
+            log.warning("W&B's process has died (%s): the run goes on without W&B; metrics.csv has every epoch", error)
+            # Or W&B tries once more when this process ends, and prints a traceback.
+            with suppress(ConnectionError):
+                wandb.teardown()
+
+    return log_if_possible
+
+
 class EntanglementTracker(WandbLogger):
     """Lightning's W&B logger, with one record per epoch and the entropies against epoch and cost.
 
@@ -127,6 +148,7 @@ class EntanglementTracker(WandbLogger):
 
     Attributes:
         epoch: epoch of values that are logged without one; -1 before training.
+        is_lost: whether W&B's own process has died.
     """
 
     def __init__(
@@ -151,6 +173,7 @@ class EntanglementTracker(WandbLogger):
         self.epoch = -1
         self._rows: list[Mapping[str, float | int]] = []
         self._rows_there = 0
+        self.is_lost = False
         self._with_axis: set[str] = set()
 
     @property
@@ -186,6 +209,7 @@ class EntanglementTracker(WandbLogger):
         return run
 
     @rank_zero_only
+    @dispensable
     def log_epoch(self, row: Mapping[str, float | int], is_last: bool = False) -> None:
         """Log an epoch unless W&B has it: its row, the entropies against the costs, charts and summary.
 
@@ -216,6 +240,7 @@ class EntanglementTracker(WandbLogger):
         run.summary.update({ROWS_LOGGED: len(self._rows), **summarise(self._rows, self._first_epoch)})
 
     @rank_zero_only
+    @dispensable
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Log the values of Lightning or of a callback.
 
@@ -228,6 +253,7 @@ class EntanglementTracker(WandbLogger):
         self._log({**metrics, **steps, "epoch": epoch})
 
     @rank_zero_only
+    @dispensable
     def log_confusion_matrix(self, counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> None:
         """Log, with the next row, how many test images of every class (row) were taken for each class (column)."""
         rows = [
@@ -247,12 +273,12 @@ class EntanglementTracker(WandbLogger):
             run.log(values, commit=commit)
 
     @rank_zero_only
+    @dispensable
     def catch_up(self, rows: Sequence[Mapping[str, float | int]]) -> None:
         """Log the epochs of a resumed run that W&B lacks.
 
-        Online, those are lost uploads of the killed process. Offline, those are all epochs: then the last process's
-            files
-        hold the whole run, except what others logged before.
+        Online, those are lost uploads of the killed process. Offline, those are all epochs: the last process's files
+        hold the whole run then, except what others logged before.
         """
         for row in rows:
             self.log_epoch(row)
@@ -262,6 +288,7 @@ class EntanglementTracker(WandbLogger):
         """Leave the run open: Lightning calls this after every loop. `close` ends the run."""
 
     @rank_zero_only
+    @dispensable
     def close(self, exit_code: int) -> None:
         """End the run and write what is left.
 
