@@ -124,6 +124,20 @@ def test_a_sweep_ends_with_its_jobs_when_it_is_told_to(tmp_path, launcher):
     assert {summary["status"] for summary in summaries(tmp_path / "multirun" / "test").values()} == {"interrupted"}
 
 
+def test_jobs_end_with_a_sweep_that_is_killed_and_the_same_command_resumes_them(tmp_path):
+    arguments = ("-m", *QUICK, "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    process = begin(*arguments, "trainer.max_epochs=1000", folder=tmp_path, jobs=2)
+    runs = [Run(folder) for folder in (tmp_path / "multirun" / "test").glob("*seed=*")]
+    process.kill()
+    process.wait()
+    end = time.monotonic() + TIMEOUT_S
+    while any(run.is_running for run in runs):
+        assert time.monotonic() < end, "the jobs go on"
+        time.sleep(0.1)
+    assert all(run.status == "interrupted" for run in runs)
+    assert all(run.last_epoch < 900 for run in runs)
+
+
 def test_a_failed_job_is_run_again_by_the_command_that_is_told(tmp_path):
     (tmp_path / "mine" / "sweep").mkdir(parents=True)
     (tmp_path / "mine" / "sweep" / "ours.yaml").write_text("# @package _global_\nseed: 7\n")

@@ -1,7 +1,10 @@
 """SIGTERM and SIGINT end a run between two loader items, never inside a write."""
 
+import functools
+import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -93,3 +96,21 @@ class StopOnSignal(pl.Callback):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Raise at once from now on."""
         self._between_batches = False
+
+
+@functools.cache
+def end_with_parent() -> None:
+    """End this process when its parent dies, so that a killed sweep leaves no job behind; the run in it can be resumed.
+
+    Looks once a second. The run is asked to stop first, and the process exits ten seconds later.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
