@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.sources.folder import ImageFolder
 from qcnn_lightning.errors import InputError
 
@@ -97,3 +98,48 @@ def test_broken_image_is_named(root, damage, suffix):
     with pytest.raises(InputError) as caught:
         ImageFolder(root).load((8, 8))
     assert str(path) in str(caught.value)
+
+
+def test_copies_that_other_programs_hide_are_no_images(root):
+    before = ImageFolder(root).files
+    draw(root / "train" / "cat" / ".ipynb_checkpoints" / "1-checkpoint.png")
+    draw(root / "train" / "dog" / "@eaDir" / "5.gif" / "SYNOPHOTO_THUMB_M.jpg")
+    draw(root / "train" / "__MACOSX" / "1.png")
+    draw(root / "train" / "@eaDir" / "1.png")
+    assert ImageFolder(root).files == before
+    assert ImageFolder(root).class_names == ("ant", "cat", "dog")
+
+
+def test_what_is_left_out_is_named(root, caplog):
+    (root / "train" / "cat" / "1.HEIC").write_bytes(b"")
+    (root / "train" / "cat" / "2.heic").write_bytes(b"")
+    (root / "train" / "cat" / "film.mpg").write_bytes(b"")
+    draw(root / "elsewhere" / "1.png")
+    (root / "train" / "dog" / "more").symlink_to(root / "elsewhere")
+    ImageFolder(root).load((4, 4))
+    (told,) = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
+    assert told == (
+        f"left out below {root / 'train'}: 1 files with suffix .HEIC, which PIL cannot read, "
+        "1 files with suffix .heic, which PIL cannot read, 1 files with suffix .mpg, which PIL cannot read, "
+        "1 links to folders"
+    )
+
+
+def test_validation_images_are_tested_on_where_there_are_no_test_images(root, caplog):
+    (root / "test").rename(root / "val")
+    assert [path.name for path, _ in ImageFolder(root).files["test"]] == ["6.webp"]
+    assert f"the images below {root / 'val'} are the test images" in caplog.text
+    draw(root / "test" / "cat" / "7.png")
+    assert [path.name for path, _ in ImageFolder(root).files["test"]] == ["7.png"]
+    assert f"{root / 'val'} is left out: data.val_size holds" in caplog.text
+
+
+def test_a_class_without_a_training_image_is_named(tmp_path):
+    for name, count in (("cat", 30), ("dog", 30), ("rare", 1)):
+        for number in range(count):
+            draw(tmp_path / "train" / name / f"{number}.png")
+    settings = {"name": "folder", "root": str(tmp_path), "cache": str(tmp_path / "cache")}
+    module = ImageDataModule(**settings, size=4, flatten="left_right", test_fraction=0.97, batch_size=1)
+    module.prepare_data()
+    with pytest.raises(InputError, match=r"no training image of the class (cat|dog|rare) \(data=folder\) is left"):
+        module.setup()

@@ -183,6 +183,13 @@ class ImageDataModule(pl.LightningDataModule):
             num_train -= self._val_size
         if self._batch_size > num_train:
             raise InputError(f"data.batch_size={self._batch_size} is more than the {num_train} training images.")
+        trained_on = set(splits["train"][1].unique().tolist())
+        without = [name for label, name in enumerate(images.class_names) if label not in trained_on]
+        if without:
+            raise InputError(
+                f"no training image of the class {without[0]} (data={self._name}) is left once test and validation "
+                "images are held out: give more images of it, or lower data.test_fraction and data.val_size."
+            )
         self._class_names = images.class_names
         self._splits = {
             split: (lay_on_chain(splits[split][0], self.pixel_order), splits[split][1])

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from qcnn_lightning.data.sources.source import Source
 from qcnn_lightning.errors import InputError, checked_settings
 
 logger = logging.getLogger(__name__)
+
+KNOWN_BY_NAME_ONLY = ("BUFR", "GRIB", "HDF5", "MPEG", "WMF")
+"""Formats that PIL recognises and cannot read by itself."""
+BESIDE_IMAGES = (".txt", ".csv", ".json", ".md", ".xml", ".ini", ".db")
+"""Suffixes of files that nobody takes for images."""
 
 _LAYOUT = "expected <data.root>/train/<class>/<image files>, two classes or more, and optionally the same below test/"
 
@@ -51,23 +57,41 @@ class ImageFolder(Source):
         for name, label in zip(self.class_names, range(len(self.class_names)), strict=True):
             if not any(each == label for _, each in self.files["train"]):
                 raise InputError(f"{root / 'train' / name} holds no image: {_LAYOUT}.")
-        if (root / "test").is_dir():
-            unknown = sorted(set(_class_folders(root / "test")) - set(self.class_names))
+        held_out = self._held_out()
+        if held_out is not None:
+            unknown = sorted(set(_class_folders(held_out)) - set(self.class_names))
             if unknown:
                 raise InputError(
-                    f"{root / 'test'} holds the class {unknown[0]}, which {root / 'train'} does not; "
+                    f"{held_out} holds the class {unknown[0]}, which {root / 'train'} does not; "
                     f"the classes there are {', '.join(self.class_names)}."
                 )
-            self.files["test"] = self._labelled("test")
+            self.files["test"] = self._labelled(held_out.name)
             if not self.files["test"]:
-                raise InputError(f"{root / 'test'} holds no image. Remove it to hold out part of train/ for testing.")
+                raise InputError(f"{held_out} holds no image. Remove it to hold out part of train/ for testing.")
+
+    def _held_out(self) -> Path | None:
+        """Return the folder of the test images: `test/`, else `val/`; None without either."""
+        test, val = self.root / "test", self.root / "val"
+        if test.is_dir():
+            if val.is_dir():
+                logger.warning("%s is left out: data.val_size holds validation images out of train/", val)
+            return test
+        if val.is_dir():
+            logger.warning("there is no %s: the images below %s are the test images", test, val)
+            return val
+        return None
 
     def _labelled(self, split: str) -> list[tuple[Path, int]]:
-        return [
+        left_out: Counter[str] = Counter()
+        files = [
             (path, label)
             for label, name in enumerate(self.class_names)
-            for path in _image_files(self.root / split / name)
+            for path in _image_files(self.root / split / name, left_out)
         ]
+        if left_out:
+            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
+            logger.warning("left out below %s: %s", self.root / split, counts)
+        return files
 
     def content(self) -> str:
         """Return the SHA-256 over every file's name and bytes.
@@ -98,14 +122,33 @@ class ImageFolder(Source):
 
 
 def _class_folders(split: Path) -> list[str]:
-    return sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path.name for path in split.iterdir() if path.is_dir() and not _is_hidden(path))
 
 
-def _image_files(folder: Path) -> Iterator[Path]:
-    readable = {suffix for suffix, name in Image.registered_extensions().items() if name in Image.OPEN}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and path.suffix.lower() in readable and not path.name.startswith("."):
+def _is_hidden(path: Path) -> bool:
+    # What notebooks, network drives and other systems leave beside the images.
+    return path.name.startswith((".", "@", "__"))
+
+
+def _image_files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """Yield the image files below a folder in order; count what else there is by kind."""
+    readable = {
+        suffix
+        for suffix, name in Image.registered_extensions().items()
+        if name in Image.OPEN and name not in KNOWN_BY_NAME_ONLY
+    }
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if _is_hidden(path):
+            continue
+        if path.is_dir():
+            if path.is_symlink():
+                left_out["links to folders"] += 1
+            else:
+                yield from _image_files(path, left_out)
+        elif path.suffix.lower() in readable and path.is_file():
             yield path
+        elif path.suffix.lower() not in BESIDE_IMAGES:
+            left_out[f"files with suffix {path.suffix or '(none)'}, which PIL cannot read"] += 1
 
 
 def _read(path: Path) -> Image.Image:
