@@ -139,7 +139,8 @@ def test_a_class_without_a_training_image_is_named(tmp_path):
         for number in range(count):
             draw(tmp_path / "train" / name / f"{number}.png")
     settings = {"name": "folder", "root": str(tmp_path), "cache": str(tmp_path / "cache")}
-    module = ImageDataModule(**settings, size=4, flatten="left_right", test_fraction=0.97, batch_size=1)
+    more = {"size": 4, "flatten": "left_right", "val_size": 0, "batch_size": 1, "seed": 0}
+    module = ImageDataModule(**settings, **more, test_fraction=0.97)
     module.prepare_data()
     with pytest.raises(InputError, match=r"no training image of the class (cat|dog|rare) \(data=folder\) is left"):
         module.setup()
