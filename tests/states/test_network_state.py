@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from drawn_networks import moved_network, random_tensors
@@ -235,3 +236,18 @@ def test_files_that_hold_no_state(tmp_path: Path, state: NetworkState) -> None:
     save_file({"top": state.top}, incomplete, metadata=metadata)
     with pytest.raises(InputError, match="site_tensor_0"):
         NetworkState.load(incomplete)
+
+
+def test_a_file_with_any_byte_altered_is_refused(tmp_path):
+    path = tmp_path / "state.safetensors"
+    NetworkState(*random_tensors([2, 2, 2], 3, matrices=1)).save(path)
+    content = path.read_bytes()
+    random = np.random.default_rng(0)
+    for place in (*range(0, len(content), 7), *random.integers(len(content), size=100)):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << random.integers(8)
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"state\.safetensors"):
+            NetworkState.load(path)
+    path.write_bytes(content)
+    NetworkState.load(path)

@@ -4,9 +4,10 @@ A `NetworkState` is the tree tensor network of eq. 11-16: its site tensors and n
 round-off in float64, needs no state vector, and can be differentiated with respect to the site tensors.
 """
 
+import hashlib
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from qcnn_lightning.states.gram import (
 
 LARGEST_DENSE_SIZE = 2**24
 IMAGES_AT_A_TIME = 500
-FILE_FORMAT = "qcnn_lightning.NetworkState"
+FILE_FORMAT = "qcnn_lightning.NetworkState with checksum"
+FORMAT_WITHOUT_CHECKSUM = "qcnn_lightning.NetworkState"
 
 
 class NetworkState:
@@ -317,34 +319,46 @@ class NetworkState:
         return self.top @ states
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: site_tensor_0 .. site_tensor_{L-1} and top, with the basis as metadata.
+        """Write a safetensors file: site_tensor_0 .. site_tensor_{L-1} and top, with basis and checksum as metadata.
 
         Raises:
             InputError: the file cannot be written.
         """
         tensors = {f"site_tensor_{level}": tensor for level, tensor in enumerate(self.site_tensors)} | {"top": self.top}
-        content = save(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            metadata={"format": FILE_FORMAT, "basis": self.basis.name, "num_levels": str(self.num_levels)},
-        )
-        replace_atomically(Path(path), content)
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        metadata = {"format": FILE_FORMAT, "basis": self.basis.name, "num_levels": str(self.num_levels)}
+        metadata["sha256"] = _digest(tensors, metadata)
+        replace_atomically(Path(path), save(tensors, metadata=metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> "NetworkState":
         """Read a state that `save` wrote.
 
         Raises:
-            InputError: the file is missing, is not a safetensors file, or holds no state.
+            InputError: the file is missing, is not a safetensors file, holds no state, or was altered.
         """
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != FILE_FORMAT:
-                    raise InputError(f"{path} was not written by NetworkState.save")
-                site_tensors = [file.get_tensor(f"site_tensor_{level}") for level in range(int(metadata["num_levels"]))]
-                return cls(site_tensors, file.get_tensor("top"), basis=metadata["basis"])
-        except (OSError, SafetensorError) as error:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dictionary
+            if metadata.get("format") not in (FILE_FORMAT, FORMAT_WITHOUT_CHECKSUM):
+                raise InputError(f"{path} was not written by NetworkState.save")
+            digest = metadata.pop("sha256", None)
+            if metadata["format"] == FILE_FORMAT and digest != _digest(tensors, metadata):
+                raise InputError(f"{path} was altered since it was written: its checksum differs")
+            site_tensors = [tensors[f"site_tensor_{level}"] for level in range(int(metadata["num_levels"]))]
+            return cls(site_tensors, tensors["top"], basis=metadata["basis"])
+        except (OSError, SafetensorError, KeyError) as error:
             raise InputError(f"{path} cannot be read as a state: {error}") from error
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the SHA-256 of metadata and tensors, with their names and shapes."""
+    digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _check_tensors(site_tensors: Sequence[Any], top: Any) -> None:
