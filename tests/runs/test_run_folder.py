@@ -134,3 +134,13 @@ def test_what_is_no_run_folder_is_told(tmp_path, folder):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="run folder"):
         last_checkpoint(tmp_path / folder)
+
+
+@pytest.mark.parametrize("settings", [{"d": 20000}, {"d": 40}])
+def test_a_checkpoint_that_describes_more_weights_than_it_holds_takes_no_memory(tmp_path, settings):
+    resource = pytest.importorskip("resource")
+    checkpoint = Run(write_run(tmp_path, {"model": MODEL | settings})).checkpoint()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=r"last\.ckpt does not hold the network that its settings describe"):
+        network_of(checkpoint)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000

@@ -23,6 +23,9 @@ from qcnn_lightning.data.images import LabelledImages, cache_path, prepare_cache
 from qcnn_lightning.data.sources import make_source
 from qcnn_lightning.errors import InputError, RefusedRunError, checked_settings
 
+MOST_PIXELS_A_SIDE = 1024
+"""A tree of a million sites; no data set of such images fits into memory."""
+
 
 class ImageDataModule(pl.LightningDataModule):
     """A data set's training, validation and test images.
@@ -89,6 +92,8 @@ class ImageDataModule(pl.LightningDataModule):
             raise InputError(f"seed={seed} must be 0 or more.")
         if test_fraction is not None and not 0 < test_fraction < 1:
             raise InputError(f"data.test_fraction={test_fraction} must lie between 0 and 1.")
+        if size is not None and size > MOST_PIXELS_A_SIDE:
+            raise InputError(f"data.size={size} must be at most {MOST_PIXELS_A_SIDE}.")
         self._paths = {"root": of_source.get("root"), "path": of_source.get("path"), "cache": cache}
         with self._failures_told():
             self._source = make_source(name, of_source)

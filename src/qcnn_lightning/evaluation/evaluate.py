@@ -57,7 +57,9 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     epoch = checkpoint.content.get("epoch")
     settings = without_paths(checkpoint.config)
     images = checkpoint.content.get(ImageDataModule.__qualname__, {})
-    datamodule = rebuild_data(settings, config.data, checkpoint.path, own, images.get("pixel_order"))
+    datamodule = rebuild_data(
+        settings, config.data, checkpoint.path, own, images.get("pixel_order"), int(network.num_sites)
+    )
     if images.get("content", datamodule.state_dict()["content"]) != datamodule.state_dict()["content"]:
         log.warning("the network was trained with other images")
     check_fit(network, datamodule, config.split)
@@ -126,13 +128,17 @@ def choose_device(name: str) -> torch.device:
 
 
 def rebuild_data(
-    settings: Mapping[str, Any], paths: DictConfig, path: Path, allowed: Collection[str] = (), order: Any = None
+    settings: Mapping[str, Any],
+    paths: DictConfig,
+    path: Path,
+    allowed: Collection[str] = (),
+    order: Any = None,
+    num_sites: int | None = None,
 ) -> ImageDataModule:
     """Prepare the data that a run was trained with.
 
-    Paths and code that the run folder names are not used: paths come from `paths` or from the data set's configuration,
-        and
-    nothing is imported but `allowed`.
+    Paths and code that the run folder names are not used. Paths come from `paths` or from the data set's configuration,
+    and nothing is imported but `allowed`.
 
     Args:
         settings: the run's configuration.
@@ -140,9 +146,10 @@ def rebuild_data(
         path: the checkpoint, for messages.
         allowed: dotted paths of the user's own code that may be run.
         order: the checkpoint's pixel order, or None.
+        num_sites: the network's, checked before any data are read; None checks nothing.
 
     Raises:
-        InputError: the configuration does not describe data, or they cannot be reached.
+        InputError: the configuration does not describe data, they do not fit the network, or cannot be reached.
     """
     own = settings.get("data")
     name = str(own.get("name")) if isinstance(own, dict) else ""
@@ -162,6 +169,11 @@ def rebuild_data(
         datamodule = ImageDataModule(**own, **places)
     except TypeError as error:
         raise InputError(f"the run's configuration of its data cannot be used: {error}") from error
+    if num_sites is not None and datamodule.num_sites != num_sites:
+        raise InputError(
+            f"the network was trained for images of {num_sites} sites, the data have {datamodule.num_sites} sites; are "
+            "they where they were?"
+        )
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule

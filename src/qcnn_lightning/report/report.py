@@ -5,7 +5,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
+
+import pandas as pd
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.figure_style import FORMATS
@@ -23,6 +26,7 @@ FIGURES = "figures"
 TABLES = ("accuracies.csv", "correlations.csv", "runs.csv")
 REFRESH_S = 5.0
 SIGNIFICANT_DIGITS = 6
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def write_report(
     runs = run_table(collection, settings.window)
     out.mkdir(parents=True, exist_ok=True)
     for name, table in zip(TABLES, (accuracies, correlations, runs), strict=True):
-        replace_atomically(out / name, table.to_csv(index=False, float_format=f"%.{SIGNIFICANT_DIGITS}g"))
+        replace_atomically(out / name, as_csv(table))
     figures: list[str] = []
     left_out = [*collection.left_out, *unequal_lengths(collection), *uncorrelated]
     choices = Choices(settings.window, settings.first_epoch)
@@ -170,6 +174,15 @@ def state_of_files(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
     found = [run.folder / mark for run in find_runs(paths) for mark in MARKS_OF_A_RUN]
     states = [(str(path), path.stat()) for path in found if path.is_file()]
     return sorted((name, state.st_mtime_ns, state.st_size) for name, state in states)
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """Return a table as CSV; text that a spreadsheet would take for a formula begins with an apostrophe."""
+
+    def as_text(cell: Any) -> Any:
+        return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
+
+    return table.map(as_text).to_csv(index=False, float_format=f"%.{SIGNIFICANT_DIGITS}g")
 
 
 def unequal_lengths(collection: Collection) -> list[LeftOut]:

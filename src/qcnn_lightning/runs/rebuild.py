@@ -46,6 +46,8 @@ def network_of(checkpoint: StoredCheckpoint, own: Collection[str] = ()) -> nn.Mo
             # Nobody should need a compiler to look at a network.
             settings["kernel"] = "plain"
         sizes = sizes_of(checkpoint, weights)
+        if model_class is QCNN:
+            check_size(sizes, settings, weights)
         model = model_class(**sizes, **settings)
         dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
         model.to(torch.float64 if torch.float64 in dtypes else torch.float32).load_state_dict(weights)
@@ -58,7 +60,20 @@ def network_of(checkpoint: StoredCheckpoint, own: Collection[str] = ()) -> nn.Mo
     return model
 
 
-def sizes_of(checkpoint: StoredCheckpoint, weights: Mapping[str, torch.Tensor]) -> dict[str, int]:
+def check_size(sizes: dict[str, Any], settings: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
+    """Check, before any memory is taken, that a q-CNN of these settings has as many weights as there are.
+
+    Raises:
+        RuntimeError: it has more, or fewer.
+    """
+    with torch.device("meta"):
+        described = sum(parameter.numel() for parameter in QCNN(**sizes, **settings).parameters())
+    there = sum(tensor.numel() for tensor in weights.values())
+    if not described <= there <= 2 * described + 1000:
+        raise RuntimeError(f"they describe {described} weights, and {there} are there")
+
+
+def sizes_of(checkpoint: StoredCheckpoint, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Return num_sites and num_classes: those that the run recorded, or those of a q-CNN's weights."""
     facts = checkpoint.record["facts"]
     if "num_sites" in facts and "class_names" in facts:
