@@ -24,9 +24,8 @@ def run_job(config: DictConfig) -> float | str:
     """Train, and show the result unless the sweep does.
 
     Returns:
-        What a search maximises: the last accuracy on the validation images, or else on the test images. If a sweep's
-            job
-        failed, a message: the sweep goes on.
+        What a search maximises: the last accuracy on the validation images, or else on the test images. A message if
+        the job failed and is one of a sweep, which goes on.
 
     Raises:
         Exception: the error of a single run.
