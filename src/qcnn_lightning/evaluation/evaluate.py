@@ -57,9 +57,8 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     epoch = checkpoint.content.get("epoch")
     settings = without_paths(checkpoint.config)
     images = checkpoint.content.get(ImageDataModule.__qualname__, {})
-    datamodule = rebuild_data(
-        settings, config.data, checkpoint.path, own, images.get("pixel_order"), int(network.num_sites)
-    )
+    num_sites: Any = network.num_sites
+    datamodule = rebuild_data(settings, config.data, checkpoint.path, own, images.get("pixel_order"), num_sites)
     if images.get("content", datamodule.state_dict()["content"]) != datamodule.state_dict()["content"]:
         log.warning("the network was trained with other images")
     check_fit(network, datamodule, config.split)

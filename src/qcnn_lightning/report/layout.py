@@ -94,10 +94,7 @@ def over_epochs(axes: Axes, label: str) -> None:
 def cut_off_at_ignorance(axes: Axes) -> None:
     """Show costs up to 1, what answering 0 for every class costs: before learning, some are astronomical."""
     if axes.get_ylim()[1] > 1:
-        axes.set_ylim(0, 1)
-        axes.annotate(
-            "costs above 1 not shown", (0.98, 0.95), xycoords="axes fraction", ha="right", va="top", fontsize=7
-        )
+        axes.set(ylim=(0, 1), ylabel=f"{axes.get_ylabel()} (above 1 not shown)")
 
 
 def use_logarithm_if_wide(axes: Axes, axis: str = "y") -> None:

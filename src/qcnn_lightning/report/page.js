@@ -136,7 +136,8 @@ function readOff(scale, part) {
   return kind === "log" ? Math.exp(value) : value;
 }
 
-function written(label, value) {
+function written(name, value) {
+  const label = name.replace(" (above 1 not shown)", "");
   if (label === "epoch" || label.startsWith("channel") || label.startsWith("trained")) return `${label} ${Math.round(value).toLocaleString("en")}`;
   return label.includes("accuracy") ? `${label} ${(100 * value).toFixed(2)}%` : `${label} ${value.toPrecision(3)}`;
 }

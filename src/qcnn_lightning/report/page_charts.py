@@ -147,7 +147,7 @@ def profile_with_legend(axes: Axes, table: pd.DataFrame) -> None:
     """Draw an entropy profile with its legend."""
     profile_panel(axes, table)
     axes.legend(fontsize=7)
-    set_margins(axes, top=0.3)
+    set_margins(axes, left=0.62, top=0.3)
 
 
 def small_chart(draw: Callable[[Axes], Any], group: Group) -> Chart:
@@ -168,7 +168,7 @@ def chart(draw: Callable[[Axes], Any], size: tuple[float, float], title: str = "
         return chart_of(figure)
 
 
-def set_margins(axes: Axes, left: float = 0.62, right: float = 0.1, top: float = 0.1, bottom: float = 0.45) -> None:
+def set_margins(axes: Axes, left: float = 0.72, right: float = 0.1, top: float = 0.1, bottom: float = 0.45) -> None:
     """Set the margins around the only panel of a figure, in inches."""
     figure = axes.get_figure(root=True)
     assert figure is not None

@@ -50,7 +50,11 @@ Row = tuple[str, list[Cell]]
 
 def table(identifier: str, titles: Sequence[str], rows: Iterable[Row]) -> str:
     """Return a table as HTML; the page's script sorts it by the column whose title is clicked."""
-    head = "".join(f'<th tabindex="0">{escape(title)}</th>' for title in titles)
+    rows = list(rows)
+    kinds = [cell.kind.split(" ")[0] for cell in rows[0][1]] if rows else [""] * len(titles)
+    head = "".join(
+        f'<th class="{kind}" tabindex="0">{escape(title)}</th>' for title, kind in zip(titles, kinds, strict=True)
+    )
     body = "".join(f'<tr class="{mark}">{"".join(cell.html() for cell in cells)}</tr>\n' for mark, cells in rows)
     return f'<table id="{identifier}"><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>'
 
