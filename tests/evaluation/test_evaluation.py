@@ -157,7 +157,7 @@ def test_scores_that_are_not_the_states_amplitudes_are_told(digits, capsys, tmp_
     assert disagreeing == pytest.approx(0.1, rel=0.2)
     evaluation = replace(evaluation, classification=replace(evaluation.classification, disagreement=disagreeing))
     show_evaluation(evaluation, tmp_path)
-    assert "scores differ from its states' amplitudes by 0.1" in capsys.readouterr().out
+    assert "scores and amplitudes differ by 0.1" in capsys.readouterr().out
 
 
 def test_every_pixel_has_its_own_entropy_on_the_image():
