@@ -333,7 +333,7 @@ def test_a_link_out_of_the_run_folder_is_refused_before_anything_is_measured(run
 
 
 @pytest.mark.parametrize(
-    ("figures", "message"), [("png", "as in figures=.png."), ("[gif]", "figures=gif: choose from")]
+    ("figures", "message"), [("png", "like figures=.png."), ("[gif]", "figures=gif: choose from")]
 )
 def test_unknown_formats_of_figures_are_told(run, figures, message):
     with pytest.raises(InputError, match=message):
