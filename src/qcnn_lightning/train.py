@@ -30,9 +30,7 @@ def main_until_no_job_is_killed() -> None:
         try:
             return main()
         except BrokenProcessPool as error:
-            told = (
-                "a job's process was killed, perhaps because memory ran out (hydra.launcher.n_jobs sets jobs at a time)"
-            )
+            told = "a job's process was killed, perhaps because memory ran out (lower hydra.launcher.n_jobs)"
             if start == MOST_STARTS:
                 raise ChildProcessError(f"{told}, {start} times; the same command resumes the sweep") from error
             print(f"{told}; the jobs are resumed", flush=True)

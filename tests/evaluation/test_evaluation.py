@@ -145,7 +145,7 @@ def test_scores_that_are_not_the_states_amplitudes_are_told(digits, capsys, tmp_
     assert disagreeing == pytest.approx(0.1, rel=0.2)
     evaluation = replace(evaluation, classification=replace(evaluation.classification, disagreement=disagreeing))
     show_evaluation(evaluation, tmp_path)
-    assert "scores differ from its states' amplitudes by 0.1" in capsys.readouterr().out
+    assert "scores and amplitudes differ by 0.1" in capsys.readouterr().out
 
 
 def test_every_pixel_has_its_own_entropy_on_the_image():
@@ -320,9 +320,7 @@ def test_a_link_out_of_the_run_folder_is_refused_before_anything_is_measured(run
     assert (outside / NUMBERS).is_file()
 
 
-@pytest.mark.parametrize(
-    ("figures", "message"), [("png", "as in figures=.png."), ("[gif]", "figures=gif: choose from")]
-)
+@pytest.mark.parametrize(("figures", "message"), [("png", "like figures=.png."), ("[gif]", "figures=gif: choose from")])
 def test_unknown_formats_of_figures_are_told(run, figures, message):
     with pytest.raises(InputError, match=message):
         evaluation_of(f"run={run}", figures=figures)

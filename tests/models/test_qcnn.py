@@ -1,4 +1,4 @@
-"""The q-CNN itself, by the plain kernel: `test_fused.py` holds the other one to it."""
+"""The q-CNN itself, by the plain kernel: `tests/kernels/test_cpu_kernel.py` holds the other one to it."""
 
 import importlib.util
 import math
