@@ -13,6 +13,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import mpmath
 import numpy as np
@@ -83,32 +84,35 @@ def exact_numbers(
 def main() -> None:
     """Compare class by class, print as it goes, and write JSON if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("state", type=Path, help="safetensors file that NetworkState.save wrote, or a checkpoint")
+    parser.add_argument("states", nargs="+", type=Path, help="what NetworkState.save wrote, or checkpoints")
     parser.add_argument("--classes", type=int, nargs="+", help="only these (default: all)")
     parser.add_argument("--profile", action="store_true", help="every level, not only half the image")
     parser.add_argument("--json", type=Path, help="write the comparison here")
     arguments = parser.parse_args()
+    measured = [compare(path, arguments.classes, arguments.profile) for path in arguments.states]
+    if arguments.json:
+        arguments.json.write_text(json.dumps(measured, indent=1) + "\n")
 
-    if arguments.state.suffix == ".ckpt":
-        state = NetworkState.from_network(network_of(read_checkpoint(arguments.state)))
+
+def compare(path: Path, classes: list[int] | None, profile: bool) -> dict[str, Any]:
+    """Return the exact numbers of a file's states and the errors of ours; print them."""
+    if path.suffix == ".ckpt":
+        state = NetworkState.from_network(network_of(read_checkpoint(path)))
     else:
-        state = NetworkState.load(arguments.state)
-    levels = state.num_levels if arguments.profile else 1
+        state = NetworkState.load(path)
+    levels = state.num_levels if profile else 1
     spectra = [state.block_entropies(level)[:, 0] for level in range(state.num_levels - levels, state.num_levels)]
     entropies, log_norm = torch.stack(spectra, dim=1), state.log_norm()
     print(state)
     print(f"{'class':>5}  {'entropy of half the image':>25}  {'largest error':>13}  {'error of log norm':>17}")
     rows = []
-    for label in arguments.classes or range(state.num_classes):
+    for label in classes or range(state.num_classes):
         exact_entropies, exact_log_norm = exact_numbers(state.site_tensors, state.top, label, levels)
         errors = (entropies[label] - torch.tensor(exact_entropies, dtype=torch.float64)).abs()
         norm_error = abs(log_norm[label].item() - exact_log_norm)
         rows.append({"class": label, "entropies": exact_entropies, "errors": errors.tolist(), "norm": norm_error})
         print(f"{label:>5}  {exact_entropies[-1]:>25.16f}  {errors.max():>13.1e}  {norm_error:>17.1e}", flush=True)
-    if arguments.json:
-        arguments.json.write_text(
-            json.dumps({"state": repr(state), "of": arguments.state.stem, "digits": DIGITS, "classes": rows}, indent=2)
-        )
+    return {"state": repr(state), "of": path.stem, "digits": DIGITS, "classes": rows}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 import math
 
+import jaxtyping
 import mpmath
 import pytest
 import torch
@@ -91,3 +92,16 @@ def test_what_does_not_fit_the_images_is_refused():
 
     with pytest.raises(InputError, match=r"the cost MeanCost returned shape \(\): expected \(20,\)"):
         mean_and_gradient(MeanCost(), scores, labels)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels"),
+    [
+        (torch.zeros(3, 10), torch.zeros(4, dtype=torch.int64)),
+        (torch.zeros(30), torch.zeros(30, dtype=torch.int64)),
+        (torch.zeros(3, 10), torch.zeros(3)),
+    ],
+)
+def test_a_tensor_of_another_shape_or_type_is_refused(scores, labels):
+    with pytest.raises(jaxtyping.TypeCheckError):
+        SquaredDistance()(scores, labels)

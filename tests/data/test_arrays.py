@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from data_modules import data_module, ready
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from composing import data_module, ready
 from qcnn_lightning.data.flattening import lay_on_image
 from qcnn_lightning.errors import InputError
 

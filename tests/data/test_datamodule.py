@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from data_modules import data_module, ready
 from hydra import compose, initialize_config_module
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.datasets import MNIST, FashionMNIST
 
+from composing import data_module, ready
 from qcnn_lightning.data.augmentation import Augmentation
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import PADDING

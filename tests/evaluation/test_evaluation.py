@@ -15,7 +15,7 @@ from sklearn.metrics import confusion_matrix
 from torch.nn import functional
 
 from commands import evaluate_command
-from evaluating import composed, evaluation_of
+from composing import composed, evaluation_of
 from qcnn_lightning import QCNN, NetworkState, command_line
 from qcnn_lightning.costs import SquaredDistance
 from qcnn_lightning.data.datamodule import ImageDataModule
@@ -30,6 +30,7 @@ from qcnn_lightning.evaluation.measure import (
     measure,
     measure_entanglement,
 )
+from qcnn_lightning.evaluation.pixel_orders import draw_pixel_orders
 from qcnn_lightning.evaluation.tables import show_evaluation
 from qcnn_lightning.training.run import train
 
@@ -373,3 +374,16 @@ def test_command_ends_in_one_message(tmp_path):
     assert "Traceback" not in done.stderr
     assert "a=b,c" in done.stderr
     assert command_line.EXIT_CODES[InputError] == 2
+
+
+@pytest.mark.parametrize("size", [4, 11])
+def test_picture_shows_the_two_halves_of_every_order(tmp_path, size):
+    draw_pixel_orders(size, tmp_path / "orders.png")
+    picture = imread(tmp_path / "orders.png")
+    panels = np.array_split(picture[..., :3], 4, axis=1)
+    for panel, across in zip(panels, (1, 0, 1, 0), strict=True):
+        blue = panel[..., 2] > panel[..., 0] + 0.1
+        orange = panel[..., 0] > panel[..., 2] + 0.1
+        # most of the first half of the panel is blue, most of the second orange
+        centre = [np.argwhere(colour)[:, across].mean() / panel.shape[across] for colour in (blue, orange)]
+        assert centre[0] < 0.45 < 0.55 < centre[1]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from evaluating import evaluation_of
+from composing import evaluation_of
 from qcnn_lightning import NetworkState
 from qcnn_lightning.runs.checkpoint import read_checkpoint
 from qcnn_lightning.runs.rebuild import network_of

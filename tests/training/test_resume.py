@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock
 from omegaconf import OmegaConf
 from small_runs import EPOCHS, SMALL, assert_same_run, checkpoint_of, file_size_limit, summary_of, table_of
-from wandb_reader import wandb_records
+from wandb_tools import wandb_records
 
 from commands import TIMEOUT_S, Command, train_command
 from qcnn_lightning import QCNN

@@ -14,8 +14,7 @@ import wandb
 from scipy import stats
 from small_runs import SMALL, compose_small
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from wandb_reader import wandb_axes, wandb_records
-from wandb_server import WandbServer
+from wandb_tools import WandbServer, wandb_axes, wandb_records
 
 from commands import Command
 from qcnn_lightning.errors import InputError

@@ -119,3 +119,19 @@ def numbered_columns(table: pd.DataFrame, prefix: str) -> list[str]:
     numbers = (str(column).removeprefix(prefix) for column in table if str(column).startswith(prefix))
     decimal = (number for number in numbers if re.fullmatch("0|[1-9][0-9]{0,8}", number))
     return [f"{prefix}{number}" for number in sorted(decimal, key=int)]
+
+
+"""The first epoch of comparisons: figure 3 and all correlations of entropy with cost leave out a run's beginning."""
+
+LATEST_FIRST_EPOCH = 30
+"""The paper's, for 90 epochs."""
+
+
+def first_epoch_of(num_epochs: int, chosen: int | None = None) -> int:
+    """Return the first epoch of a run's comparisons: min(30, num_epochs // 3), unless another is chosen.
+
+    Args:
+        num_epochs: length of the whole run, also while it trains.
+        chosen: another first epoch, or None.
+    """
+    return min(LATEST_FIRST_EPOCH, num_epochs // 3) if chosen is None else chosen

@@ -20,8 +20,15 @@ from filelock import FileLock, Timeout
 from qcnn_lightning.command_line import config_dir
 from qcnn_lightning.errors import InputError, RefusedRunError
 from qcnn_lightning.files import inside, replace_atomically
-from qcnn_lightning.first_epoch import first_epoch_of
-from qcnn_lightning.runs.metrics import agrees, checksum, lines_of, numbered_columns, read_lines, read_table
+from qcnn_lightning.runs.metrics import (
+    agrees,
+    checksum,
+    first_epoch_of,
+    lines_of,
+    numbered_columns,
+    read_lines,
+    read_table,
+)
 from qcnn_lightning.runs.settings import differences, settings_of
 from qcnn_lightning.runs.untrusted import read_json, read_yaml
 

@@ -21,7 +21,7 @@ from qcnn_lightning.files import remove_temporaries
 from qcnn_lightning.models.model import num_parameters
 from qcnn_lightning.runs.checkpoint import LAST, StoredCheckpoint
 from qcnn_lightning.runs.run import LOG, TRACEBACK, Run
-from qcnn_lightning.training.build import build
+from qcnn_lightning.training.build import build, check_numbers, try_out
 from qcnn_lightning.training.checkpoints import Checkpoints
 from qcnn_lightning.training.console import EpochTable
 from qcnn_lightning.training.folders import hydra_files
@@ -31,7 +31,6 @@ from qcnn_lightning.training.processes import other_processes
 from qcnn_lightning.training.record import RunRecord, git_revision, versions
 from qcnn_lightning.training.tracking import EntanglementTracker
 from qcnn_lightning.training.trainer import build_logger, build_trainer, ignore_hints, weight_averaging
-from qcnn_lightning.training.trial import check_numbers, try_out
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.first_epoch import first_epoch_of
+from qcnn_lightning.runs.metrics import first_epoch_of
 from qcnn_lightning.training.build import build
 from qcnn_lightning.training.checkpoints import AtomicCheckpoints
 from qcnn_lightning.training.record import RunRecord

@@ -1,9 +1,10 @@
-"""docs/theory.md against the package: what it names exists, and what the package names stands in it."""
+"""The pages: links lead somewhere, and docs/theory.md names what the package has, and all of it."""
 
 import importlib
 import inspect
 import re
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -91,3 +92,29 @@ def test_no_formula_holds_what_markdown_takes_for_its_own():
     formulas = [block or inline for block, inline in re.findall(r"\$\$(.+?)\$\$|\$(.+?)\$", PAGE)]
     assert len(formulas) > 200
     assert [formula for formula in formulas if re.search(r"[^A-Za-z0-9]_|\\[^A-Za-z]|[*|<>]", formula)] == []
+
+
+PROJECT = Path(__file__).parents[1]
+PAGES = sorted([*PROJECT.glob("*.md"), *PROJECT.glob("docs/**/*.md"), *PROJECT.glob("reproduction/**/*.md")])
+LINK = re.compile(r"\]\((?!\w+:)([^)\s]*)\)")
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page: those of its headings, as GitHub makes them, and its own."""
+    text = page.read_text()
+    titles = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    kept = (re.sub(r"[^\w\- ]", "", title.lower()) for title in titles)
+    return {title.replace(" ", "-") for title in kept} | set(re.findall(r'<a id="(.+?)">', text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(PROJECT)))
+def test_local_links_lead_somewhere(page):
+    for link in LINK.findall(page.read_text()):
+        path, _, anchor = unquote(link).partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_pages_show_figures():
+    assert sum(page.read_text().count("![") for page in PAGES) > 10
