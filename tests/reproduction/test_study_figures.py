@@ -33,13 +33,18 @@ def test_weights_are_drawn_in_order_with_zero_among_them(intervention):
     assert container.lines[0].get_ydata() == pytest.approx(expected)
 
 
+def points_of(axes):
+    """The point of every class, in the classes' order."""
+    return [container.lines[0].get_xydata()[0] for container in axes.containers]
+
+
 def test_every_class_has_a_named_point(intervention):
     figure = entropy_and_error_of_classes(intervention.groups)
-    for axes, experiment in zip(figure.axes, intervention.groups, strict=True):
-        assert [text.get_text() for text in axes.texts] == [str(label) for label in range(10)]
-        error = 1 - np.mean([run.metrics["recall/class_4"].iloc[-1] for run in experiment.runs])
-        x = [container.lines[0].get_xdata()[0] for container in axes.containers]
-        assert x[4] == pytest.approx(100 * error)
+    for axes, group in zip(figure.axes, intervention.groups, strict=True):
+        assert sorted(text.get_text() for text in axes.texts) == [str(label) for label in range(10)]
+        assert all(text.xy == pytest.approx(points_of(axes)[int(text.get_text())]) for text in axes.texts)
+        error = 1 - np.mean([run.metrics["recall/class_4"].iloc[-1] for run in group.runs])
+        assert points_of(axes)[4][0] == pytest.approx(100 * error)
         assert axes.get_title(loc="right") == "ρ = 1.00"
 
 
