@@ -36,7 +36,23 @@ TABLES = (
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    """A project with stored runs of two studies, and a page with empty tables."""
+    return make_project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A project in which everything has been drawn, a figure of old being there before; to be read alone."""
+    project = make_project(tmp_path_factory.mktemp("drawn"))
+    old = project / "reproduction/figures/reproduction/figure_of_old.png"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"")
+    done = draw(project)
+    assert done.returncode == 0, done.stderr
+    return project, done
+
+
+def make_project(tmp_path: Path) -> Path:
+    """Write a project with stored runs of two studies, and a page with empty tables."""
     for folder in ("reproduction", "benchmarks/results", "docs"):
         (tmp_path / folder).mkdir(parents=True)
     for script in (PROJECT / "reproduction").glob("*.py"):
@@ -86,9 +102,8 @@ def draw(project: Path) -> subprocess.CompletedProcess[str]:
     return command("reproduction.draw_results", folder=project)
 
 
-def test_one_command_draws_all_figures_and_writes_all_tables(project):
-    done = draw(project)
-    assert done.returncode == 0, done.stderr
+def test_one_command_draws_all_figures_and_writes_all_tables(drawn):
+    project, _ = drawn
     page = (project / "reproduction/README.md").read_text()
     assert "old" not in page
     assert page.count("Before") == len(TABLES)
@@ -121,12 +136,8 @@ def test_one_command_draws_all_figures_and_writes_all_tables(project):
     assert any("convolutional network" in row for row in rows["published reproduction best_mnist"])
 
 
-def test_only_the_figures_that_pages_show_are_kept(project):
-    old = project / "reproduction/figures/reproduction/figure_of_old.png"
-    old.parent.mkdir(parents=True)
-    old.write_bytes(b"")
-    done = draw(project)
-    assert done.returncode == 0, done.stderr
+def test_only_the_figures_that_pages_show_are_kept(drawn):
+    project, done = drawn
     figures = project / "reproduction/figures"
     found = sorted(str(path.relative_to(figures)) for path in figures.glob("*/*"))
     assert found == ["intervention/against_entropy_weight.png", "reproduction/figure_2.png"]

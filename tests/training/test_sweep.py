@@ -246,12 +246,19 @@ def test_only_the_job_whose_folder_leads_out_of_the_sweep_is_refused(tmp_path):
 
 def test_two_processes_train_as_one_does(tmp_path):
     # 1437 images in batches of 48: the last batch, of 45, is not shared out evenly.
-    arguments = (*QUICK, "trainer.max_epochs=3", "trainer.precision=64-true", "trainer.accelerator=cpu")
+    settings = (
+        *QUICK,
+        "trainer.max_epochs=3",
+        "trainer.precision=64-true",
+        "trainer.accelerator=cpu",
+        "data.batch_size=48",
+    )
+    two = ("trainer.devices=2", "trainer.strategy=ddp")
     tables = {}
-    for folder, devices in (("one", ()), ("two", ("trainer.devices=2", "trainer.strategy=ddp"))):
-        done = from_the_beginning(
-            *arguments, *devices, "data.batch_size=48", f"hydra.run.dir={folder}", folder=tmp_path, warnings="error"
-        )
+    for folder, done in (
+        ("one", train_command(*settings, "hydra.run.dir=one", folder=tmp_path)),
+        ("two", from_the_beginning(*settings, *two, "hydra.run.dir=two", folder=tmp_path, warnings="error")),
+    ):
         assert done.returncode == 0, done.stderr
         tables[folder] = pd.read_csv(tmp_path / folder / "metrics.csv").filter(regex="^(?!time)")
     assert list(tables["two"]["epoch"]) == [-1, 0, 1, 2]
