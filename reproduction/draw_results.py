@@ -21,9 +21,9 @@ from PIL import Image
 from qcnn_lightning.command_line import one_message
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.report.drawing import Choices, draw_all
 from qcnn_lightning.report.figures import planned_figures
 from qcnn_lightning.report.groups import Collection, read_collection
+from qcnn_lightning.report.layout import Choices, draw_all
 from reproduction.archives import SUFFIX, study_of, unpack
 from reproduction.page_tables import KINDS, MEASUREMENTS, OF_MEASUREMENTS, OF_RUNS, Row, markdown
 from reproduction.scaling_figure import scaling_figure

@@ -12,12 +12,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from qcnn_lightning.figure_style import MARKERS, MEAN_ENTROPY, OKABE_ITO, colour_of, data_name
-from qcnn_lightning.report.drawing import Choices, Planned
 from qcnn_lightning.report.figures import groups_with_panels
 from qcnn_lightning.report.groups import Collection, Group, LeftOut, rank
 from qcnn_lightning.report.layout import (
     LONGEST_CLASS_NAME,
     PANEL_WIDTH,
+    Choices,
+    Planned,
     legend_below,
     panel_grid,
     seeds_of,

@@ -5,7 +5,6 @@ import yaml
 from synthetic import curves, write_run, write_sweep
 
 from qcnn_lightning.figure_style import FORMATS, STYLE, save
-from qcnn_lightning.report.drawing import Choices, draw_all
 from qcnn_lightning.report.figures import (
     accuracy_against_parameters,
     compare_variants,
@@ -18,6 +17,7 @@ from qcnn_lightning.report.figures import (
     typical_run,
 )
 from qcnn_lightning.report.groups import read_collection
+from qcnn_lightning.report.layout import Choices, draw_all
 
 
 @pytest.fixture(scope="module")

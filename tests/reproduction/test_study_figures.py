@@ -3,8 +3,8 @@ import pytest
 from synthetic import write_run
 from test_study_tables import with_recall, with_setting
 
-from qcnn_lightning.report.drawing import Choices, draw_all
 from qcnn_lightning.report.groups import read_collection
+from qcnn_lightning.report.layout import Choices, draw_all
 from reproduction.study_figures import against_weight, entropy_and_error_of_classes, planned_study_figures
 
 

@@ -21,11 +21,12 @@ from qcnn_lightning.figure_style import (
     data_name,
     ordered_colour,
 )
-from qcnn_lightning.report.drawing import Choices, Planned
 from qcnn_lightning.report.groups import Collection, Group, LeftOut, caption, describe_first_epoch, rank
 from qcnn_lightning.report.layout import (
     PANEL_WIDTH,
-    cut_off_at_ignorance,
+    Choices,
+    Planned,
+    cut_off_above_one,
     data_handles,
     legend_below,
     over_epochs,
@@ -311,7 +312,7 @@ def compare_variants(collection: Collection, choices: Choices) -> Figure | str:
         # Where the variants differ, not where all of them begin.
         ends = [line.get_ydata()[-1] for line in above.lines]
         above.set_ylim(0, min(1.0, 2.5 * max(ends, default=1.0)))
-        cut_off_at_ignorance(above)
+        cut_off_above_one(above)
         below.set_ylim(bottom=0)
     handles = [Line2D([], [], color=OKABE_ITO[number], linewidth=2.5, label=name) for number, name in enumerate(names)]
     legend_below(figure, [*handles, *part_handles()])

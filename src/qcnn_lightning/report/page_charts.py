@@ -12,10 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qcnn_lightning.figure_style import OKABE_ITO, data_name
-from qcnn_lightning.report.drawing import Choices
 from qcnn_lightning.report.figures import COSTS, groups_with_panels
 from qcnn_lightning.report.groups import Collection, Group, caption, describe_first_epoch
-from qcnn_lightning.report.layout import CHARACTER_WIDTH, panel_title, seeds_of, unique
+from qcnn_lightning.report.layout import CHARACTER_WIDTH, Choices, panel_title, seeds_of, unique
 from qcnn_lightning.report.panels import (
     against_cost_panel,
     against_d_panel,

@@ -16,12 +16,12 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentF
 from matplotlib.transforms import ScaledTranslation, Transform
 
 from qcnn_lightning.figure_style import MARKERS, MEAN_ENTROPY, ORDERED, colour_of, ordered_colour
-from qcnn_lightning.report.drawing import Choices
 from qcnn_lightning.report.groups import Collection, Group, caption
 from qcnn_lightning.report.layout import (
     LONGEST_CLASS_NAME,
     PANEL_WIDTH,
-    cut_off_at_ignorance,
+    Choices,
+    cut_off_above_one,
     over_epochs,
     spread,
     unique,
@@ -50,7 +50,7 @@ def training_panel(axes: Axes, groups: Iterable[Group], quantity: str, marks: Ma
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
     else:
-        cut_off_at_ignorance(axes)
+        cut_off_above_one(axes)
 
 
 def trend_panel(axes: Axes, groups: Sequence[Group], choices: Choices, marks: Marks = UNMARKED) -> None:

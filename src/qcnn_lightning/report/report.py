@@ -13,9 +13,9 @@ import pandas as pd
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.figure_style import FORMATS
 from qcnn_lightning.files import inside, replace_atomically
-from qcnn_lightning.report.drawing import Choices, draw_all
 from qcnn_lightning.report.figures import planned_figures, without_panels
 from qcnn_lightning.report.groups import Collection, LeftOut, read_collection
+from qcnn_lightning.report.layout import Choices, draw_all
 from qcnn_lightning.report.page import Tables, page
 from qcnn_lightning.report.tables import accuracy_table, correlation_table, run_table
 from qcnn_lightning.runs.find import describe, find_runs
