@@ -3,21 +3,25 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from qcnn_lightning.job_table import STYLES, add_job, empty_job_table, job_console, plain_console
 from qcnn_lightning.report.correlation import FEWEST_POINTS, spearman
 from qcnn_lightning.report.groups import LeftOut, describe_first_epoch
-from qcnn_lightning.report.report import WrittenReport
 from qcnn_lightning.report.tables import last, series
 from qcnn_lightning.runs.find import find_runs
 from qcnn_lightning.runs.run import Run, message_of
 
+if TYPE_CHECKING:
+    # Which needs matplotlib.
+    from qcnn_lightning.report.report import WrittenReport
+
 MOST_LEFT_OUT = 20
 
 
-def show_report(report: WrittenReport) -> None:
+def show_report(report: "WrittenReport") -> None:
     """Say where the report is and what is not in it."""
     console = plain_console()
     if report.left_out:

@@ -1,4 +1,4 @@
-"""What figures share beside their colours: titles, legends, grids of panels, axes."""
+"""What figures share beside their colours: titles, legends, grids of panels, axes; and how they become files."""
 
 import math
 import re
@@ -26,6 +26,7 @@ LINE_HEIGHT = 0.16
 PANEL_WIDTH = 2.6
 LONGEST_CLASS_NAME = 30
 FEW_DECADES = 300
+LONGEST_FILE_NAME = 140
 
 
 def wrapped(text: str, width: float) -> str:
@@ -140,9 +141,6 @@ def spread(items: Sequence[Any], number: int) -> list[Any]:
     if len(items) <= number:
         return list(items)
     return [items[round(index)] for index in np.linspace(0, len(items) - 1, number)]
-
-
-LONGEST_FILE_NAME = 140
 
 
 @dataclass(frozen=True)

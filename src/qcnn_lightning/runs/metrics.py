@@ -72,18 +72,23 @@ def read_table(lines: list[str]) -> tuple[pd.DataFrame, list[str]]:
         lines = lines[:-1]
         reasons.append("metrics.csv ends in the middle of a row: that row is left out")
     try:
-        table = pd.read_csv(io.StringIO("".join(lines)), dtype=str, on_bad_lines="skip", index_col=False)
+        table = pd.read_csv(io.StringIO("".join(lines)), on_bad_lines="skip", index_col=False, low_memory=False)
     except (pd.errors.EmptyDataError, pd.errors.ParserError) as error:
         raise InputError("metrics.csv holds no epoch") from error
     if "epoch" not in table:
         raise InputError("metrics.csv has no column epoch")
-    table = table.apply(pd.to_numeric, errors="coerce").astype(float).replace([np.inf, -np.inf], np.nan)
+    if not all(dtype.kind == "f" or dtype.kind == "i" for dtype in table.dtypes):
+        table = table.astype(str).apply(pd.to_numeric, errors="coerce")
+    table = table.astype(float)
+    values = table.to_numpy()
+    if np.isinf(values).any():
+        table = table.mask(np.isinf(values))
     table = table[table["epoch"].between(-1, 2**53) & (table["epoch"] == table["epoch"].round())]
     if table.empty:
         raise InputError("metrics.csv holds no epoch")
     if len(table) < len(lines) - 1:
         reasons.append(f"{len(lines) - 1 - len(table)} rows of metrics.csv cannot be read")
-    if table["epoch"].duplicated().any():
+    if not table["epoch"].is_unique:
         repeated = sorted(int(epoch) for epoch in table["epoch"][table["epoch"].duplicated()].unique())
         reasons.append(f"metrics.csv repeats the epochs {repeated}: the last row of each is used")
         table = table.drop_duplicates("epoch", keep="last")
@@ -104,8 +109,8 @@ def describe_gaps(table: pd.DataFrame) -> Iterator[str]:
         if column not in table:
             yield f"no column {column}: not in the figures that show it"
     trained = table[table.index >= 0]
-    for column in [*(set(MEASURED) & set(table)), *numbered_columns(table, "ee/class_")]:
-        missing = int(trained[column].isna().sum())
+    looked_at = [*(column for column in MEASURED if column in table), *numbered_columns(table, "ee/class_")]
+    for column, missing in zip(looked_at, trained[looked_at].isna().to_numpy().sum(axis=0), strict=True):
         if missing:
             yield f"{column} is not a finite number in {missing} of {len(trained)} epochs: those are left out"
     if len(trained) == 0:
