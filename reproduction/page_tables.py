@@ -277,6 +277,38 @@ def contrast(collection: Collection, title: str, key: str, reference: Any) -> It
         )
 
 
+def costs(collection: Collection) -> Iterator[Row]:
+    """Yield what each cost brings, of the networks that were trained with both."""
+    yield "data set", "network", "cost", "seeds", "test accuracy", "best", "EE (nats)"
+    of_networks: dict[tuple[str, Any, str], dict[str, list[Run]]] = {}
+    for run in collection.runs:
+        of_costs = of_networks.setdefault((run.data, run.d, run.flatten), {})
+        of_costs.setdefault(cost_name(run), []).append(run)
+    for (data, d, _), of_costs in of_networks.items():
+        if len(of_costs) == 1:
+            continue
+        for cost, runs in of_costs.items():
+            measured = [[last(run.column(name)) for run in runs] for name in ("accuracy/test", "ee/mean")]
+            best = [run.column("accuracy/test").max() for run in runs]
+            yield (
+                named(data),
+                f"d = {d}, {runs[0].num_parameters:.0f} parameters",
+                cost,
+                f"{len(runs)}",
+                percent(*mean_and_deviation(measured[0])),
+                percent(*mean_and_deviation(best)),
+                number(*mean_and_deviation(measured[1])),
+            )
+
+
+def cost_name(run: Run) -> str:
+    """Return what a run minimised, as people write it."""
+    if not str(run.settings["cost._target_"]).endswith("CrossEntropy"):
+        return "squared distance (eq. 48)"
+    uniform = run.settings.get("cost.uniform", 0)
+    return f"cross entropy, {uniform:.0%} uniform" if uniform else "cross entropy (eq. 34)"
+
+
 def classes(collection: Collection) -> Iterator[Row]:
     """Yield what the classes' entropies have in common between runs, and whether they go with the error rates."""
     yield (
@@ -498,6 +530,7 @@ OF_RUNS: dict[str, Callable[[Collection], Iterator[Row]]] = {
     "interventions": partial(contrast, title="weight of the EE", key="entropy_weight", reference=0),
     "starts": partial(contrast, title="start", key="model.start", reference="product_state"),
     "classes": classes,
+    "costs": costs,
     "choices": choices,
     "published": published,
 }

@@ -385,7 +385,7 @@ def test_a_resumed_run_whose_callbacks_log_has_every_epoch_once(composed, monkey
 
 def test_tensorboard_draws_every_metric_by_one_kind_of_step_whatever_callbacks_log(composed):
     config = composed("logger=tensorboard", *OTHERS)
-    metrics = train(config).table
+    metrics = pd.DataFrame(train(config).rows)
     events = EventAccumulator(f"{config.run_dir}/tensorboard").Reload()
     for name in ("cost/test", "mine/epoch"):
         steps = [event.step for event in events.Scalars(name)]

@@ -42,7 +42,7 @@ class RunRecord(pl.Callback):
         was_finished: whether there was nothing to train.
     """
 
-    def __init__(self, run: Run, max_epochs: int):
+    def __init__(self, run: Run, max_epochs: int | float):
         self.run = run
         self.max_epochs = max_epochs
         self.facts: dict[str, Any] = {}

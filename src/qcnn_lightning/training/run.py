@@ -109,7 +109,6 @@ def train_from(
         quiet: as in `train`.
     """
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
-    check_numbers(config)
     record = RunRecord(run, config.trainer.max_epochs)
     if checkpoint is not None:
         record.load_state_dict(checkpoint.record)
@@ -169,6 +168,7 @@ def fit(
     quiet: bool,
 ) -> None:
     """Build everything and train to the last epoch; the arguments are those of `train_from`, and its callbacks."""
+    check_numbers(config)
     datamodule = ImageDataModule(**config.data)
     seed_everything(config.seed, workers=True, verbose=False)
     logger = build_logger(config, record)
