@@ -130,6 +130,7 @@ def pointed_at(page, mark):
     return at
 
 
+@pytest.mark.slow
 def test_a_hundred_runs_are_drawn_in_a_second_and_only_what_is_in_view(open_page, hundred_runs):
     pages = [open_page(hundred_runs) for _ in range(3)]
     assert min(page.seconds_of_drawing for page in pages) < LOADING_S

@@ -51,6 +51,7 @@ def jobs(study: str) -> list[DictConfig]:
         return [compose("train", [place, *job], return_hydra_config=True) for job in batch]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("study", STUDIES)
 def test_every_job_of_a_study_can_be_composed_into_a_folder_of_its_own(study):
     batch = jobs(study)
@@ -69,6 +70,7 @@ def test_every_choice_of_the_ablation_changes_the_network_or_its_training():
     assert len(settings) == len(batch) == len(list(CONF.glob("ablation/*.yaml")))
 
 
+@pytest.mark.slow
 def test_the_same_command_resumes_a_study_and_the_command_line_can_shrink_it(tmp_path):
     smaller = ("data=digits", "model.d=2", "seed=0,1", "trainer.max_epochs=1", "data.size=8")
     arguments = ("-m", "sweep=reproduction", *smaller, "model.kernel=plain", "logger=none")
@@ -80,6 +82,7 @@ def test_the_same_command_resumes_a_study_and_the_command_line_can_shrink_it(tmp
     assert len(list((tmp_path / "multirun" / "reproduction").glob("*/summary.json"))) == 2
 
 
+@pytest.mark.slow
 def test_runs_that_are_stored_are_not_trained_again(tmp_path):
     settings = ("data=digits", "model.d=2", "trainer.max_epochs=2", "model.kernel=plain", "logger=csv")
     sweep = ("-m", *settings, "seed=0,1", "sweep.name=study")
@@ -204,6 +207,7 @@ def test_only_sibling_weights_tell_left_from_right(path):
     assert same == (settings["model"]["sharing"] == "full")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sharing", "least"), [("full", 0.6), ("sibling", 0.9)])
 def test_a_kept_network_can_be_evaluated_without_training_or_downloads(sharing, least, tmp_path):
     path = next(path for path in NETWORKS if path.stem == f"digits_{sharing}")

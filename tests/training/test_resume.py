@@ -77,6 +77,7 @@ def test_changed_settings_are_refused_and_what_is_there_stays(composed, stopped)
     assert files_of(Path(config.run_dir)) == before
 
 
+@pytest.mark.slow
 def test_hydras_files_are_those_of_the_settings_that_the_run_was_trained_with(tmp_path):
     run = tmp_path / "sweep" / "run"
     place = ("hydra.sweep.dir=sweep", "hydra.sweep.subdir=run")

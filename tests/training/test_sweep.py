@@ -50,6 +50,7 @@ def from_the_beginning(*arguments: str, folder: Path, warnings: str) -> subproce
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S)
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_failing_and_a_killed_job_is_completed_by_the_same_command(tmp_path):
     # Epochs enough that the job that is seen to begin is killed before its end.
     arguments = ("-m", *QUICK, "trainer.max_epochs=8", "seed=0,1,-1,2,3,4,5,6")
@@ -84,6 +85,7 @@ def test_a_sweep_with_a_failing_and_a_killed_job_is_completed_by_the_same_comman
     assert "Traceback" in (failed / "traceback.txt").read_text()
 
 
+@pytest.mark.slow
 def test_jobs_in_parallel_are_told_a_line_each(tmp_path):
     done = train_command("-m", *QUICK, "seed=0,1,-1", "hydra/launcher=joblib", folder=tmp_path)
     assert done.returncode == 1
@@ -97,6 +99,7 @@ def test_jobs_in_parallel_are_told_a_line_each(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_job_in_parallel_that_is_killed_resumes_with_the_others(tmp_path):
     arguments = ("-m", *QUICK, "trainer.max_epochs=20", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     process = begin(*arguments, folder=tmp_path, jobs=2)
@@ -124,6 +127,7 @@ def test_a_sweep_ends_with_its_jobs_when_it_is_told_to(tmp_path, launcher):
     assert {summary["status"] for summary in summaries(tmp_path / "multirun" / "test").values()} == {"interrupted"}
 
 
+@pytest.mark.slow
 def test_jobs_end_with_a_sweep_that_is_killed_and_the_same_command_resumes_them(tmp_path):
     arguments = ("-m", *QUICK, "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
     process = begin(*arguments, "trainer.max_epochs=1000", folder=tmp_path, jobs=2)
@@ -138,6 +142,7 @@ def test_jobs_end_with_a_sweep_that_is_killed_and_the_same_command_resumes_them(
     assert all(run.last_epoch < 900 for run in runs)
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_run_again_by_the_command_that_is_told(tmp_path):
     (tmp_path / "mine" / "sweep").mkdir(parents=True)
     (tmp_path / "mine" / "sweep" / "ours.yaml").write_text("# @package _global_\nseed: 7\n")
@@ -197,6 +202,7 @@ def test_a_sweep_never_takes_what_it_cannot_know_for_success(tmp_path, how, told
     assert told in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "names"),
     [
@@ -244,6 +250,7 @@ def test_only_the_job_whose_folder_leads_out_of_the_sweep_is_refused(tmp_path):
     assert not list(outside.iterdir())
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does(tmp_path):
     # 1437 images in batches of 48: the last batch, of 45, is not shared out evenly.
     settings = (
@@ -265,6 +272,7 @@ def test_two_processes_train_as_one_does(tmp_path):
     pd.testing.assert_frame_equal(tables["one"], tables["two"], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_search_finds_its_best_trial_and_is_resumed_by_the_same_command(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="the extra optuna is not installed")
     few = ("hydra.sweeper.n_trials=2", "model.d=range(2,7,step=2)")
