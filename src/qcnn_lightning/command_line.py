@@ -1,6 +1,7 @@
 """Shared by all command lines: config resolvers, and errors as one message instead of a traceback."""
 
 import hashlib
+import io
 import os
 import re
 import sys
@@ -90,6 +91,44 @@ def renaming_in(message: str) -> str | None:
     if "Could not override" not in message:
         return None
     return next((f"{old} is now called {new}" for old, new in RENAMED.items() if f"'{old}'" in message), None)
+
+
+class OutputThatMayBeLost(io.TextIOWrapper):
+    """Standard output that nobody need read to its end: once a pipe is closed (`train | head`), what follows is lost.
+
+    Otherwise training would end with the reader.
+    """
+
+    def write(self, text: str) -> int:
+        """Write text, or lose it."""
+        with self._lost_if_closed():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered, or lose it."""
+        with self._lost_if_closed():
+            super().flush()
+
+    @contextmanager
+    def _lost_if_closed(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            # What is buffered still goes to this file descriptor.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+
+
+def go_on_without_reader() -> None:
+    """Let this process go on when the reader of its standard output or errors ends; no text is too foreign for them."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            encoding = stream.encoding
+            lasting = OutputThatMayBeLost(stream.detach(), encoding, errors="backslashreplace", line_buffering=True)
+            setattr(sys, name, lasting)
 
 
 @contextmanager

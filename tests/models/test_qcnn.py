@@ -5,6 +5,7 @@ import math
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -304,3 +305,12 @@ def test_a_network_without_statistics_is_no_state_until_it_has_some(training):
     running = NetworkState.from_network(network)
     network.fix_population_statistics(make_images(20))
     assert not torch.equal(NetworkState.from_network(network).top, running.top)
+
+
+def test_sizes_may_be_numbers_of_numpy():
+    torch.manual_seed(0)
+    one = QCNN(np.int64(16), np.int32(3), d=np.int64(2))
+    torch.manual_seed(0)
+    other = QCNN(16, 3, d=2)
+    assert all(torch.equal(one.state_dict()[name], tensor) for name, tensor in other.state_dict().items())
+    assert type(one.num_sites) is int

@@ -1,4 +1,6 @@
 import json
+import os
+import shlex
 import subprocess
 import sys
 
@@ -127,3 +129,22 @@ def test_the_folder_of_a_job_is_one_name():
     assert long != job_folder("x" * 501)
     assert len(job_folder("é" * 200).encode()) <= LONGEST_FOLDER_NAME
     assert job_folder("""+note='a "b/c\\'""") == "+note=a b-c"
+
+
+def test_training_goes_on_when_nobody_reads_its_output_any_more(tmp_path):
+    settings = shlex.join([*SMALL, "logger=none", "hydra.run.dir=run", "trainer.max_epochs=3"])
+    line = f"{shlex.quote(sys.executable)} -m qcnn_lightning.train {settings} | head -1"
+    ended = subprocess.run(["bash", "-o", "pipefail", "-c", line], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr == ""
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "finished"
+
+
+def test_text_that_a_terminal_cannot_show_is_shown_by_its_code(tmp_path):
+    settings = (*SMALL, "logger=none", "hydra.run.dir=größe-猫", "trainer.max_epochs=1")
+    started = [sys.executable, "-m", "qcnn_lightning.train", *settings]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(started, cwd=tmp_path, env=ascii_only, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert r"gr\xf6\xdfe-\u732b" in done.stdout
+    assert (tmp_path / "größe-猫" / "summary.json").exists()

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -85,9 +86,9 @@ class QCNN(Model):
     @checked_settings
     def __init__(
         self,
-        num_sites: int,
-        num_classes: int,
-        d: int,
+        num_sites: int | np.integer,
+        num_classes: int | np.integer,
+        d: int | np.integer,
         basis: str = "fourier",
         channels: str | Sequence[int] = "linear",
         sharing: str = "full",
@@ -97,6 +98,7 @@ class QCNN(Model):
         precision: str = "high",
     ):
         super().__init__()
+        num_sites, num_classes, d = int(num_sites), int(num_classes), int(d)
         if num_sites < 2 or num_sites & (num_sites - 1):
             raise InputError(f"num_sites={num_sites}: must be a power of two, at least 2; pad the images")
         if num_classes < 2:
