@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 
-STUDIES := reproduction paper_start up_down reproduction_d40 best_mnist best_fmnist best_fmnist_16x16 ablation intervention overfitting
+STUDIES := reproduction paper_start up_down reproduction_d40 best_mnist best_fmnist best_fmnist_16x16 ablation intervention overfitting cross_entropy cross_entropy_best
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train studies results report-page test lint format clean
