@@ -1,7 +1,6 @@
 """Every number of an evaluation: how a trained network classifies, and how entangled it is.
 
-The model gives cost and accuracy. Its states give p(y|x) (eq. 34) and the entanglement (eq. 36-45), in float64. Without
-states, p(y|x) is computed from the scores, and there is no entanglement.
+The model gives cost and accuracy; its states give p(y|x) (eq. 34) and the entanglement (eq. 36-45), in float64.
 """
 
 import json
@@ -28,8 +27,7 @@ from qcnn_lightning.states.entropy import renyi_entropy, von_neumann_entropy
 BATCH_SIZE = 1000
 EXAMPLES = 6
 FEWEST_CLASSES = 3
-LARGEST_DISAGREEMENT = 1e-3
-"""Between scores and amplitudes, relative; float32 alone causes 1e-6 to 1e-4."""
+LARGEST_DISAGREEMENT = 1e-3  # between scores and amplitudes, relative; float32 alone causes 1e-6 to 1e-4
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,16 @@ def lines_of(rows: Iterable[Mapping[str, float | int]]) -> list[str]:
     return pd.DataFrame(list(rows)).to_csv(index=False).splitlines(keepends=True)
 
 
+def summary_of(rows: list[dict[str, float | int]]) -> dict[str, Any]:
+    """Return the last row, the best cost and accuracy of every part of the data, and all seconds."""
+    if not rows:
+        return {"final": {}, "best": {}}
+    table = pd.DataFrame(rows)
+    best = {name: table[name].max() for name in table.filter(regex="^accuracy/")}
+    best |= {name: table[name].min() for name in table.filter(regex="^cost/")}
+    return {"final": rows[-1], "best": best, "seconds": table["time/epoch_s"].sum()}
+
+
 def checksum(lines: Iterable[str]) -> int:
     """Return the CRC-32 of these lines."""
     return zlib.crc32("".join(lines).encode())

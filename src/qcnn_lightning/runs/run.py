@@ -28,6 +28,7 @@ from qcnn_lightning.runs.metrics import (
     numbered_columns,
     read_lines,
     read_table,
+    summary_of,
 )
 from qcnn_lightning.runs.settings import differences, settings_of
 from qcnn_lightning.runs.untrusted import read_json, read_yaml
@@ -53,7 +54,6 @@ WRITTEN = (
     *("wandb", "tensorboard/hparams.yaml"),
 )
 STATUSES = ("finished", "running", "failed", "interrupted")
-# Whoever looks at runs tries their locks for a moment.
 SECONDS_TO_WAIT_FOR_A_LOCK = 2
 BIPARTITIONS = {"left_right": "left/right", "up_down": "up/down"}
 
@@ -378,16 +378,6 @@ class Run:
             replace_atomically(self.folder / TRACEBACK, told)
         except InputError as further:
             log.warning("%s", further)
-
-
-def summary_of(rows: list[dict[str, float | int]]) -> dict[str, Any]:
-    """Return the last row, the best cost and accuracy of every part of the data, and all seconds."""
-    if not rows:
-        return {"final": {}, "best": {}}
-    table = pd.DataFrame(rows)
-    best = {name: table[name].max() for name in table.filter(regex="^accuracy/")}
-    best |= {name: table[name].min() for name in table.filter(regex="^cost/")}
-    return {"final": rows[-1], "best": best, "seconds": table["time/epoch_s"].sum()}
 
 
 def command_of(options: Iterable[str], overrides: Iterable[str]) -> str:

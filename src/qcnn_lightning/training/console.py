@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from qcnn_lightning.job_table import plain_console
-from qcnn_lightning.runs.run import summary_of
+from qcnn_lightning.runs.metrics import summary_of
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.record import RunRecord
 

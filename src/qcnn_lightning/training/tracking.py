@@ -319,18 +319,6 @@ def axes_of(names: Iterable[str]) -> dict[str, str]:
     }
 
 
-def grouping_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that `workspace` groups runs by, flat: W&B cannot group by nested ones."""
-    return {"data_set": config["data"]["name"], "d": config["model"].get("d")}
-
-
-def tags_of(config: Mapping[str, Any]) -> list[str]:
-    """Return a run's labels: data set, d, sharing, start and pixel order."""
-    model, data = config["model"], config["data"]
-    settings = {name: model[name] for name in ("d", "sharing", "start") if name in model} | {"flatten": data["flatten"]}
-    return [data["name"], *(f"{name}={value}" for name, value in settings.items())]
-
-
 def curve_rows(rows: Sequence[Mapping[str, float | int]], prefix: str) -> list[tuple[int, str, float]]:
     """Return the rows (x, curve, y) of a chart: a curve for every epoch that has metrics `<prefix><x>`.
 

@@ -3,6 +3,7 @@
 import logging
 import uuid
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -19,7 +20,7 @@ from qcnn_lightning.runs.metrics import first_epoch_of
 from qcnn_lightning.training.build import build
 from qcnn_lightning.training.checkpoints import AtomicCheckpoints
 from qcnn_lightning.training.record import RunRecord
-from qcnn_lightning.training.tracking import EntanglementTracker, grouping_of, tags_of
+from qcnn_lightning.training.tracking import EntanglementTracker
 
 PRECISIONS = ("32-true", "64-true", "32", "64")
 """Statistics of a batch and products of hundreds of factors need float32; `model.precision` chooses the arithmetic."""
@@ -183,3 +184,15 @@ def build_logger(config: DictConfig, record: RunRecord) -> Logger | bool:
         config=grouping_of(config),
         first_epoch=first_epoch_of(config.trainer.max_epochs, config.logger.get("first_epoch")),
     )
+
+
+def grouping_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that `workspace` groups runs by, flat: W&B cannot group by nested ones."""
+    return {"data_set": config["data"]["name"], "d": config["model"].get("d")}
+
+
+def tags_of(config: Mapping[str, Any]) -> list[str]:
+    """Return a run's labels: data set, d, sharing, start and pixel order."""
+    model, data = config["model"], config["data"]
+    settings = {name: model[name] for name in ("d", "sharing", "start") if name in model} | {"flatten": data["flatten"]}
+    return [data["name"], *(f"{name}={value}" for name, value in settings.items())]
