@@ -265,8 +265,6 @@ class Run:
             return [str(name) for name in names]
         return [str(label) for label in range(len(self.class_columns))]
 
-    # Its network.
-
     def checkpoint(self) -> "StoredCheckpoint | None":
         """Read the last checkpoint that is whole; None if there is none.
 
