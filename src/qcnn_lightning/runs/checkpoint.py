@@ -135,8 +135,14 @@ def check_sizes(path: Path, members: list[zipfile.ZipInfo]) -> None:
 
 def refusal_of_objects(path: Path, error: pickle.UnpicklingError) -> InputError:
     """Return the error that names what a checkpoint holds instead of tensors, numbers and text."""
-    objects = re.search(r"GLOBAL (\S+)", str(error))
-    named = f" ({objects[1]})" if objects else ""
+    name = object_named_by(error)
+    named = f" ({name})" if name else ""
     return InputError(
         f"{path} holds pickled objects{named}, which could execute anything: refused, nothing was executed"
     )
+
+
+def object_named_by(error: pickle.UnpicklingError) -> str | None:
+    """Return the class or function that PyTorch refused to unpickle; None where its error names none."""
+    found = re.search(r"GLOBAL (\S+)", str(error))
+    return found[1] if found else None

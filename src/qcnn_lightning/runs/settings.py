@@ -1,6 +1,6 @@
 """The settings of a run: which of them its results depend on, and how older runs name them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 FREE_TO_CHANGE = (
@@ -60,7 +60,7 @@ def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, config
 
 
-def is_free(key: str, free: Iterator[str] | tuple[str, ...] | set[str] = FREE_TO_CHANGE) -> bool:
+def is_free(key: str, free: Iterable[str] = FREE_TO_CHANGE) -> bool:
     """Return whether a setting, or the group that it is in, is one of those that may change."""
     return any(f"{key}.".startswith(f"{setting}.") for setting in free)
 

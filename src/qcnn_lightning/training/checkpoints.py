@@ -2,8 +2,6 @@
 
 import io
 import pickle
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.runs.checkpoint import BEST, LAST, PREVIOUS
+from qcnn_lightning.runs.checkpoint import BEST, LAST, PREVIOUS, object_named_by
 from qcnn_lightning.training.record import RunRecord
 
 
@@ -54,35 +52,32 @@ def check_readable(checkpoint: dict[str, Any], content: io.BytesIO) -> None:
     Raises:
         InputError: it holds an object; the message names the part that does.
     """
+    error = error_of_reading(content)
+    if error is None:
+        return
+    groups = ("callbacks", "loops")
+    parts = {f"{group} {name}": part for group in groups for name, part in checkpoint.get(group, {}).items()}
+    parts |= {key: part for key, part in checkpoint.items() if key not in groups}
+    holders = []
+    for name, part in parts.items():
+        alone = io.BytesIO()
+        torch.save(part, alone)
+        if error_of_reading(alone) is not None:
+            holders.append(name)
+    raise InputError(
+        f"the checkpoint could not be read back: {', '.join(holders)} holds {object_named_by(error) or 'an object'}; a "
+        "callback's state_dict must hold tensors, numbers and text, such as array.tolist() for an array"
+    )
+
+
+def error_of_reading(content: io.BytesIO) -> pickle.UnpicklingError | None:
+    """Return why what `torch.save` wrote cannot be read back without executing anything; None if it can."""
     content.seek(0)
     try:
         torch.load(content, weights_only=True)
     except pickle.UnpicklingError as error:
-        parts = {f"{group} {name}": part for group in ("callbacks", "loops") for name, part in named(checkpoint, group)}
-        parts |= {key: part for key, part in checkpoint.items() if key not in ("callbacks", "loops")}
-        holders = ", ".join(name for name, part in parts.items() if not is_readable(part))
-        objects = re.search(r"GLOBAL (\S+)", str(error))
-        raise InputError(
-            f"the checkpoint could not be read back: {holders} holds {objects[1] if objects else 'an object'}; a "
-            "callback's state_dict must hold tensors, numbers and text, such as array.tolist() for an array"
-        ) from None
-
-
-def named(checkpoint: dict[str, Any], group: str) -> Iterable[tuple[str, Any]]:
-    """Return the named parts of a group of the checkpoint, such as its callbacks."""
-    return checkpoint.get(group, {}).items()
-
-
-def is_readable(part: Any) -> bool:
-    """Return whether a part of a checkpoint can be read back."""
-    content = io.BytesIO()
-    torch.save(part, content)
-    content.seek(0)
-    try:
-        torch.load(content, weights_only=True)
-    except pickle.UnpicklingError:
-        return False
-    return True
+        return error
+    return None
 
 
 class Checkpoints(Checkpoint):

@@ -121,7 +121,8 @@ class RunRecord(pl.Callback):
 
     def _later_lines(self) -> list[str]:
         """Return the lines found of epochs that are trained once more; none if they have other columns."""
-        if not self.rows:
+        # Most runs have none, and this is asked after every epoch.
+        if not self.rows or not self._lines_found:
             return []
         header, *rest = lines_of(self.rows)
         return self._lines_found[len(rest) + 1 :] if self._lines_found[:1] == [header] else []
