@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 
 from qcnn_lightning import command_line
 from qcnn_lightning.errors import RefusedRunError
-from qcnn_lightning.runs.checkpoint import LAST, PREVIOUS, RECORD
+from qcnn_lightning.runs import LAST, PREVIOUS
+from qcnn_lightning.runs.checkpoint import RECORD
 from qcnn_lightning.runs.find import find_runs
 from qcnn_lightning.runs.run import ABOUT_HYDRA, COMPOSED, METRICS, OVERRIDES, Run
 from qcnn_lightning.runs.untrusted import read_yaml

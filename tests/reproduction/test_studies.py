@@ -20,7 +20,8 @@ from qcnn_lightning import (
 )
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.report.groups import read_collection
-from qcnn_lightning.runs.checkpoint import LAST, read_checkpoint
+from qcnn_lightning.runs import LAST
+from qcnn_lightning.runs.checkpoint import read_checkpoint
 from qcnn_lightning.runs.rebuild import network_of
 from qcnn_lightning.runs.settings import PATHS_IN_A_CONFIG, without_paths
 from qcnn_lightning.states.contraction import TensorNetworkState

@@ -18,7 +18,8 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.figures import check_formats, draw_all, figure_files
 from qcnn_lightning.evaluation.measure import Evaluation, as_json, measure
 from qcnn_lightning.files import inside, replace_atomically
-from qcnn_lightning.runs.checkpoint import LAST, StoredCheckpoint, read_checkpoint
+from qcnn_lightning.runs import LAST
+from qcnn_lightning.runs.checkpoint import StoredCheckpoint, read_checkpoint
 from qcnn_lightning.runs.rebuild import cost_of, named_part, network_of
 from qcnn_lightning.runs.run import Run
 from qcnn_lightning.runs.settings import PATHS_IN_A_CONFIG, without_paths

@@ -14,14 +14,11 @@ import torch
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import inside
+from qcnn_lightning.runs import LAST, PREVIOUS
 from qcnn_lightning.runs.untrusted import check_regular
 
 log = logging.getLogger(__name__)
 
-LAST = Path("checkpoints", "last.ckpt")
-PREVIOUS = Path("checkpoints", "previous.ckpt")
-"""The checkpoint of the epoch before the last, should the last be damaged."""
-BEST = Path("checkpoints", "best.ckpt")
 RECORD = "RunRecord"
 """The callback whose state in the checkpoint is the run's rows and facts."""
 MOST_BYTES = 16 * 2**30

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from qcnn_lightning.command_line import config_dir
 from qcnn_lightning.errors import InputError, RefusedRunError
 from qcnn_lightning.files import inside, replace_atomically
+from qcnn_lightning.runs import BEST, LAST, PREVIOUS
 from qcnn_lightning.runs.metrics import (
     agrees,
     checksum,
@@ -50,8 +51,7 @@ MARKS_OF_A_RUN = (METRICS, SUMMARY, COMPOSED, TRACEBACK)
 # What a run writes, the loggers' folders included.
 WRITTEN = (
     *(LOCK, LOG, METRICS, SUMMARY, TRACEBACK, *HYDRA_FILES),
-    *("checkpoints/last.ckpt", "checkpoints/previous.ckpt", "checkpoints/best.ckpt"),
-    *("wandb", "tensorboard/hparams.yaml"),
+    *(LAST, PREVIOUS, BEST, "wandb", "tensorboard/hparams.yaml"),
 )
 STATUSES = ("finished", "running", "failed", "interrupted")
 SECONDS_TO_WAIT_FOR_A_LOCK = 2

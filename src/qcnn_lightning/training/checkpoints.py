@@ -12,7 +12,8 @@ from pytorch_lightning.plugins import TorchCheckpointIO
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.runs.checkpoint import BEST, LAST, PREVIOUS, object_named_by
+from qcnn_lightning.runs import BEST, LAST, PREVIOUS
+from qcnn_lightning.runs.checkpoint import object_named_by
 from qcnn_lightning.training.record import RunRecord
 
 

@@ -19,7 +19,8 @@ from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError, RefusedRunError
 from qcnn_lightning.files import remove_temporaries
 from qcnn_lightning.models.model import num_parameters
-from qcnn_lightning.runs.checkpoint import LAST, StoredCheckpoint
+from qcnn_lightning.runs import LAST
+from qcnn_lightning.runs.checkpoint import StoredCheckpoint
 from qcnn_lightning.runs.run import LOG, TRACEBACK, Run
 from qcnn_lightning.training.build import build, check_numbers, try_out
 from qcnn_lightning.training.checkpoints import Checkpoints
