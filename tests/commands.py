@@ -28,7 +28,7 @@ LIBRARIES = (
     *("hydra", "hydra.core.override_parser.overrides_visitor", "rich.live", "rich.table"),
     *("pandas", "scipy.stats", "sklearn.datasets", "safetensors.torch"),
     *("torch", "torch.utils.cpp_extension", "torchmetrics", "pytorch_lightning", "pytorch_lightning.loggers"),
-    *("matplotlib.pyplot", "plotly.graph_objects", "plotly.offline"),
+    "matplotlib.pyplot",
 )
 # Of what hangs; a busy machine may take a while.
 TIMEOUT_S = 600
