@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.csv"
+NOWHERE = pd.Series(dtype=float, index=pd.Index([], dtype=int, name="epoch"))
 SUMMARY = "summary.json"
 LOG = "train.log"
 TRACEBACK = "traceback.txt"
@@ -73,6 +74,7 @@ class Run:
         self.folder = Path(folder)
         self.name = name or self.folder.resolve().name
         self.notes: list[str] = []
+        self._columns: dict[str, pd.Series] = {}
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -219,9 +221,9 @@ class Run:
 
     def column(self, name: str) -> pd.Series:
         """Return a metric where it was measured, indexed by epoch; empty if the run has no such column."""
-        if name not in self.metrics:
-            return pd.Series(dtype=float, index=pd.Index([], dtype=int, name="epoch"))
-        return self.metrics[name].dropna()
+        if name not in self._columns:
+            self._columns[name] = self.metrics.get(name, NOWHERE).dropna()
+        return self._columns[name]
 
     def entropy_trend(self, window: int) -> pd.Series:
         """Return the mean entropy of the classes, averaged over each epoch and the `window - 1` before it, in nats."""
@@ -363,6 +365,7 @@ class Run:
         replace_atomically(self.folder / SUMMARY, json.dumps(summary | more, indent=2) + "\n")
         for name in ("summary", "metrics"):
             self.__dict__.pop(name, None)
+        self._columns.clear()
 
     def write_hydra_files(self, files: Mapping[str, str]) -> None:
         """Write what was asked for: name (one of `HYDRA_FILES`) -> text."""
