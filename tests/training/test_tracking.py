@@ -338,12 +338,12 @@ def test_a_server_that_vanishes_holds_nothing_up_and_the_run_stays_on_the_disk(t
 
 def test_what_the_user_calls_a_run_is_kept_and_numbers_are_text(composed):
     config = composed(
-        *("logger=wandb", "trainer.max_epochs=1", "tags=[shared,7]", "logger.project=2024", "logger.name=1e3"),
+        *("logger=wandb", "trainer.max_epochs=1", "tags=[shared,7]", "logger.project=2024", "logger.name=7"),
         *("logger.notes='a $x$ [red] note'", "logger.group=mine", "logger.offline=true"),
     )
     train(config)
     (run,) = of_type(wandb_records(*offline_runs(config)), "run")
-    assert (run["project"], run["display_name"], run["run_group"]) == ("2024", "1e3", "mine")
+    assert (run["project"], run["display_name"], run["run_group"]) == ("2024", "7", "mine")
     assert run["notes"] == "a $x$ [red] note"
     assert run["tags"][:2] == ["shared", "7"]
 
