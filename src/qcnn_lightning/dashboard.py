@@ -1,4 +1,4 @@
-"""`python -m qcnn_lightning.dashboard`: create or update the W&B view of entanglement against cost."""
+"""`qcnn-dashboard`, or `python -m qcnn_lightning.dashboard`: the W&B view of entanglement against cost."""
 
 from pathlib import Path
 
@@ -20,6 +20,11 @@ def main(config: DictConfig) -> None:
     print(f"specification: {config.out}")
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Do what the command line says."""
     with one_message():
         main()
+
+
+if __name__ == "__main__":
+    command()

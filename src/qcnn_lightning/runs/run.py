@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from qcnn_lightning.command_line import config_dir
+from qcnn_lightning.command_line import config_dir, way_to_start
 from qcnn_lightning.errors import InputError, RefusedRunError
 from qcnn_lightning.files import inside, replace_atomically
 from qcnn_lightning.runs import BEST, LAST, PREVIOUS
@@ -380,7 +380,7 @@ class Run:
 
 def command_of(options: Iterable[str], overrides: Iterable[str]) -> str:
     """Return the command that trains with these options, such as --config-dir, and overrides."""
-    return shlex.join(["python", "-m", "qcnn_lightning.train", *options, *overrides])
+    return shlex.join([*way_to_start("train"), *options, *overrides])
 
 
 def message_of(error: BaseException) -> str:
