@@ -1,6 +1,7 @@
-# Every target prepares what it needs: a fresh machine has Python 3.11 with venv and pip, nothing else.
+# Every target prepares what it needs: a fresh machine has Python 3.11 or newer with venv and pip, nothing else.
 PYTHON ?= python3
 VENV := .venv
+CAN_TRAIN := $(VENV)/.can-train
 INSTALLED := $(VENV)/.installed
 
 STUDIES := reproduction paper_start up_down reproduction_d40 best_mnist best_fmnist best_fmnist_16x16 ablation intervention overfitting cross_entropy cross_entropy_best
@@ -11,16 +12,30 @@ STUDIES := reproduction paper_start up_down reproduction_d40 best_mnist best_fmn
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
-setup: $(INSTALLED) ## Prepare .venv with the package, editable, and everything that tests and sweeps need
-
-$(INSTALLED): pyproject.toml
+# Install the package, editable, with the extras of $(1). pip is silent for minutes while it downloads and unpacks PyTorch:
+# every five seconds a line says that it is at work.
+define install
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "error: '$(PYTHON) -m venv' failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,tensorboard,slurm,optuna]'
+	@$(VENV)/bin/python -m pip install --progress-bar off --disable-pip-version-check --editable '.$(1)' & pip=$$!; \
+	trap "kill $$pip" INT TERM; seconds=0; while sleep 1; kill -0 $$pip 2>/dev/null; do seconds=$$((seconds + 1)); \
+	test $$((seconds % 5)) -ne 0 || echo "installing: $$seconds s, $$(du -sm $(VENV) | cut -f1) MB in $(VENV)"; \
+	done; wait $$pip
 	@touch $@
+endef
 
-train: $(INSTALLED) ## Train: make train ARGS="model.d=18 data=fmnist"
+setup: $(INSTALLED) ## Prepare .venv with the package, editable, and everything that tests, docs and sweeps need
+
+$(CAN_TRAIN): pyproject.toml
+	$(call install,)
+
+$(INSTALLED): pyproject.toml
+	$(call install,[dashboard,dev,docs,optuna,slurm,tensorboard])
+	@touch $(CAN_TRAIN)
+
+train: $(CAN_TRAIN) ## Train: make train ARGS="model.d=18 data=fmnist"
 	@$(VENV)/bin/python -m qcnn_lightning.train $(ARGS)
+	@command -v qcnn-train >/dev/null || echo "first     source $(VENV)/bin/activate"
 
 studies: $(INSTALLED) ## Run or resume the studies in reproduction/, but for stored runs, a job per core: make studies STUDIES="up_down"
 	@for study in $(STUDIES); do \
