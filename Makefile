@@ -12,15 +12,16 @@ STUDIES := reproduction paper_start up_down reproduction_d40 best_mnist best_fmn
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
 
-# Install the package, editable, with the extras of $(1). pip is silent for minutes while it downloads and unpacks PyTorch:
-# every five seconds a line says that it is at work.
+# Install the package, editable, with the extras of $(1), and import it, which takes long the first time. pip is silent for
+# minutes while it downloads and unpacks PyTorch: every five seconds a line says how far it is.
 define install
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV) || \
 		{ echo "error: '$(PYTHON) -m venv' failed; on Debian: apt-get install python3-venv" >&2; exit 1; }
-	@$(VENV)/bin/python -m pip install --progress-bar off --disable-pip-version-check --editable '.$(1)' & pip=$$!; \
-	trap "kill $$pip" INT TERM; seconds=0; while sleep 1; kill -0 $$pip 2>/dev/null; do seconds=$$((seconds + 1)); \
-	test $$((seconds % 5)) -ne 0 || echo "installing: $$seconds s, $$(du -sm $(VENV) | cut -f1) MB in $(VENV)"; \
-	done; wait $$pip
+	@begun=$$(date +%s); while sleep 5 >/dev/null; kill -0 $$$$ 2>/dev/null; do \
+		echo "installing: $$(($$(date +%s) - begun)) s, $$(du -sm $(VENV) | cut -f1) MB in $(VENV)"; \
+	done & teller=$$!; trap "kill $$teller" EXIT; \
+	$(VENV)/bin/python -m pip install --progress-bar off --disable-pip-version-check --editable '.$(1)' && \
+	$(VENV)/bin/python -c 'import qcnn_lightning.training.run'
 	@touch $@
 endef
 
