@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 STUDIES := reproduction paper_start up_down reproduction_d40 best_mnist best_fmnist best_fmnist_16x16 ablation intervention overfitting cross_entropy cross_entropy_best
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train studies results report-page test lint format clean
+.PHONY: help setup train studies results report-page docs test lint format clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -55,7 +55,13 @@ report-page: $(INSTALLED) ## Draw the report of the reproduction's stored runs: 
 		$(VENV)/bin/python -m reproduction.restore_runs reproduction/metrics/$$study.tar.xz multirun || exit 1; \
 	done
 	@$(VENV)/bin/python -m qcnn_lightning.report 'runs=[multirun/reproduction,multirun/reproduction_d40,multirun/up_down]' \
-		out=multirun/reproduction/report
+		out=multirun/reproduction/report $(ARGS)
+
+docs: $(INSTALLED) ## Build the documentation site: build/site/index.html
+	@$(MAKE) --no-print-directory report-page ARGS='out=build/report figures=[]'
+	@$(VENV)/bin/python -m sphinx --quiet --fail-on-warning --keep-going -c docs -d build/doctrees . build/site
+	@echo '<meta http-equiv="refresh" content="0; url=docs/index.html">' > build/site/index.html
+	@echo "site      build/site/index.html"
 
 test: $(INSTALLED) ## Run the tests, a process per core: make test ARGS="tests/states -k entropy"
 	@$(VENV)/bin/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal $(ARGS)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
 METADATA = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+PAGES = (".md", ".ipynb", ".html", ".png", ".svg")
 REPOSITORY = METADATA.get("urls", {}).get("Repository")
 
 project = "qcnn_lightning"
@@ -15,12 +16,13 @@ copyright = "the qcnn_lightning maintainers, Apache-2.0"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.apidoc", "sphinx_copybutton"]
 root_doc = "docs/index"
 include_patterns = ["docs/**", "reproduction/**.md", "CONTRIBUTING.md", "CHANGELOG.md"]
-exclude_patterns = ["**/conf.py"]
+exclude_patterns = ["docs/reference/modules.rst"]
 
 html_theme = "furo"
 html_title = project
 html_theme_options = {"source_repository": REPOSITORY, "source_branch": "main"} if REPOSITORY else {}
-#html_static_path = ["docs/static"]
+# The report of the stored runs, made by `make docs`.
+html_extra_path = ["../build/report"]
 
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 4
@@ -36,8 +38,11 @@ default_role = "py:obj"
 
 
 def links_and_anchors(app, docname, source):
-    """Give a page its anchors in MyST's words, and links to code an address: that of the repository, if it is known."""
+    """Give a page its anchors in MyST's words; links to code lead to the repository, or nowhere if that is unknown."""
     text = source[0]
+    if docname == root_doc:
+        introduction = (PROJECT / "README.md").read_text().partition("\n## ")[0]
+        text = text.replace("<!-- introduction of README.md -->", re.sub(r"\]\((?!\w+:)", "](../", introduction))
     for anchors in re.findall(r'^(?:<a id="[\w-]+"></a>)+', text, re.MULTILINE):
         targets = "".join(f"({name})=\n" for name in re.findall(r'id="([\w-]+)"', anchors))
         text = text.replace(anchors, targets)
@@ -45,7 +50,7 @@ def links_and_anchors(app, docname, source):
     def link(match):
         label, target = match.groups()
         path = (PROJECT / docname).parent / target.partition("#")[0]
-        if ":" in target or path.suffix in (".md", ".png", ".svg", "") and not path.is_dir():
+        if ":" in target or path.suffix in PAGES:
             return match[0]
         address = f"{REPOSITORY}/blob/main/{path.resolve().relative_to(PROJECT)}"
         return f"[{label}]({address})" if REPOSITORY else label
@@ -54,9 +59,10 @@ def links_and_anchors(app, docname, source):
 
 
 def short_titles(app, docname, source):
-    """Call a page of the reference what it describes: apidoc says "package" and "module" each time."""
+    """Call a page of the reference what it describes: apidoc says "package" and "module", and "Submodules" of nothing."""
     if docname.startswith("docs/reference/"):
-        source[0] = re.sub(r"^(.+) (package|module)$", r"\1", source[0], flags=re.MULTILINE)
+        text = re.sub(r"^Sub(modules|packages)\n-+\n", "", source[0], flags=re.MULTILINE)
+        source[0] = re.sub(r"^(.+) (package|module)$", r"\1", text, flags=re.MULTILINE)
 
 
 def plain_formulas(app, what, name, obj, options, lines):
