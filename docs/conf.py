@@ -21,6 +21,8 @@ exclude_patterns = ["docs/reference/modules.rst"]
 html_theme = "furo"
 html_title = project
 html_theme_options = {"source_repository": REPOSITORY, "source_branch": "main"} if REPOSITORY else {}
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 # The report of the stored runs, made by `make docs`.
 html_extra_path = ["../build/report"]
 
@@ -59,7 +61,7 @@ def links_and_anchors(app, docname, source):
 
 
 def short_titles(app, docname, source):
-    """Call a page of the reference what it describes: apidoc says "package" and "module", and "Submodules" of nothing."""
+    """Call a page of the reference what it describes, where apidoc says "package", "module" and "Submodules"."""
     if docname.startswith("docs/reference/"):
         text = re.sub(r"^Sub(modules|packages)\n-+\n", "", source[0], flags=re.MULTILINE)
         source[0] = re.sub(r"^(.+) (package|module)$", r"\1", text, flags=re.MULTILINE)
