@@ -1,13 +1,18 @@
-"""What is imported is declared, and what is declared is used."""
+"""What is imported is declared, what is declared is used, and what a package index shows leads somewhere."""
 
 import ast
 import re
+import shutil
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+
+from qcnn_lightning import dashboard
 
 PROJECT = Path(__file__).parents[1]
 METADATA = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
@@ -86,3 +91,30 @@ def test_what_is_used_of_a_package_that_is_not_public_has_an_upper_bound_and_not
     ]
     (requirement,) = (line for line in listed if named([line]) == {distribution})
     assert ("<" in requirement) == used
+
+
+def test_without_its_extra_the_dashboard_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(dashboard, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="2"):
+        dashboard.main.__wrapped__(OmegaConf.create({"entity": "you", "project": "p", "out": "view.json"}))
+    assert "pip install 'qcnn-lightning[dashboard]'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_on_a_package_index_all_links_of_the_readme_are_absolute_once_the_project_has_an_address(tmp_path):
+    for name in ("src", "conf", "setup.py", "LICENSE", "README.md"):
+        copy = shutil.copytree if (PROJECT / name).is_dir() else shutil.copy
+        copy(PROJECT / name, tmp_path / name)
+    address = 'Repository = "https://example.org/project"'
+    written = (PROJECT / "pyproject.toml").read_text()
+    (tmp_path / "pyproject.toml").write_text(re.sub(r"^# Repository = .*$", address, written, flags=re.MULTILINE))
+    build = "from setuptools import build_meta; print(build_meta.prepare_metadata_for_build_wheel('.'))"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, check=True, capture_output=True)
+    (metadata,) = tmp_path.glob("*.dist-info/METADATA")
+    links = re.findall(r"\]\(([^)\s]+)\)", metadata.read_text())
+    assert len(links) > 10
+    assert [link for link in links if not link.startswith("https://")] == []
+    for link in (link for link in links if "example.org" in link):
+        kind, path = re.match(r"https://example.org/project/(blob|raw)/main/([^#]+)", link).groups()
+        assert (PROJECT / path).exists()
+        assert (kind == "raw") == path.endswith((".png", ".svg"))
