@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 STUDIES := reproduction paper_start up_down reproduction_d40 best_mnist best_fmnist best_fmnist_16x16 ablation intervention overfitting cross_entropy cross_entropy_best
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train studies results report-page docs test lint format clean
+.PHONY: help setup newest train studies results report-page docs test lint format clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-11s %s\n", $$1, $$2}'
@@ -33,6 +33,9 @@ $(CAN_TRAIN): pyproject.toml
 $(INSTALLED): pyproject.toml
 	$(call install,[dashboard,dev,docs,optuna,slurm,tensorboard])
 	@touch $(CAN_TRAIN)
+
+newest: $(INSTALLED) ## Install the newest releases of what pyproject.toml has upper bounds for
+	@$(VENV)/bin/python -m pip install --progress-bar off --upgrade hydra-core pytorch-lightning wandb wandb-workspaces
 
 train: $(CAN_TRAIN) ## Train: make train ARGS="model.d=18 data=fmnist"
 	@$(VENV)/bin/python -m qcnn_lightning.train $(ARGS)
