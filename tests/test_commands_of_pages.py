@@ -28,7 +28,8 @@ RUN = {
     "command_line": ["qcnn-train experiment=quickstart model", "qcnn-train experiment=quickstart --cfg"],
     "data": ["qcnn-train data=digits ", "qcnn-train data=folder", "python -c"],
     "evaluation": ["qcnn-evaluate run", "qcnn-evaluate checkpoint=best", "qcnn-evaluate --help"],
-    "report": ["qcnn-report runs=multirun/<sweep> ", "qcnn-report runs=[", "qcnn-runs", "qcnn-dashboard"],
+    "report": ["qcnn-report runs=multirun/<sweep> ", "qcnn-report runs=[", "qcnn-runs"],
+    "wandb": ["qcnn-train", "qcnn-dashboard"],
 }
 # Where the others are run, or why they are not. A command is that of the first that it begins with.
 ELSEWHERE = {
@@ -42,6 +43,7 @@ ELSEWHERE = {
     ".venv/bin/python -m pytest": "this is a test",
     "pip install": "the tests install nothing",
     "source ": "make has done it",
+    "wandb ": "needs an account",
     "eval ": "tests/test_scripts.py",
     "tests/slurm": "tests/slurm/test_slurm.py",
     "python spins.py": "tests/data/test_own_data.py",

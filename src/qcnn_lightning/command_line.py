@@ -4,11 +4,12 @@ import hashlib
 import io
 import os
 import re
+import shlex
 import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,11 @@ def way_to_start(command: str) -> list[str]:
     if not started.name.startswith("qcnn-"):
         return ["python", "-m", f"qcnn_lightning.{command}"]
     return [script.name if shutil.which(script.name) == str(script) else str(script)]
+
+
+def command_of(options: Iterable[str], overrides: Iterable[str]) -> str:
+    """Return the command that trains with these options, such as --config-dir, and overrides."""
+    return shlex.join([*way_to_start("train"), *options, *overrides])
 
 
 def renaming_in(message: str) -> str | None:

@@ -6,7 +6,6 @@ Whatever a folder holds is data: nothing in it is executed, and no link in it is
 import json
 import logging
 import math
-import shlex
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from qcnn_lightning.command_line import config_dir, way_to_start
+from qcnn_lightning.command_line import command_of, config_dir
 from qcnn_lightning.errors import InputError, RefusedRunError
 from qcnn_lightning.files import inside, replace_atomically
 from qcnn_lightning.runs import BEST, LAST, PREVIOUS
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.csv"
+NOWHERE = pd.Series(dtype=float, index=pd.Index([], dtype=int, name="epoch"))
 SUMMARY = "summary.json"
 LOG = "train.log"
 TRACEBACK = "traceback.txt"
@@ -73,6 +73,7 @@ class Run:
         self.folder = Path(folder)
         self.name = name or self.folder.resolve().name
         self.notes: list[str] = []
+        self._columns: dict[str, pd.Series] = {}
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -219,9 +220,9 @@ class Run:
 
     def column(self, name: str) -> pd.Series:
         """Return a metric where it was measured, indexed by epoch; empty if the run has no such column."""
-        if name not in self.metrics:
-            return pd.Series(dtype=float, index=pd.Index([], dtype=int, name="epoch"))
-        return self.metrics[name].dropna()
+        if name not in self._columns:
+            self._columns[name] = self.metrics.get(name, NOWHERE).dropna()
+        return self._columns[name]
 
     def entropy_trend(self, window: int) -> pd.Series:
         """Return the mean entropy of the classes, averaged over each epoch and the `window - 1` before it, in nats."""
@@ -363,6 +364,7 @@ class Run:
         replace_atomically(self.folder / SUMMARY, json.dumps(summary | more, indent=2) + "\n")
         for name in ("summary", "metrics"):
             self.__dict__.pop(name, None)
+        self._columns.clear()
 
     def write_hydra_files(self, files: Mapping[str, str]) -> None:
         """Write what was asked for: name (one of `HYDRA_FILES`) -> text."""
@@ -376,11 +378,6 @@ class Run:
             replace_atomically(self.folder / TRACEBACK, told)
         except InputError as further:
             log.warning("%s", further)
-
-
-def command_of(options: Iterable[str], overrides: Iterable[str]) -> str:
-    """Return the command that trains with these options, such as --config-dir, and overrides."""
-    return shlex.join([*way_to_start("train"), *options, *overrides])
 
 
 def message_of(error: BaseException) -> str:
