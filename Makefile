@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 CAN_TRAIN := $(VENV)/.can-train
 INSTALLED := $(VENV)/.installed
+EXTRAS := [dashboard,dev,docs,optuna,slurm,tensorboard]
 
 STUDIES := reproduction paper_start up_down reproduction_d40 best_mnist best_fmnist best_fmnist_16x16 ablation intervention overfitting cross_entropy cross_entropy_best
 
@@ -31,7 +32,7 @@ $(CAN_TRAIN): pyproject.toml
 	$(call install,)
 
 $(INSTALLED): pyproject.toml
-	$(call install,[dashboard,dev,docs,optuna,slurm,tensorboard])
+	$(call install,$(EXTRAS))
 	@touch $(CAN_TRAIN)
 
 newest: $(INSTALLED) ## Install the newest releases of what pyproject.toml has upper bounds for
