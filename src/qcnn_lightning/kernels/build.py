@@ -7,7 +7,10 @@ import os
 import platform
 import shutil
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +78,22 @@ def load_operators() -> Any:
     return torch.ops.qcnn_lightning
 
 
+@contextmanager
+def said_every(seconds: float, doing: str) -> Iterator[None]:
+    """Log what is being done, and for how long, every so many seconds until it is done."""
+    start, done = time.perf_counter(), threading.Event()
+
+    def say() -> None:
+        while not done.wait(seconds):
+            log.info("%s: %.0f s", doing, time.perf_counter() - start)
+
+    threading.Thread(target=say, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
 def compile_operators(directory: Path, library: Path) -> None:
     """Compile the operators. The library gets its name once it is complete, so it can be loaded as soon as it is there.
 
@@ -93,7 +112,7 @@ def compile_operators(directory: Path, library: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     log.info("compiling the C++ kernel (about %d s, once per machine) in %s", COMPILE_SECONDS, directory)
     start = time.perf_counter()
-    with FileLock(directory / "compiling.lock"):
+    with said_every(5, "compiling"), FileLock(directory / "compiling.lock"):
         if library.exists():  # another job compiled it
             return
         building = directory / "building"

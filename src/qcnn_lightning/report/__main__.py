@@ -1,4 +1,4 @@
-"""`python -m qcnn_lightning.report`: the page, the figures and the tables of finished or running jobs."""
+"""`qcnn-report`, or `python -m qcnn_lightning.report`: the page, figures and tables of finished or running jobs."""
 
 from pathlib import Path
 
@@ -36,7 +36,12 @@ def main(config: DictConfig) -> None:
         show_report(write_report(paths, out, settings))
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Do what the command line says."""
     quote_paths("runs", "out")
     with one_message():
         main()
+
+
+if __name__ == "__main__":
+    command()

@@ -6,7 +6,6 @@ Whatever a folder holds is data: nothing in it is executed, and no link in it is
 import json
 import logging
 import math
-import shlex
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from qcnn_lightning.command_line import config_dir
+from qcnn_lightning.command_line import command_of, config_dir
 from qcnn_lightning.errors import InputError, RefusedRunError
 from qcnn_lightning.files import inside, replace_atomically
 from qcnn_lightning.runs import BEST, LAST, PREVIOUS
@@ -379,11 +378,6 @@ class Run:
             replace_atomically(self.folder / TRACEBACK, told)
         except InputError as further:
             log.warning("%s", further)
-
-
-def command_of(options: Iterable[str], overrides: Iterable[str]) -> str:
-    """Return the command that trains with these options, such as --config-dir, and overrides."""
-    return shlex.join(["python", "-m", "qcnn_lightning.train", *options, *overrides])
 
 
 def message_of(error: BaseException) -> str:
