@@ -4,10 +4,11 @@ import hashlib
 import io
 import os
 import re
+import shlex
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,11 @@ def config_dir(hydra: Any) -> list[str]:
         if source["provider"] == "command-line"
         for argument in ("--config-dir", os.path.relpath(source["path"], runtime["cwd"]))
     ]
+
+
+def command_of(options: Iterable[str], overrides: Iterable[str]) -> str:
+    """Return the command that trains with these options, such as --config-dir, and overrides."""
+    return shlex.join(["python", "-m", "qcnn_lightning.train", *options, *overrides])
 
 
 def renaming_in(message: str) -> str | None:

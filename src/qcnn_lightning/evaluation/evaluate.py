@@ -107,9 +107,12 @@ def last_checkpoint(folder: Path) -> StoredCheckpoint:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a run folder is what training leaves behind")
-    checkpoint = Run(folder).checkpoint()
+    run = Run(folder)
+    checkpoint = run.checkpoint()
     if checkpoint is None:
         raise InputError(f"{folder / LAST}: no such file; is {folder} a run folder, and its first epoch completed?")
+    if not run.has_the_rows_of(checkpoint):
+        log.warning("%s is of another run or epoch than metrics.csv, or one of them was altered", checkpoint.path)
     return checkpoint
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from qcnn_lightning.errors import InputError
+from qcnn_lightning.errors import InputError, message_of
 from qcnn_lightning.runs.find import describe, find_runs
-from qcnn_lightning.runs.run import Run, as_number, message_of
+from qcnn_lightning.runs.run import Run, as_number
 from qcnn_lightning.runs.settings import FREE_TO_CHANGE, is_free
 
 # Runs that differ in nothing else are repetitions, with another seed or in another place.

@@ -9,9 +9,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 
-from qcnn_lightning.errors import InputError, NonFiniteCostError
+from qcnn_lightning.errors import InputError, NonFiniteCostError, message_of
 from qcnn_lightning.files import inside
-from qcnn_lightning.runs.run import message_of
 from qcnn_lightning.training.console import show_closing_summary
 from qcnn_lightning.training.interruption import Interrupted, end_with_parent
 from qcnn_lightning.training.run import train

@@ -26,10 +26,10 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.live import Live
 from rich.table import Table
 
-from qcnn_lightning.command_line import config_dir, exit_at_errors, quoted
+from qcnn_lightning.command_line import command_of, config_dir, exit_at_errors, quoted
 from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.job_table import add_job, empty_job_table, job_console
-from qcnn_lightning.runs.run import Run, command_of
+from qcnn_lightning.runs.run import Run
 from qcnn_lightning.training.interruption import Interrupted
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
