@@ -2,9 +2,13 @@
 
 import os
 import re
+import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock
 
 from qcnn_lightning.errors import InputError
 
@@ -69,6 +73,27 @@ def check_writable(folder: Path) -> None:
             file.flush()
     except OSError as error:
         raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def folder_while_we_live(parent: Path, prefix: str) -> Iterator[Path]:
+    """Make a temporary folder, removed at the end; remove those with this prefix whose processes were killed.
+
+    A process holds the lock of its folder, `<folder>/.lock`, as long as it lives.
+
+    Args:
+        parent: where.
+        prefix: of the folder's name.
+    """
+    for left in parent.glob(f"{prefix}*"):
+        with suppress(OSError), FileLock(left / ".lock", timeout=0):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    with FileLock(folder / ".lock"):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -111,8 +111,11 @@ def last_checkpoint(folder: Path) -> StoredCheckpoint:
     checkpoint = run.checkpoint()
     if checkpoint is None:
         raise InputError(f"{folder / LAST}: no such file; is {folder} a run folder, and its first epoch completed?")
-    if not run.has_the_rows_of(checkpoint):
-        log.warning("%s is of another run or epoch than metrics.csv, or one of them was altered", checkpoint.path)
+    try:
+        if not run.has_the_rows_of(checkpoint):
+            log.warning("%s is of another run or epoch than metrics.csv, or one of them was altered", checkpoint.path)
+    except InputError as error:
+        log.warning("%s", error)
     return checkpoint
 
 

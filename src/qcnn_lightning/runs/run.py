@@ -230,11 +230,7 @@ class Run:
 
     def has_the_rows_of(self, checkpoint: "StoredCheckpoint") -> bool:
         """Return whether `metrics.csv` has a checkpoint's rows: all of them, and until the run has finished more."""
-        stored = lines_of(checkpoint.record["rows"])
-        try:
-            lines = read_lines(inside(self.folder, METRICS))
-        except InputError:
-            return False
+        stored, lines = lines_of(checkpoint.record["rows"]), read_lines(inside(self.folder, METRICS))
         return lines == stored if self.summary.get("status") == "finished" else lines[: len(stored)] == stored
 
     def column(self, name: str) -> pd.Series:
@@ -315,6 +311,8 @@ class Run:
                     "hydra.run.dir, or delete the folder to run it again"
                 )
             return None
+        if not found.record["rows"]:
+            raise InputError(f"{found.path} has no rows of epochs: it is no checkpoint of a run")
         changes = differences(found.config, config)
         if changes:
             lines = "".join(f"\n  {key}: {old} -> {new}" for key, (old, new) in changes.items())

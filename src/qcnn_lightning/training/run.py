@@ -1,6 +1,7 @@
 """One training run, from its configuration to what it leaves on disk; resumed where it was interrupted."""
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -121,7 +122,7 @@ def train_from(
                 "%s has finished already, with test accuracy %.2f%%; to run it again delete the folder, or choose "
                 "another sweep.name or hydra.run.dir",
                 run.folder,
-                100 * record.rows[-1]["accuracy/test"],
+                100 * record.rows[-1].get("accuracy/test", math.nan),
             )
             return record
     if is_first:

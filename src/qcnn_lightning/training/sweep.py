@@ -7,10 +7,8 @@ whichever launcher runs them on whichever machine, and whatever their folders ar
 import atexit
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,7 +25,7 @@ from rich.live import Live
 from rich.table import Table
 
 from qcnn_lightning.command_line import command_of, config_dir, exit_at_errors, quoted
-from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.files import folder_while_we_live, replace_atomically
 from qcnn_lightning.job_table import add_job, empty_job_table, job_console
 from qcnn_lightning.runs.run import Run
 from qcnn_lightning.training.interruption import Interrupted
@@ -119,8 +117,7 @@ class SweepMonitor(Callback):
             self.folder = Path(config.hydra.sweep.dir)
             self.folder.mkdir(parents=True, exist_ok=True)
             # Jobs may have another working directory.
-            self.notes = Path(tempfile.mkdtemp(prefix=".jobs-", dir=self.folder.absolute()))
-            LEFT_OPEN.callback(shutil.rmtree, self.notes, ignore_errors=True)
+            self.notes = LEFT_OPEN.enter_context(folder_while_we_live(self.folder.absolute(), ".jobs-"))
             if runs_elsewhere(config.hydra):
                 self._display = threading.Thread(target=self._watch, daemon=True)
                 self._display.start()
@@ -131,7 +128,8 @@ class SweepMonitor(Callback):
 
     def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
         """Note, in the process of a sweep's job, that it has begun."""
-        if self.notes is None or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        # Without its folder, the sweep itself has been ended.
+        if self.notes is None or not self.notes.is_dir() or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             return
         with exit_at_errors():
             note = {
