@@ -5,11 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from qcnn_lightning.errors import message_of
 from qcnn_lightning.job_table import STYLES, add_job, empty_job_table, job_console, plain_console
-from qcnn_lightning.report.correlation import FEWEST_POINTS, spearman
+from qcnn_lightning.report.correlation import FEWEST_POINTS, correlation
 from qcnn_lightning.report.groups import LeftOut, describe_first_epoch
 from qcnn_lightning.report.tables import last, series
 from qcnn_lightning.runs.find import find_runs
@@ -73,13 +71,13 @@ def cells(run: Run, first_epoch: int | None) -> tuple[str, ...]:
     """Return the numbers of a job's row."""
     entropies, costs = series(run, "train", first_epoch, "values")
     enough = len(entropies) >= FEWEST_POINTS
-    correlation = float(spearman(entropies, costs, np.ones(len(costs)))) if enough else math.nan
+    rank_correlation = correlation(entropies, costs, "spearman") if enough else math.nan
     of_planned = "" if math.isnan(run.planned_epochs) else f"/{run.planned_epochs:.0f}"
     return (
         f"{run.last_epoch + 1}{of_planned}",
         number(run.column("accuracy/test").max(), ".2%"),
         number(last(run.column("ee/mean")), ".4f"),
-        number(correlation, "+.2f"),
+        number(rank_correlation, "+.2f"),
         number(run.seconds, ".0f"),
     )
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.csv"
+NOWHERE = pd.Series(dtype=float, index=pd.Index([], dtype=int, name="epoch"))
 SUMMARY = "summary.json"
 LOG = "train.log"
 TRACEBACK = "traceback.txt"
@@ -75,6 +76,7 @@ class Run:
         self.notes: list[str] = []
         self.altered: list[str] = []
         self._checksums_of_files: dict[str, int] = {}
+        self._columns: dict[str, pd.Series] = {}
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -235,9 +237,9 @@ class Run:
 
     def column(self, name: str) -> pd.Series:
         """Return a metric where it was measured, indexed by epoch; empty if the run has no such column."""
-        if name not in self.metrics:
-            return pd.Series(dtype=float, index=pd.Index([], dtype=int, name="epoch"))
-        return self.metrics[name].dropna()
+        if name not in self._columns:
+            self._columns[name] = self.metrics.get(name, NOWHERE).dropna()
+        return self._columns[name]
 
     def entropy_trend(self, window: int) -> pd.Series:
         """Return the mean entropy of the classes, averaged over each epoch and the `window - 1` before it, in nats."""
@@ -381,6 +383,7 @@ class Run:
         replace_atomically(self.folder / SUMMARY, sealed(summary, lines, files))
         for name in ("summary", "metrics"):
             self.__dict__.pop(name, None)
+        self._columns.clear()
 
     def write_hydra_files(self, files: Mapping[str, str]) -> None:
         """Write what was asked for: name (one of `HYDRA_FILES`) -> text."""
