@@ -98,6 +98,11 @@ def folder_while_we_live(parent: Path, prefix: str) -> Iterator[Path]:
 
 def remove_temporaries(folder: Path) -> None:
     """Remove the temporary files of killed processes from this folder and those below it."""
-    for path in folder.rglob(".*"):
-        if TEMPORARY.fullmatch(path.name) and path.is_file():
+    for subfolder, _, _ in os.walk(folder):
+        for path in temporaries_in(Path(subfolder)):
             path.unlink(missing_ok=True)
+
+
+def temporaries_in(folder: Path) -> list[Path]:
+    """Return the temporary files in a folder, of processes that were killed or are writing."""
+    return [path for path in folder.glob(".*") if TEMPORARY.fullmatch(path.name) and path.is_file()]

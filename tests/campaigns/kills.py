@@ -117,7 +117,7 @@ def complete(
         process = start(kind, folder, epochs, mark)
         if left:
             try:
-                process.wait(moments.uniform(0, longest))
+                process.wait(moments.uniform(0, 0.7 * longest))
             except Exception:
                 tally.kills += 1
                 kill(process, kind, folder, moments)

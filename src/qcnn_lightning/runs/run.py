@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from qcnn_lightning.command_line import command_of, config_dir
 from qcnn_lightning.errors import InputError, RefusedRunError, message_of
 from qcnn_lightning.files import inside, replace_atomically
 from qcnn_lightning.runs import BEST, LAST, PREVIOUS
 from qcnn_lightning.runs.checksums import checksum, checksums_of_files, has_agreeing_lines, is_whole, sealed
+from qcnn_lightning.runs.lock import LOCK, FolderLock
 from qcnn_lightning.runs.metrics import (
     as_number,
     first_epoch_of,
@@ -30,7 +30,7 @@ from qcnn_lightning.runs.metrics import (
     read_table,
     summary_of,
 )
-from qcnn_lightning.runs.settings import differences, settings_of
+from qcnn_lightning.runs.settings import CLASSES, differences, settings_of
 from qcnn_lightning.runs.untrusted import MOST_BYTES_OF_SETTINGS, parse_yaml, read_json, read_text
 
 if TYPE_CHECKING:
@@ -44,8 +44,6 @@ SUMMARY = "summary.json"
 LOG = "train.log"
 TRACEBACK = "traceback.txt"
 """Why the last attempt failed: the message, an empty line, the traceback."""
-LOCK = ".lock"
-"""Held by the process that trains."""
 COMPOSED, ABOUT_HYDRA, OVERRIDES = HYDRA_FILES = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
 MARKS_OF_A_RUN = (METRICS, SUMMARY, COMPOSED, TRACEBACK)
 # What a run writes, the loggers' folders included.
@@ -54,7 +52,6 @@ WRITTEN = (
     *(LAST, PREVIOUS, BEST, "wandb", "tensorboard/hparams.yaml"),
 )
 STATUSES = ("finished", "running", "failed", "interrupted")
-SECONDS_TO_WAIT_FOR_A_LOCK = 2
 BIPARTITIONS = {"left_right": "left/right", "up_down": "up/down"}
 
 
@@ -66,6 +63,7 @@ class Run:
         name: what to call the run; by default as its folder is called.
 
     Attributes:
+        lock: of the folder.
         notes: what is missing or was left out, and why; it grows as parts are read.
         altered: those of the notes that tell of files which are not as they were written.
     """
@@ -73,6 +71,7 @@ class Run:
     def __init__(self, folder: str | Path, name: str | None = None):
         self.folder = Path(folder)
         self.name = name or self.folder.resolve().name
+        self.lock = FolderLock(self.folder)
         self.notes: list[str] = []
         self.altered: list[str] = []
         self._checksums_of_files: dict[str, int] = {}
@@ -96,9 +95,11 @@ class Run:
     def settings(self) -> dict[str, Any]:
         """The configuration, flattened: `settings["model.d"]`; a list is text, so that settings can be compared."""
         config = self._asked(COMPOSED, "data set, d and seed are unknown")
+        settings = settings_of(config if isinstance(config, Mapping) else {})
+        settings |= {CLASSES: names} if isinstance(names := self.summary.get("class_names"), list) else {}
         return {
-            key: json.dumps(value, default=str) if isinstance(value, list) else value
-            for key, value in settings_of(config if isinstance(config, Mapping) else {}).items()
+            key: json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, list) else value
+            for key, value in settings.items()
         }
 
     @cached_property
@@ -177,14 +178,7 @@ class Run:
     @property
     def is_running(self) -> bool:
         """Whether a training process holds the folder's lock."""
-        lock = self.folder / LOCK
-        if lock.is_file() and not lock.is_symlink():
-            try:
-                with FileLock(lock, timeout=0):
-                    return False
-            except OSError as error:
-                return isinstance(error, Timeout)
-        return False
+        return self.lock.is_taken()
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -217,14 +211,13 @@ class Run:
     def _mended(self, lines: list[str]) -> list[str]:
         """Return the lines of `metrics.csv` with those that the checkpoint holds in their place."""
         try:
-            checkpoint = self.checkpoint()
-        except InputError as error:
+            checkpoint, error = self.checkpoint(), "there is none"
+        except InputError as unreadable:
+            checkpoint, error = None, str(unreadable)
+        if checkpoint is None or not checkpoint.record["rows"]:
             self._tell(f"{METRICS} was altered, and no checkpoint can be read to mend it: {error}")
             return lines
-        stored = lines_of(checkpoint.record["rows"]) if checkpoint is not None else []
-        if not stored:
-            self._tell(f"{METRICS} was altered, and there is no checkpoint to mend it")
-            return lines
+        stored = lines_of(checkpoint.record["rows"])
         if lines == stored:
             return lines
         self._tell(f"{METRICS} was altered: the rows of the checkpoint are used, up to its epoch")
@@ -336,23 +329,8 @@ class Run:
         """
         for name in WRITTEN:
             inside(self.folder, name)
-        lock = FileLock(self.folder / LOCK, timeout=SECONDS_TO_WAIT_FOR_A_LOCK)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout as error:
-            raise RefusedRunError(
-                f"{self.folder} is being trained by another process; wait for it, or choose another sweep.name or "
-                "hydra.run.dir"
-            ) from error
-        except OSError as error:
-            raise InputError(
-                f"run_dir={self.folder}: cannot write {error.filename or self.folder / LOCK}: {error.strerror}"
-            ) from error
-        try:
+        with self.lock.held():
             yield
-        finally:
-            lock.release()
 
     def write(
         self,
@@ -373,8 +351,9 @@ class Run:
             more: further facts, that come last.
 
         Raises:
-            InputError: a file cannot be written; what it held is still there.
+            InputError: a file cannot be written, and what it held is still there; or the folder was deleted.
         """
+        self.lock.check()
         lines = [*lines_of(rows), *later_lines] if rows else []
         if lines:
             replace_atomically(self.folder / METRICS, "".join(lines))
@@ -394,7 +373,9 @@ class Run:
     def write_traceback(self, error: BaseException) -> None:
         """Write an error's message and, below it, its traceback, if that can be written."""
         try:
+            self.lock.check()
             told = f"{message_of(error)}\n\n{''.join(traceback.format_exception(error))}"
             replace_atomically(self.folder / TRACEBACK, told)
         except InputError as further:
-            log.warning("%s", further)
+            if str(further) != str(error):
+                log.warning("%s", further)
