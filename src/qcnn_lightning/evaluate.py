@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from qcnn_lightning.command_line import one_message, quote_paths
+from qcnn_lightning.command_line import command, one_message, quote_paths
 
 
 @hydra.main(version_base="1.3", config_path="pkg://qcnn_lightning.conf", config_name="evaluate")
@@ -19,5 +19,5 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     quote_paths("run", "checkpoint", "out", "data.root", "data.path", "data.cache")
-    with one_message():
+    with command():
         main()

@@ -5,7 +5,7 @@ from concurrent.futures.process import BrokenProcessPool
 import hydra
 from omegaconf import DictConfig
 
-from qcnn_lightning.command_line import go_on_without_reader, one_message, quote_paths
+from qcnn_lightning.command_line import command, one_message, quote_paths
 
 MOST_STARTS = 10
 
@@ -37,7 +37,6 @@ def main_until_no_job_is_killed() -> None:
 
 
 if __name__ == "__main__":
-    go_on_without_reader()
     quote_paths("data.root", "data.path", "data.cache", "hydra.run.dir", "hydra.sweep.dir")
-    with one_message():
+    with command():
         main_until_no_job_is_killed()

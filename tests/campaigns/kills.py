@@ -190,6 +190,7 @@ def campaign(
         began = time.monotonic()
         complete(kind, whole, epochs, 0, 0, moments, tally)
         longest = time.monotonic() - began
+        print(kind, "takes", round(longest, 1), "s", flush=True)
         wanted = kills // len(kinds) + (number < kills % len(kinds))
         tally.rounds = 0
         while tally.kills < wanted and not tally.violations:

@@ -190,7 +190,7 @@ def places_of(name: str, given: DictConfig) -> dict[str, Any]:
     paths = {key: given[key] for key in PATHS_IN_A_CONFIG["data"] if given.get(key) is not None}
     if name not in SOURCES:
         return paths
-    ours: Any = OmegaConf.create((files("qcnn_lightning.conf") / "data" / f"{name}.yaml").read_text())
+    ours: Any = OmegaConf.create((files("qcnn_lightning.conf") / "data" / f"{name}.yaml").read_text(encoding="utf-8"))
     # Interpolations are resolved in our configuration only, never in the run's.
     chosen = OmegaConf.create({"data": OmegaConf.merge(ours, paths)})
     return {key: chosen.data[key] for key in PATHS_IN_A_CONFIG["data"] if key in ours}

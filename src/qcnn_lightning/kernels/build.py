@@ -37,7 +37,11 @@ def build_directory() -> Path:
     """
     from torch.utils.cpp_extension import get_default_build_root
 
-    sources = [(path.name, path.read_text()) for path in sorted(SOURCES.iterdir()) if path.suffix in (".h", ".cpp")]
+    sources = [
+        (path.name, path.read_text(encoding="utf-8"))
+        for path in sorted(SOURCES.iterdir())
+        if path.suffix in (".h", ".cpp")
+    ]
     built_from = (sources, COMPILER_FLAGS, torch.__version__, sys.version_info[:2], processor())
     key = hashlib.sha256(repr(built_from).encode()).hexdigest()[:16]
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()) / f"{LIBRARY}_{key}"
@@ -91,7 +95,7 @@ def one_word_compiler(compiler: str, script: Path) -> Iterator[None]:
     if len(compiler.split()) == 1:
         yield
         return
-    script.write_text(f'#!/bin/sh\nexec {compiler} "$@"\n')
+    script.write_text(f'#!/bin/sh\nexec {compiler} "$@"\n', encoding="utf-8")
     script.chmod(0o755)
     os.environ["CXX"] = str(script)
     try:

@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, ListConfig
 
-from qcnn_lightning.command_line import one_message, quote_paths
+from qcnn_lightning.command_line import command, one_message, quote_paths
 from qcnn_lightning.errors import InputError
 
 
@@ -38,5 +38,5 @@ def main(config: DictConfig) -> None:
 
 if __name__ == "__main__":
     quote_paths("runs", "out")
-    with one_message():
+    with command():
         main()

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from qcnn_lightning.command_line import one_message
+from qcnn_lightning.command_line import command, one_message
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,9 +22,10 @@ def main(arguments: list[str] | None = None) -> None:
     # Imported only now, so that --help answers at once.
     from qcnn_lightning.report.console import show_runs
 
-    show_runs(given.folders, given.first_epoch)
+    with one_message():
+        show_runs(given.folders, given.first_epoch)
 
 
 if __name__ == "__main__":
-    with one_message():
+    with command():
         main()

@@ -84,7 +84,7 @@ def read_job(note: Path, sweep: Path) -> Job:
         note: the file of its note.
         sweep: the sweep's folder.
     """
-    noted = json.loads(note.read_text())
+    noted = json.loads(note.read_text(encoding="utf-8"))
     return Job(
         run=Run(noted["folder"], os.path.relpath(noted["folder"], sweep)),
         status=noted["status"],
@@ -152,7 +152,7 @@ class SweepMonitor(Callback):
                 told = job_return.return_value
                 error = told if isinstance(told, str) else ""
                 note = {"status": "failed" if error else "finished", "error": error}
-                replace_atomically(path, json.dumps(json.loads(path.read_text()) | note))
+                replace_atomically(path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | note))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Show the closing table, and exit with 1 if a job has not finished."""
