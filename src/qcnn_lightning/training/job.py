@@ -13,7 +13,7 @@ from qcnn_lightning.errors import InputError, NonFiniteCostError, message_of
 from qcnn_lightning.files import inside
 from qcnn_lightning.runs.settings import PATHS_IN_A_CONFIG
 from qcnn_lightning.training.console import show_closing_summary
-from qcnn_lightning.training.interruption import Interrupted, end_with_parent
+from qcnn_lightning.training.interruption import Interrupted
 from qcnn_lightning.training.run import train
 from qcnn_lightning.training.sweep import runs_elsewhere
 
@@ -34,8 +34,6 @@ def run_job(config: DictConfig) -> float | str:
     quiet = runs_elsewhere(hydra)
     if quiet:
         silence()
-    if hydra.mode == RunMode.MULTIRUN and "joblib" in hydra.launcher._target_:
-        end_with_parent()
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     try:
         if hydra.mode == RunMode.MULTIRUN:

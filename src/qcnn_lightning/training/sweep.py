@@ -28,7 +28,7 @@ from qcnn_lightning.command_line import command_of, config_dir, exit_at_errors, 
 from qcnn_lightning.files import folder_while_we_live, replace_atomically
 from qcnn_lightning.job_table import add_job, empty_job_table, job_console
 from qcnn_lightning.runs.run import Run
-from qcnn_lightning.training.interruption import Interrupted
+from qcnn_lightning.training.interruption import Interrupted, end_with_parent
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -103,12 +103,13 @@ class SweepMonitor(Callback):
     def __init__(self) -> None:
         self.console = job_console()
         self.notes: Path | None = None
+        self.process = os.getpid()
         self._done = threading.Event()
         self._display: threading.Thread | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Hydra's callbacks travel to the processes of the jobs, where this one only takes notes.
-        return {"notes": self.notes}
+        return {"notes": self.notes, "process": self.process}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make a folder for the jobs' notes, and watch them if they run elsewhere; end at SIGTERM as at SIGINT."""
@@ -128,6 +129,8 @@ class SweepMonitor(Callback):
 
     def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
         """Note, in the process of a sweep's job, that it has begun."""
+        if "joblib" in config.hydra.launcher._target_:
+            end_with_parent(self.process)
         # Without its folder, the sweep itself has been ended.
         if self.notes is None or not self.notes.is_dir() or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             return
