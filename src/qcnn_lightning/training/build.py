@@ -86,7 +86,7 @@ def try_out(config: DictConfig, build_network: Callable[..., nn.Module]) -> None
     Raises:
         InputError: a part refuses its settings, or is of a kind that cannot be used.
     """
-    network = tried("model", config.model, lambda: build_network(num_classes=2))
+    network = build_network(num_classes=2)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     make_optimizer = build(config.optimizer, "optimizer")

@@ -129,7 +129,7 @@ class SweepMonitor(Callback):
 
     def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
         """Note, in the process of a sweep's job, that it has begun."""
-        if "joblib" in config.hydra.launcher._target_:
+        if "joblib" in config.hydra.launcher._target_ and os.getpid() != self.process:
             end_with_parent(self.process)
         # Without its folder, the sweep itself has been ended.
         if self.notes is None or not self.notes.is_dir() or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
