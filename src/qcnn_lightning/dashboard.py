@@ -6,7 +6,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from qcnn_lightning.command_line import one_message
+from qcnn_lightning.command_line import one_message, whole_command
 from qcnn_lightning.errors import InputError
 
 
@@ -16,8 +16,9 @@ def main(config: DictConfig) -> None:
     with one_message():
         if find_spec("wandb_workspaces") is None:
             raise InputError("the view needs the package wandb-workspaces: pip install 'qcnn-lightning[dashboard]'")
-        from qcnn_lightning.training.workspace import describe, publish
+    from qcnn_lightning.training.workspace import describe, publish
 
+    with one_message():
         address = publish(config.entity, config.project, Path(config.out))
     print(f"view: {address}" if address else f"would be created in {config.entity}/{config.project}:")
     print(describe(Path(config.out)))
@@ -26,7 +27,7 @@ def main(config: DictConfig) -> None:
 
 def command() -> None:
     """Do what the command line says."""
-    with one_message():
+    with whole_command():
         main()
 
 

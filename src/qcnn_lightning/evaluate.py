@@ -3,7 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
-from qcnn_lightning.command_line import find_modules_here, one_message, quote_paths
+from qcnn_lightning.command_line import find_modules_here, one_message, quote_paths, whole_command
 
 
 @hydra.main(version_base="1.3", config_path="pkg://qcnn_lightning.conf", config_name="evaluate")
@@ -21,7 +21,7 @@ def command() -> None:
     """Do what the command line says."""
     find_modules_here()
     quote_paths("run", "checkpoint", "out", "data.root", "data.path", "data.cache")
-    with one_message():
+    with whole_command():
         main()
 
 

@@ -5,7 +5,7 @@ from concurrent.futures.process import BrokenProcessPool
 import hydra
 from omegaconf import DictConfig
 
-from qcnn_lightning.command_line import find_modules_here, go_on_without_reader, one_message, quote_paths
+from qcnn_lightning.command_line import find_modules_here, one_message, quote_paths, whole_command
 
 MOST_STARTS = 10
 
@@ -38,10 +38,9 @@ def main_until_no_job_is_killed() -> None:
 
 def command() -> None:
     """Do what the command line says."""
-    go_on_without_reader()
     find_modules_here()
     quote_paths("data.root", "data.path", "data.cache", "hydra.run.dir", "hydra.sweep.dir")
-    with one_message():
+    with whole_command():
         main_until_no_job_is_killed()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, ListConfig
 
-from qcnn_lightning.command_line import one_message, quote_paths
+from qcnn_lightning.command_line import one_message, quote_paths, whole_command
 from qcnn_lightning.errors import InputError
 
 
@@ -39,7 +39,7 @@ def main(config: DictConfig) -> None:
 def command() -> None:
     """Do what the command line says."""
     quote_paths("runs", "out")
-    with one_message():
+    with whole_command():
         main()
 
 

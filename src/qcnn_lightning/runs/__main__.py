@@ -4,7 +4,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from qcnn_lightning.command_line import one_message, way_to_start
+from qcnn_lightning.command_line import one_message, way_to_start, whole_command
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -22,12 +22,13 @@ def main(arguments: list[str] | None = None) -> None:
     # Imported only now, so that --help answers at once.
     from qcnn_lightning.report.console import show_runs
 
-    show_runs(given.folders, given.first_epoch)
+    with one_message():
+        show_runs(given.folders, given.first_epoch)
 
 
 def command() -> None:
     """Do what the command line says."""
-    with one_message():
+    with whole_command():
         main()
 
 

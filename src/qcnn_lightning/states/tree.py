@@ -76,6 +76,11 @@ class NetworkState:
         site_tensors, top = network.site_tensors(statistics)
         return cls(site_tensors, top, basis=network.basis.name)
 
+    def __deepcopy__(self, memo: Any) -> "NetworkState":
+        """Return a copy with tensors of its own: leaves, from which no gradient reaches the network."""
+        site_tensors, top = ([tensor.detach().clone() for tensor in part] for part in (self.site_tensors, [self.top]))
+        return type(self)(site_tensors, top[0], self.basis.name)
+
     @property
     def num_levels(self) -> int:
         """L, the pooling levels."""

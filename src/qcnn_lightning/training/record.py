@@ -133,7 +133,8 @@ class RunRecord(pl.Callback):
         try:
             self.write(status="failed", error=f"{type(error).__name__}: {error}")
         except InputError as further:
-            log.warning("%s", further)
+            if str(further) != str(error):
+                log.warning("%s", further)
 
     def repair(self, status: str) -> None:
         """Write `metrics.csv` and `summary.json` from the checkpoint; say so if they were missing or cut off.

@@ -1,9 +1,11 @@
 """One training run, from its configuration to what it leaves on disk; resumed where it was interrupted."""
 
 import logging
+import math
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,15 +84,31 @@ def train(config: DictConfig, quiet: bool = False) -> RunRecord:
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Keep a log in a file."""
-    handler = logging.FileHandler(path)
+    """Keep a log in a file; say so once if it cannot be written to its end, as on a full disk."""
+    handler = LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     try:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
+
+
+class LogFile(logging.FileHandler):
+    """A log file that may end before the run does."""
+
+    ended = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Say once that there is no room; other errors are the program's."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.ended:
+            self.ended = True
+            log.warning("cannot write %s: %s; the run goes on", self.baseFilename, error.strerror)
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -122,7 +140,7 @@ def train_from(
                 "%s has finished already, with test accuracy %.2f%%; to run it again delete the folder, or choose "
                 "another sweep.name or hydra.run.dir",
                 run.folder,
-                100 * record.rows[-1]["accuracy/test"],
+                100 * record.rows[-1].get("accuracy/test", math.nan),
             )
             return record
     if is_first:

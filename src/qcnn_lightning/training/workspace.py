@@ -162,7 +162,7 @@ def publish(entity: str, project: str, specification: Path) -> str | None:
 
 def describe(specification: Path) -> str:
     """Return the sections and panels of a specification file, a line each."""
-    sections = json.loads(specification.read_text())["sections"]
+    sections = json.loads(specification.read_text(encoding="utf-8"))["sections"]
     return "\n".join(line for section, titles in sections.items() for line in (section, *(f"  {t}" for t in titles)))
 
 
@@ -170,7 +170,7 @@ def _read(specification: Path) -> dict:
     if not specification.exists():
         return {}
     try:
-        known = json.loads(specification.read_text())
+        known = json.loads(specification.read_text(encoding="utf-8"))
         return {key: known[key] for key in ("entity", "project", "url")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{specification} was not written by this command: {error}") from error
