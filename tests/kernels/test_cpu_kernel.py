@@ -12,6 +12,7 @@ import time
 
 import pytest
 import torch
+from filelock import FileLock
 
 from qcnn_lightning import QCNN
 from qcnn_lightning.costs import CrossEntropy, SquaredDistance, mean_and_gradient
@@ -415,3 +416,27 @@ def test_the_operator_itself_refuses_what_are_no_labels(labels, told, operator):
         operator.squared_distance(
             images(3), labels, kernel.table, kernel.parameters, [], [], 0.1, kernel.epsilon, kernel.bfloat16_products
         )
+
+
+def test_the_compiler_may_be_a_command_of_several_words(small_operator, monkeypatch):
+    launcher = small_operator.with_name("launcher")
+    launcher.write_text('#!/bin/sh\ntouch "$0.called"\nexec "$@"\n')
+    launcher.chmod(0o755)
+    monkeypatch.setenv("CXX", f"{launcher} g++")
+    build.load_operators()
+    assert launcher.with_name("launcher.called").exists()
+    assert os.environ["CXX"] == f"{launcher} g++"
+    assert {path.name for path in build.build_directory().iterdir()} == {"qcnn_lightning_cpu.so", "compiling.lock"}
+
+
+def test_what_a_job_left_that_was_killed_after_compiling_is_removed_by_the_next(small_operator):
+    build.load_operators()
+    left = build.build_directory() / "building"
+    left.mkdir()
+    build.load_operators.cache_clear()
+    with FileLock(build.build_directory() / "compiling.lock"):
+        build.load_operators()
+        assert left.exists(), "another process compiles just now"
+    build.load_operators.cache_clear()
+    build.load_operators()
+    assert not left.exists()
