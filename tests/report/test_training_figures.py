@@ -253,8 +253,12 @@ def figure_called(*names):
     return figure
 
 
+def fonts_called(*names):
+    return [entry for entry in font_manager.fontManager.ttflist if entry.name in names]
+
+
 def test_letters_that_no_font_has_are_written_by_their_numbers(tmp_path, monkeypatch):
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", [])
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts_called("DejaVu Sans"))
     save(figure_called("猫", "größe", "dog"), tmp_path / "drawn", FORMATS)
     save(figure_called(r"\u732b", "größe", "dog"), tmp_path / "expected", FORMATS)
     for suffix in ("png", "svg"):
@@ -263,10 +267,9 @@ def test_letters_that_no_font_has_are_written_by_their_numbers(tmp_path, monkeyp
 
 def test_letters_that_another_font_has_are_drawn_with_it(tmp_path, monkeypatch):
     # A letter that only one of matplotlib's own fonts has stands for one of a font that somebody has installed.
-    fonts = font_manager.fontManager.ttflist
-    other = next(entry for entry in fonts if entry.name == "STIXGeneral" and entry.style == "normal")
+    other = next(entry for entry in fonts_called("STIXGeneral") if entry.style == "normal")
     letter = min(letters_of(other.fname) - letters_of(font_manager.findfont("DejaVu Sans")))
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", [other])
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts_called("DejaVu Sans", "STIXGeneral"))
     figure = figure_called(f"a {letter}", "b")
     make_drawable(figure)
     title = figure.axes[0].title
