@@ -261,8 +261,7 @@ def test_letters_that_no_font_has_are_written_by_their_numbers(tmp_path, monkeyp
     monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts_called("DejaVu Sans"))
     save(figure_called("猫", "größe", "dog"), tmp_path / "drawn", FORMATS)
     save(figure_called(r"\u732b", "größe", "dog"), tmp_path / "expected", FORMATS)
-    for suffix in ("png", "svg"):
-        assert (tmp_path / f"drawn.{suffix}").read_bytes() == (tmp_path / f"expected.{suffix}").read_bytes()
+    assert (tmp_path / "drawn.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
 def test_letters_that_another_font_has_are_drawn_with_it(tmp_path, monkeypatch):
