@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 import shlex
+import shutil
 import sys
 import traceback
 import warnings
@@ -93,9 +94,27 @@ def config_dir(hydra: Any) -> list[str]:
     ]
 
 
+def find_modules_here() -> None:
+    """Let modules of the current folder be imported: `python -m` puts it on the path, a script does not."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+
+
+def way_to_start(command: str) -> list[str]:
+    """Return how to start a command of this package, like "train": the way that this process was started.
+
+    By a script, such as `qcnn-train` (with its folder if the shell would not find it), or by `python -m`.
+    """
+    started = Path(sys.argv[0])
+    script = started.with_name(f"qcnn-{command}")
+    if not started.name.startswith("qcnn-"):
+        return ["python", "-m", f"qcnn_lightning.{command}"]
+    return [script.name if shutil.which(script.name) == str(script) else str(script)]
+
+
 def command_of(options: Iterable[str], overrides: Iterable[str]) -> str:
     """Return the command that trains with these options, such as --config-dir, and overrides."""
-    return shlex.join(["python", "-m", "qcnn_lightning.train", *options, *overrides])
+    return shlex.join([*way_to_start("train"), *options, *overrides])
 
 
 def renaming_in(message: str) -> str | None:
@@ -139,7 +158,7 @@ def errors_told() -> Iterator[None]:
 
 
 @contextmanager
-def command() -> Iterator[None]:
+def whole_command() -> Iterator[None]:
     """Run a whole command: as `one_message`, output that cannot be written is lost, and Ctrl-C ends what is left.
 
     The command itself calls `one_message` once it has imported everything; until then Ctrl-C ends it at once. The exit

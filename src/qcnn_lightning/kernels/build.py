@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -85,6 +86,22 @@ def load_operators() -> Any:
 
 
 @contextmanager
+def said_every(seconds: float, doing: str) -> Iterator[None]:
+    """Log what is being done, and for how long, every so many seconds until it is done."""
+    start, done = time.perf_counter(), threading.Event()
+
+    def say() -> None:
+        while not done.wait(seconds):
+            log.info("%s: %.0f s", doing, time.perf_counter() - start)
+
+    threading.Thread(target=say, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+@contextmanager
 def one_word_compiler(compiler: str, script: Path) -> Iterator[None]:
     """Let CXX be one word, as PyTorch needs it, also where it is a command like "ccache g++".
 
@@ -129,7 +146,7 @@ def compile_operators(directory: Path, library: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     log.info("compiling the C++ kernel (about %d s, once per machine) in %s", COMPILE_SECONDS, directory)
     start = time.perf_counter()
-    with FileLock(directory / LOCK):
+    with said_every(5.0, "compiling"), FileLock(directory / LOCK):
         if library.exists():  # another job compiled it
             return
         building = directory / BUILDING

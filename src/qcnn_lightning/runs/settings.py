@@ -15,6 +15,7 @@ FREE_TO_CHANGE = (
     "model.kernel",
     "run_dir",
     "sweep",
+    "tags",
     "trainer.accelerator",
     "trainer.default_root_dir",
     "trainer.devices",
