@@ -5,7 +5,7 @@ import pytest
 from filelock import FileLock
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.files import folder_while_we_live
+from qcnn_lightning.files import folder_while_we_live, replace_atomically
 from qcnn_lightning.report.console import show_runs
 from qcnn_lightning.runs.run import HYDRA_FILES, Run
 
@@ -118,3 +118,10 @@ def test_folders_of_killed_processes_are_removed_and_those_of_living_ones_stay(t
     with FileLock(tmp_path / ".jobs-living" / ".lock"), folder_while_we_live(tmp_path, ".jobs-") as ours:
         assert {path.name for path in tmp_path.iterdir()} == {".jobs-living", ours.name}
     assert not ours.exists()
+
+
+def test_text_of_any_kind_can_be_written(tmp_path):
+    replace_atomically(tmp_path / "a", "größe \udcf6\ud83d")
+    replace_atomically(tmp_path / "b", "größe " + b"\xf6".decode(errors="surrogateescape"))
+    assert (tmp_path / "a").read_bytes() == "größe ".encode() + rb"\udcf6\ud83d"
+    assert (tmp_path / "b").read_bytes() == "größe ".encode() + b"\xf6"
