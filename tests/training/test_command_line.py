@@ -158,7 +158,7 @@ def test_paths_are_meant_as_they_were_given_wherever_a_job_runs(tmp_path, place)
         for number in range(6):
             path = tmp_path / "photos" / "train" / name / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(np.full((4, 4), 60 + 20 * number + 100 * label, dtype=np.uint8)).save(path)
+            Image.fromarray(np.full((4, 4), 40 + 20 * number + 100 * label, dtype=np.uint8)).save(path)
     images = ("data=folder", "data.root=photos", "data.size=4", "data.batch_size=4", "model.d=2", "model.kernel=plain")
     settings = (*images, "logger=none", "trainer.max_epochs=1", "hydra.job.chdir=true")
     done = train_command(*place, *settings, folder=tmp_path)

@@ -365,6 +365,7 @@ def test_a_log_without_room_is_told_once_and_the_run_goes_on(composed, monkeypat
             self.handleError(record)
 
     monkeypatch.setattr(LogFile, "emit", emit_on_a_full_disk)
+    caplog.set_level("INFO")
     train(config)
     (told,) = [message for message in caplog.messages if "train.log" in message]
     assert told == f"cannot write {config.run_dir}/train.log: No space left on device; the run goes on"
