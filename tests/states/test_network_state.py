@@ -1,6 +1,7 @@
 """What a user meets first: construction, errors, files, and what symmetry says about the numbers."""
 
 import copy
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -272,3 +273,11 @@ def test_copies_of_a_network_and_of_its_state_are_whole_and_have_tensors_of_thei
     assert torch.equal(network.state().top, state.top)
     assert state.top.abs().sum() > 0
     assert all(parameter.abs().sum() > 0 for parameter in network.parameters() if parameter.ndim > 2)
+
+
+def test_a_pipe_in_place_of_a_state_is_told_at_once(tmp_path):
+    os.mkfifo(tmp_path / "state.safetensors")
+    with pytest.raises(
+        InputError, match=r"state\.safetensors cannot be read as a state: there is no such regular file"
+    ):
+        NetworkState.load(tmp_path / "state.safetensors")
