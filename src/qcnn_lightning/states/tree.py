@@ -342,6 +342,8 @@ class NetworkState:
         Raises:
             InputError: the file is missing, is not a safetensors file, holds no state, or was altered.
         """
+        if not Path(path).is_file():
+            raise InputError(f"{path} cannot be read as a state: there is no such regular file")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
