@@ -44,6 +44,8 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 8,
     "legend.frameon": False,
     "lines.linewidth": 1.3,
+    # Names of classes and of runs are text.
+    "text.parse_math": False,
     "pdf.fonttype": 42,
     # Otherwise the SVG's internal names are drawn at random.
     "svg.hashsalt": "qcnn_lightning",
