@@ -41,6 +41,7 @@ ELSEWHERE = {
     "make ": "trains for minutes, hours or days",
     "git clone": "this is a clone",
     ".venv/bin/python -m pytest": "this is a test",
+    ".venv/bin/python -m tests.campaigns": "tests/campaigns/test_campaigns.py",
     "pip install": "the tests install nothing",
     "source ": "make has done it",
     "wandb ": "needs an account",
