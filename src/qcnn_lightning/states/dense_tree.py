@@ -28,8 +28,8 @@ class DenseTree:
         top: (classes, parent).
     """
 
-    nodes: tuple[Float[Tensor, "parent left right"], ...]
-    top: Float[Tensor, "classes parent"]
+    nodes: tuple[Float[Tensor, "_ _ _"], ...]
+    top: Float[Tensor, "classes _"]
 
 
 def dense_tree(site_tensors: tuple[Tensor, ...], top: Tensor) -> DenseTree:
@@ -38,7 +38,7 @@ def dense_tree(site_tensors: tuple[Tensor, ...], top: Tensor) -> DenseTree:
     return DenseTree(nodes, top)
 
 
-def pooled_tree(tree: DenseTree) -> tuple[list[Float[Tensor, "2 rows columns"]], Float[Tensor, "classes states"]]:
+def pooled_tree(tree: DenseTree) -> tuple[list[Float[Tensor, "2 _ _"]], Float[Tensor, "classes states"]]:
     """Return site tensors and top of a product-pooling tree with the same states (theory.md, eq. T2).
 
     Every slice T_I becomes sum_r u_Ir v_Ir^T, by its singular values. Each term is a channel of the pooling, and the
