@@ -203,15 +203,11 @@ def density_matrices(tree: Tree, blocks: Sequence[Block]) -> Float[Tensor, "clas
         )
     ascending = sorted(range(len(blocks)), key=lambda place: blocks[place].sites.start)
     image = Block(len(tree.levels), 0)
-    matrices = []
-    for coefficients in tree.top.split(1):
-        outside = Environment.of_everything(tree.states, coefficients)
-        pairs = _descended(tree, image, outside, [blocks[place] for place in ascending])
-        by_block = pairs.reshape([sizes[place] for place in ascending for _ in range(2)])
-        axes = [ascending.index(place) for place in range(len(blocks))]
-        matrix = by_block.permute([2 * axis for axis in axes] + [2 * axis + 1 for axis in axes])
-        matrices.append(matrix.reshape(dimension, dimension))
-    density = torch.stack(matrices)
+    outside = Environment.of_everything(tree.states, tree.top)
+    pairs = _descended(tree, image, outside, [blocks[place] for place in ascending])
+    by_block = pairs.reshape([-1, *(sizes[place] for place in ascending for _ in range(2))])
+    axes = [1 + 2 * ascending.index(place) for place in range(len(blocks))]
+    density = by_block.permute([0, *axes, *(axis + 1 for axis in axes)]).reshape(-1, dimension, dimension)
     density = (density + density.mT) / 2
     return density / density.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
 
