@@ -8,6 +8,7 @@ from torch import Tensor
 
 from qcnn_lightning.states import NetworkState, State
 from qcnn_lightning.states.entropy import renyi_entropy, von_neumann_entropy
+from qcnn_lightning.states.polynomial import orders_fit
 
 
 @dataclass(frozen=True)
@@ -85,5 +86,7 @@ def measure_entanglement(state: State) -> Entanglement:
             if isinstance(state, NetworkState)
             else ()
         ),
-        interaction_order=state.interaction_order() if isinstance(state, NetworkState) else None,
+        interaction_order=(
+            state.interaction_order() if isinstance(state, NetworkState) and orders_fit(state.channels) else None
+        ),
     )

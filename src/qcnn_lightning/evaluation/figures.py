@@ -149,21 +149,19 @@ def draw_entropy_profile(evaluation: Evaluation) -> Figure:
 def draw_interaction_order(evaluation: Evaluation) -> Figure:
     """Draw, for every class, the weight of the terms that involve exactly k pixels."""
     weights = states_of(evaluation).interaction_order.numpy()  # type: ignore[union-attr]
-    shown = np.where(weights > SMALLEST_PROBABILITY, weights, np.nan)
-    visible = 1 + int(np.nonzero((weights > SMALLEST_PROBABILITY).any(0))[0].max(initial=1))
-    orders = np.arange(visible)
+    seen = (weights > SMALLEST_PROBABILITY).any(0)
+    shown = np.where(weights > SMALLEST_PROBABILITY, weights, np.nan)[:, : 1 + seen.nonzero()[0].max(initial=1)]
     figure, panels = class_panels(len(weights), height=1.75, sharex=True, sharey=True)
     for label, axes in enumerate(panels):
-        axes.plot(orders, shown.T[:visible], color=OTHERS, linewidth=0.6)
-        axes.plot(orders, shown[label, :visible], color=BLUE, linewidth=1.4)
-        axes.set_title(evaluation.class_names[label], loc="left")
-        mean = states_of(evaluation).mean_order[label]  # type: ignore[index]
-        axes.text(0.96, 0.94, f"mean {mean:.3g}", transform=axes.transAxes, ha="right", va="top", fontsize=7.5)
+        axes.plot(shown.T, color=OTHERS, linewidth=0.6)
+        axes.plot(shown[label], color=BLUE, linewidth=1.4)
+        mean = weights[label] @ np.arange(weights.shape[1])
+        axes.set_title(f"{evaluation.class_names[label]}: {mean:.3g}", loc="left")
     panels[0].set_yscale("log")
     panels[0].yaxis.set_major_locator(LogLocator(numticks=6))
     panels[0].yaxis.set_minor_formatter(NullFormatter())
     panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    figure.supxlabel("pixels k in a term", fontsize=9)
+    figure.supxlabel("pixels k in a term; in the titles their mean", fontsize=9)
     figure.supylabel("weight of all terms of k pixels", fontsize=9)
     figure.suptitle(f"Order of interaction: pixels that terms of a state involve\n{subject(evaluation)}")
     return figure

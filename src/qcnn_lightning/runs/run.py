@@ -44,15 +44,13 @@ SUMMARY = "summary.json"
 LOG = "train.log"
 TRACEBACK = "traceback.txt"
 """Why the last attempt failed: the message, an empty line, the traceback."""
+STATES = "states.safetensors"
 LOCK = ".lock"
 """Held by the process that trains."""
 COMPOSED, ABOUT_HYDRA, OVERRIDES = HYDRA_FILES = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
 MARKS_OF_A_RUN = (METRICS, SUMMARY, COMPOSED, TRACEBACK)
-# What a run writes, the loggers' folders included.
-WRITTEN = (
-    *(LOCK, LOG, METRICS, SUMMARY, TRACEBACK, *HYDRA_FILES),
-    *(LAST, PREVIOUS, BEST, "wandb", "tensorboard/hparams.yaml"),
-)
+LOGGERS = ("wandb", "tensorboard/hparams.yaml")
+WRITTEN = (LOCK, LOG, METRICS, SUMMARY, TRACEBACK, STATES, *HYDRA_FILES, LAST, PREVIOUS, BEST, *LOGGERS)
 STATUSES = ("finished", "running", "failed", "interrupted")
 SECONDS_TO_WAIT_FOR_A_LOCK = 2
 BIPARTITIONS = {"left_right": "left/right", "up_down": "up/down"}

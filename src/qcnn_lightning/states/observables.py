@@ -18,7 +18,7 @@ from qcnn_lightning.states.entropy import renyi_entropy
 from qcnn_lightning.states.gram import Tree, build_tree
 from qcnn_lightning.states.mutual_information import mutual_information_map, region_spectrum
 from qcnn_lightning.states.open_blocks import blocks_fit, density_matrices, pixel_density_matrices
-from qcnn_lightning.states.polynomial import interaction_order
+from qcnn_lightning.states.polynomial import interaction_order, orders_fit
 from qcnn_lightning.states.regions import Region, aligned_blocks, blocks_as_given, sites_of
 from qcnn_lightning.states.renyi import four_legs_fit, purity
 from qcnn_lightning.states.sampling import perfect_samples, swap_estimate
@@ -45,6 +45,7 @@ class Observables:
     site_tensors: tuple[Tensor, ...]
     top: Tensor
     log_norm: Callable[[], Tensor]
+    entanglement_entropy: Callable[[], Tensor]
     _local_functions: Callable[[Tensor], Tensor]
     _of_all_blocks: Callable[[Tensor, int], Tensor]
 
@@ -70,6 +71,10 @@ class Observables:
 
     def _tree(self) -> Tree:
         return build_tree(self.site_tensors, self.top)
+
+    def effective_schmidt_rank(self) -> Float[Tensor, " classes"]:
+        """Return e^S with S between the two halves of the image: so many equal Schmidt values have this entropy."""
+        return self.entanglement_entropy().exp()
 
     @torch.no_grad()
     def reduced_density_matrix(self, blocks: Any) -> Float[Tensor, "classes dimension dimension"]:
@@ -228,13 +233,18 @@ class Observables:
 
     @torch.no_grad()
     def interaction_order(self) -> Float[Tensor, "classes orders"]:
-        """Return the weights w_0 .. w_N of the terms that involve exactly k pixels, with sum 1 (theory.md, eq. O2).
+        """Return the weights w_0 .. w_N of the terms that involve exactly k pixels, with sum 1 (theory.md, eq. W1).
 
         A term of |Psi_y> = sum Psi_i1..iN |f_i1 .. f_iN> involves the pixels with i > 0; f_0 = 1 is the constant.
         Every order keeps its own digits, however small its weight: no order is computed as a difference of others. The
         relative error of w_k is about 1e-15 times the square of the factor by which terms of order k cancel in the
         network: 1e-13 in ordinary ones. Weights below 1e-308 are zero.
+
+        Raises:
+            InputError: (d_l + 1)^2 2^l polynomials' coefficients of some level l would be more than 2^26.
         """
+        if not orders_fit(self.channels):
+            raise InputError(f"channels={self.channels}: the polynomials of this state's orders do not fit into memory")
         return interaction_order(self._tree())
 
     def to_dense_tree(self) -> DenseTree:

@@ -1,4 +1,4 @@
-"""Orders of interaction: the weight of a state's terms that involve exactly k pixels (theory.md, eq. O2)."""
+"""Orders of interaction: the weight of a state's terms that involve exactly k pixels (theory.md, eq. W1)."""
 
 import torch
 from jaxtyping import Float
@@ -8,6 +8,15 @@ from qcnn_lightning.states.gram import Tree
 
 ENTRIES_AT_A_TIME = 2**14
 """Pairs of polynomials multiplied at a time."""
+
+
+LARGEST_POLYNOMIALS = 2**26
+"""Coefficients of all overlaps of a level: 0.5 GB."""
+
+
+def orders_fit(channels: tuple[int, ...]) -> bool:
+    """Return whether the polynomials of these channels fit into memory."""
+    return max((count + 1) ** 2 << level for level, count in enumerate(channels)) <= LARGEST_POLYNOMIALS
 
 
 def interaction_order(tree: Tree) -> Float[Tensor, "classes orders"]:

@@ -23,14 +23,10 @@ from qcnn_lightning.states.checks import as_tensor, check_tensors
 from qcnn_lightning.states.dense_tree import DenseTree, pooled_tree
 from qcnn_lightning.states.ensemble import overlaps_between, summed_tensors
 from qcnn_lightning.states.entropy import block_spectra_below, cut_spectrum, renyi_entropy, von_neumann_entropy
-from qcnn_lightning.states.gram import (
-    Environment,
-    binary_exponent,
-    times_power_of_two,
-)
+from qcnn_lightning.states.gram import Environment, binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
 from qcnn_lightning.states.observables import Observables
-from qcnn_lightning.states.state_file import read_state, write_state
+from qcnn_lightning.states.state_file import read_epochs, read_state, write_state
 
 IMAGES_AT_A_TIME = 500
 
@@ -252,10 +248,6 @@ class NetworkState(Observables):
         """
         return renyi_entropy(self.schmidt_spectrum(), alpha)
 
-    def effective_schmidt_rank(self) -> Float[Tensor, " classes"]:
-        """Return e^S with S between the two halves of the image: so many equal Schmidt values have this entropy."""
-        return self.entanglement_entropy().exp()
-
     def block_entropies(self, level: int, alpha: int | float = 1) -> Float[Tensor, "classes blocks"]:
         """Return S = -sum_k p_k log p_k of every aligned block of 2^level pixels with the rest, nats (eq. 38, 44).
 
@@ -393,3 +385,13 @@ class NetworkState(Observables):
         """
         tensors, description = read_state(path)
         return cls(*tensors, **description)
+
+    @classmethod
+    def load_epochs(cls, path: str | Path) -> dict[int, "NetworkState"]:
+        """Read the states of a run's epochs, `states.safetensors` of its folder; epoch -1 is before training.
+
+        Raises:
+            InputError: as `load`.
+        """
+        by_epoch, description = read_epochs(path)
+        return {epoch: cls(*tensors, **description) for epoch, tensors in by_epoch.items()}
