@@ -149,8 +149,8 @@ def draw_entropy_profile(evaluation: Evaluation) -> Figure:
 def draw_interaction_order(evaluation: Evaluation) -> Figure:
     """Draw, for every class, the weight of the terms that involve exactly k pixels."""
     weights = states_of(evaluation).interaction_order.numpy()  # type: ignore[union-attr]
-    seen = (weights > SMALLEST_PROBABILITY).any(0)
-    shown = np.where(weights > SMALLEST_PROBABILITY, weights, np.nan)[:, : 1 + seen.nonzero()[0].max(initial=1)]
+    last = int(np.nonzero(weights > SMALLEST_PROBABILITY)[1].max(initial=1))
+    shown = np.where(weights > SMALLEST_PROBABILITY, weights, np.nan)[:, : last + 1]
     figure, panels = class_panels(len(weights), height=1.75, sharex=True, sharey=True)
     for label, axes in enumerate(panels):
         axes.plot(shown.T, color=OTHERS, linewidth=0.6)

@@ -94,12 +94,6 @@ class BlockStates:
         return torch.outer(self.mean, self.mean) + self.covariance
 
     @cached_property
-    def gram_beside_constant(self) -> Float[Tensor, "bordered bordered"]:
-        """The Gram matrix of |f_0 .. f_0> and the states, without powers of two."""
-        mean = functional.pad(self.mean, (1, 0), value=1)
-        return torch.outer(mean, mean) + functional.pad(self.covariance, (1, 0, 1, 0))
-
-    @cached_property
     @torch.no_grad()
     def factor(self) -> Float[Tensor, "bordered bordered"]:
         """B = diag(1, R), lower triangular, with covariance = R R^T."""
@@ -229,14 +223,18 @@ class Environment:
         return Environment(torch.cat([part._child_overlaps(level, side) for part in parts], dim=1))
 
     def _child_overlaps(self, level: TreeLevel, side: int) -> Float[Tensor, "outside blocks outside"]:
-        child, sibling = level.mapped[side], level.mapped[-1 - side]
-        fluctuations = self.overlaps[1:, :, 1:] * sibling.covariance.unsqueeze(1)
-        cross = fluctuations @ child.mean
-        overlaps = self.overlaps * sibling.gram_beside_constant.unsqueeze(1)
-        overlaps[0, :, 0] += child.mean @ cross
-        # Not cross.mT: beside open pixels (`states/open_blocks.py`) overlaps are not symmetric.
-        overlaps[0, :, 1:] += torch.tensordot(child.mean, fluctuations, dims=1)
-        overlaps[1:, :, 0] += cross
+        sibling = level.mapped[-1 - side]
+        covariance = functional.pad(sibling.covariance, (1, 0, 1, 0))
+        child_mean = functional.pad(level.mapped[side].mean, (1, 0))
+        sibling_mean = functional.pad(sibling.mean, (1, 0), value=1)
+        fluctuations = self.overlaps * covariance.unsqueeze(1)
+        # Rows and columns: beside open pixels (`states/open_blocks.py`) overlaps are not symmetric.
+        rows = fluctuations @ child_mean
+        columns = torch.tensordot(child_mean, fluctuations, dims=1)
+        overlaps = torch.addcmul(fluctuations, self.overlaps, torch.outer(sibling_mean, sibling_mean).unsqueeze(1))
+        overlaps[:, :, 0] += rows
+        overlaps[0] += columns
+        overlaps[0, :, 0] += child_mean @ rows
         return congruent(level.bordered[side], overlaps)
 
     def of_children(self, level: TreeLevel) -> "Environment":

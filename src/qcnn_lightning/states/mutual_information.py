@@ -105,7 +105,9 @@ def _information_below(
         basis: `components` of one pixel.
     """
     if not levels:
-        return _information_of_two(torch.einsum("pnq,pa,qb->nab", outside.overlaps, basis, basis))
+        # The components of a pixel's states are unit vectors.
+        place = basis.argmax(0)
+        return _information_of_two(outside.overlaps[place][:, :, place].movedim(1, 0))
     level = levels[-1]
     children = [outside.of_child(level, -side) for side in range(len(level.mapped))]
     halves = [_information_below(levels[:-1], child, basis) for child in children]
