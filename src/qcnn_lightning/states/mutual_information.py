@@ -125,11 +125,10 @@ def _information_of_two(triangle: Float[Tensor, "pairs local local"]) -> Float[T
     # In the basis of the pixels' own Schmidt states most weights are small. Without those, no eigenvalue grows, and all
     # together lose no more than the weights (Cauchy's interlacing).
     _, (own, other) = torch.linalg.eigh(single)
-    for basis in (own, own, other, other):
-        # The first leg becomes the last one: after four turns all are in their places.
-        density = torch.tensordot(density, basis, dims=([0], [0]))
-    both = density.transpose(1, 2).reshape(num_local**2, num_local**2)
+    density = other.mT @ (density @ other)
+    density = own.mT @ (own.mT @ density.flatten(1)).reshape(num_local, num_local, -1)
+    both = density.reshape([num_local] * 4).transpose(1, 2).reshape(num_local**2, num_local**2)
     weight, place = both.diagonal().sort()
     kept = place[weight.cumsum(0) > NEGLIGIBLE * weight.sum()]
-    entropies = von_neumann_entropy(spectra(single)).sum() - von_neumann_entropy(spectra(both[kept][:, kept]))
+    entropies = von_neumann_entropy(spectra(single)).sum() - von_neumann_entropy(spectra(both[kept.unsqueeze(1), kept]))
     return entropies.reshape(1)
