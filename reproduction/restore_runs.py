@@ -18,6 +18,7 @@ from qcnn_lightning import command_line
 from qcnn_lightning.errors import RefusedRunError
 from qcnn_lightning.runs import LAST, PREVIOUS
 from qcnn_lightning.runs.checkpoint import RECORD
+from qcnn_lightning.runs.checksums import CHECKSUM_KEYS
 from qcnn_lightning.runs.find import find_runs
 from qcnn_lightning.runs.run import ABOUT_HYDRA, COMPOSED, METRICS, OVERRIDES, Run
 from qcnn_lightning.runs.untrusted import read_yaml
@@ -25,7 +26,7 @@ from qcnn_lightning.training.checkpoints import AtomicCheckpoints
 from reproduction.archives import study_of, unpack
 
 # Of summary.json, what is taken from the rows; the rest are the run's facts.
-FROM_ROWS = ("status", "final", "best", "seconds", "metrics")
+FROM_ROWS = ("status", "final", "best", "seconds", *CHECKSUM_KEYS)
 # Where a run is; of another machine, and not a setting.
 PLACES = ("run_dir", "sweep")
 # From the project's root, where `make studies` finds the studies.

@@ -13,7 +13,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.stats import friedmanchisquare, t
 
-from qcnn_lightning.report.correlation import FEWEST_POINTS, FEWEST_RUNS, Estimate, over_runs, spearman
+from qcnn_lightning.report.correlation import FEWEST_POINTS, FEWEST_RUNS, Estimate, correlation, over_runs
 from qcnn_lightning.report.groups import NOT_A_SETTING, Collection, caption, rank
 from qcnn_lightning.report.tables import COSTS, first, last, series
 from qcnn_lightning.runs.run import Run
@@ -140,7 +140,7 @@ def within_run_table(collection: Collection, first_epoch: int | None = None) -> 
         row: dict[str, Any] = dict(labels)
         for cost in COSTS:
             pairs = [series(run, cost, first_epoch, "values") for run in runs]
-            own = [float(spearman(*pair, np.ones(len(pair[0])))) for pair in pairs if len(pair[0]) >= FEWEST_POINTS]
+            own = [correlation(*pair, "spearman") for pair in pairs if len(pair[0]) >= FEWEST_POINTS]
             own = [value for value in own if np.isfinite(value)]
             row |= {
                 cost: mean_with_interval(own, bounds=(-1.0, 1.0)),
@@ -271,7 +271,7 @@ def entropy_and_error(run: Run) -> float:
     if len(classes) < FEWEST_CLASSES:
         return np.nan
     entropy, error = (classes[name].to_numpy() for name in ("entropy", "error"))
-    return float(spearman(entropy, error, np.ones(len(classes))))
+    return correlation(entropy, error, "spearman")
 
 
 def class_table(collection: Collection) -> pd.DataFrame:

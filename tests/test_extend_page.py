@@ -15,7 +15,7 @@ import torch
 from commands import Command, command, evaluate_command, train_command
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extend.md").read_text()
-COMMANDS = re.findall(r"^    python -m qcnn_lightning\.train (.*)$", PAGE, flags=re.MULTILINE)
+COMMANDS = re.findall(r"^    qcnn-train (.*)$", PAGE, flags=re.MULTILINE)
 WITH_STATE = [example for example in COMMANDS if "Perceptron" not in example]
 
 

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import json
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -118,3 +119,11 @@ def test_local_links_lead_somewhere(page):
 
 def test_pages_show_figures():
     assert sum(page.read_text().count("![") for page in PAGES) > 10
+
+
+def test_notebooks_are_kept_without_what_they_print():
+    """It would go stale: the site runs them."""
+    notebooks = [json.loads(path.read_text()) for path in PROJECT.glob("docs/**/*.ipynb")]
+    assert len(notebooks) == 2
+    cells = [cell for notebook in notebooks for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in cells)

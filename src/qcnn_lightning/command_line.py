@@ -1,13 +1,14 @@
 """Shared by all command lines: config resolvers, and errors as one message instead of a traceback."""
 
 import hashlib
-import io
 import os
 import re
+import shlex
+import shutil
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 from qcnn_lightning.runs.settings import RENAMED
+from qcnn_lightning.terminal import (
+    INTERRUPTED,
+    end_at_interrupt,
+    go_on_without_reader,
+    lost_output,
+    raise_at_interrupt,
+)
 
 LONGEST_FOLDER_NAME = 160
 """Bytes."""
@@ -86,6 +94,29 @@ def config_dir(hydra: Any) -> list[str]:
     ]
 
 
+def find_modules_here() -> None:
+    """Let modules of the current folder be imported: `python -m` puts it on the path, a script does not."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+
+
+def way_to_start(command: str) -> list[str]:
+    """Return how to start a command of this package, like "train": the way that this process was started.
+
+    By a script, such as `qcnn-train` (with its folder if the shell would not find it), or by `python -m`.
+    """
+    started = Path(sys.argv[0])
+    script = started.with_name(f"qcnn-{command}")
+    if not started.name.startswith("qcnn-"):
+        return ["python", "-m", f"qcnn_lightning.{command}"]
+    return [script.name if shutil.which(script.name) == str(script) else str(script)]
+
+
+def command_of(options: Iterable[str], overrides: Iterable[str]) -> str:
+    """Return the command that trains with these options, such as --config-dir, and overrides."""
+    return shlex.join([*way_to_start("train"), *options, *overrides])
+
+
 def renaming_in(message: str) -> str | None:
     """Return what a setting is called now, if Hydra refused its old name; else None."""
     if "Could not override" not in message:
@@ -93,46 +124,16 @@ def renaming_in(message: str) -> str | None:
     return next((f"{old} is now called {new}" for old, new in RENAMED.items() if f"'{old}'" in message), None)
 
 
-class OutputThatMayBeLost(io.TextIOWrapper):
-    """Standard output that nobody need read to its end: once a pipe is closed (`train | head`), what follows is lost.
-
-    Otherwise training would end with the reader.
-    """
-
-    def write(self, text: str) -> int:
-        """Write text, or lose it."""
-        with self._lost_if_closed():
-            super().write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Write what is buffered, or lose it."""
-        with self._lost_if_closed():
-            super().flush()
-
-    @contextmanager
-    def _lost_if_closed(self) -> Iterator[None]:
-        try:
-            yield
-        except BrokenPipeError:
-            # What is buffered still goes to this file descriptor.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
-
-
-def go_on_without_reader() -> None:
-    """Let this process go on when the reader of its standard output or errors ends; no text is too foreign for them."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if isinstance(stream, io.TextIOWrapper):
-            encoding = stream.encoding
-            lasting = OutputThatMayBeLost(stream.detach(), encoding, errors="backslashreplace", line_buffering=True)
-            setattr(sys, name, lasting)
+@contextmanager
+def one_message() -> Iterator[None]:
+    """Do as `errors_told`, and let Ctrl-C raise `KeyboardInterrupt`, for everything is imported."""
+    raise_at_interrupt()
+    with errors_told():
+        yield
 
 
 @contextmanager
-def one_message() -> Iterator[None]:
+def errors_told() -> Iterator[None]:
     """Print errors that the user can fix as one message and exit: code 2 for a bad setting or file, 1 otherwise.
 
     HYDRA_FULL_ERROR=1 in the environment keeps the traceback.
@@ -144,7 +145,7 @@ def one_message() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         kinds = tuple(EXIT_CODES)
         # Python's logging wraps the OSError of a log file.
@@ -154,6 +155,24 @@ def one_message() -> Iterator[None]:
             raise
         print(f"error: {renaming_in(str(shown)) or shown}", file=sys.stderr)
         sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(shown, kind)))
+
+
+@contextmanager
+def whole_command() -> Iterator[None]:
+    """Run a whole command: as `one_message`, output that cannot be written is lost, and Ctrl-C ends what is left.
+
+    The command itself calls `one_message` once it has imported everything; until then Ctrl-C ends it at once. The exit
+    code is 1 if standard output could not be written, unless nobody read it any more.
+    """
+    go_on_without_reader()
+    try:
+        with errors_told():
+            yield
+        if (failure := lost_output()) is not None:
+            print(f"error: standard output could not be written: {failure}", file=sys.stderr)
+            sys.exit(1)
+    finally:
+        end_at_interrupt()
 
 
 @contextmanager

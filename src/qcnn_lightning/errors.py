@@ -18,5 +18,11 @@ class NonFiniteCostError(ArithmeticError):
     """The cost became infinite or NaN in training; the last checkpoint is from the epoch before. Exit code 1."""
 
 
+def message_of(error: BaseException) -> str:
+    """Return what an error says, and its kind unless its message alone tells the user what to do."""
+    # Others say little, or nothing: KeyError, MemoryError.
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+
+
 # For constructors that take settings: a value of the wrong type raises an InputError that names both.
 checked_settings = beartype(conf=BeartypeConf(violation_type=InputError, is_pep484_tower=True, is_color=False))

@@ -1,9 +1,9 @@
-"""`python -m qcnn_lightning.evaluate`: measure a trained network."""
+"""`qcnn-evaluate`, or `python -m qcnn_lightning.evaluate`: measure a trained network."""
 
 import hydra
 from omegaconf import DictConfig
 
-from qcnn_lightning.command_line import one_message, quote_paths
+from qcnn_lightning.command_line import find_modules_here, one_message, quote_paths, whole_command
 
 
 @hydra.main(version_base="1.3", config_path="pkg://qcnn_lightning.conf", config_name="evaluate")
@@ -17,7 +17,13 @@ def main(config: DictConfig) -> None:
         show_evaluation(*evaluate(config))
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Do what the command line says."""
+    find_modules_here()
     quote_paths("run", "checkpoint", "out", "data.root", "data.path", "data.cache")
-    with one_message():
+    with whole_command():
         main()
+
+
+if __name__ == "__main__":
+    command()

@@ -5,13 +5,21 @@ a grey printer. The same figure always gives the same files, to the byte.
 """
 
 import io
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib import font_manager
 from matplotlib.colors import Normalize, to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, get_font
+from matplotlib.font_manager import findfont as find_font
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 
 from qcnn_lightning.files import replace_atomically
 
@@ -48,8 +56,49 @@ METADATA: dict[str, dict[str, Any]] = {
 }
 
 
+@contextmanager
+def styled(style: dict[Any, Any] = STYLE) -> Iterator[None]:
+    """Draw in a style; glyphs that a font lacks are no matter for warnings, since `make_drawable` finds them others."""
+    with mpl.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")
+        yield
+
+
+def make_drawable(figure: Figure) -> None:
+    """Give every letter of a figure a font that has it, of those installed, or else write its Unicode number."""
+    texts = [found for found in figure.findobj(Text) if isinstance(found, Text)]
+    axes = [axis for of_axes in figure.axes for axis in (of_axes.xaxis, of_axes.yaxis)]
+    # Words at ticks become texts when they are drawn.
+    formatters = [(axis, axis.get_major_formatter()) for axis in axes]
+    at_ticks = [(axis, formatter) for axis, formatter in formatters if isinstance(formatter, FixedFormatter)]
+    words = [*(text.get_text() for text in texts), *(str(word) for _, formatter in at_ticks for word in formatter.seq)]
+    usual = find_font(FontProperties())
+    missing = {letter for word in words for letter in word if ord(letter) > 127} - letters_of(usual)
+    if not missing:
+        return
+    families = [get_font(usual).family_name]
+    for entry in font_manager.fontManager.ttflist:
+        if missing and "Last Resort" not in entry.name and not missing.isdisjoint(letters_of(entry.fname)):
+            families.append(entry.name)
+            missing -= letters_of(entry.fname)
+    codes = {ord(letter): letter.encode("ascii", "backslashreplace").decode() for letter in missing}
+    for text in texts:
+        text.set_fontfamily(families)
+        text.set_text(text.get_text().translate(codes))
+    for axis, formatter in at_ticks:
+        axis.set_tick_params(labelfontfamily=families)
+        axis.set_major_formatter(FixedFormatter([str(word).translate(codes) for word in formatter.seq]))
+
+
+@lru_cache(maxsize=1000)
+def letters_of(path: str) -> frozenset[str]:
+    """Return the letters that a font file has."""
+    return frozenset(map(chr, get_font(path).get_charmap()))
+
+
 def save(figure: Figure, stem: Path, formats: Iterable[str]) -> None:
     """Write a figure to `<stem>.<format>`; the same figure always gives the same bytes."""
+    make_drawable(figure)
     # The layout is the same in all formats, and takes longer than drawing.
     if layout := figure.get_layout_engine():
         layout.execute(figure)

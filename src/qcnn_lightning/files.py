@@ -2,9 +2,13 @@
 
 import os
 import re
+import shutil
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock
 
 from qcnn_lightning.errors import InputError
 
@@ -71,8 +75,34 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"cannot write to {folder}: {error.strerror}") from error
 
 
+@contextmanager
+def folder_while_we_live(parent: Path, prefix: str) -> Iterator[Path]:
+    """Make a temporary folder, removed at the end; remove those with this prefix whose processes were killed.
+
+    A process holds the lock of its folder, `<folder>/.lock`, as long as it lives.
+
+    Args:
+        parent: where.
+        prefix: of the folder's name.
+    """
+    for left in parent.glob(f"{prefix}*"):
+        with suppress(OSError), FileLock(left / ".lock", timeout=0):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    with FileLock(folder / ".lock"):
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def remove_temporaries(folder: Path) -> None:
     """Remove the temporary files of killed processes from this folder and those below it."""
-    for path in folder.rglob(".*"):
-        if TEMPORARY.fullmatch(path.name) and path.is_file():
+    for subfolder, _, _ in os.walk(folder):
+        for path in temporaries_in(Path(subfolder)):
             path.unlink(missing_ok=True)
+
+
+def temporaries_in(folder: Path) -> list[Path]:
+    """Return the temporary files in a folder, of processes that were killed or are writing."""
+    return [path for path in folder.glob(".*") if TEMPORARY.fullmatch(path.name) and path.is_file()]

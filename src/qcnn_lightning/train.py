@@ -1,11 +1,11 @@
-"""`python -m qcnn_lightning.train`: compose the configuration, train, print the run folder."""
+"""`qcnn-train`, or `python -m qcnn_lightning.train`: compose the configuration, train, print the run folder."""
 
 from concurrent.futures.process import BrokenProcessPool
 
 import hydra
 from omegaconf import DictConfig
 
-from qcnn_lightning.command_line import go_on_without_reader, one_message, quote_paths
+from qcnn_lightning.command_line import find_modules_here, one_message, quote_paths, whole_command
 
 MOST_STARTS = 10
 
@@ -36,8 +36,13 @@ def main_until_no_job_is_killed() -> None:
             print(f"{told}; the jobs are resumed", flush=True)
 
 
-if __name__ == "__main__":
-    go_on_without_reader()
+def command() -> None:
+    """Do what the command line says."""
+    find_modules_here()
     quote_paths("data.root", "data.path", "data.cache", "hydra.run.dir", "hydra.sweep.dir")
-    with one_message():
+    with whole_command():
         main_until_no_job_is_killed()
+
+
+if __name__ == "__main__":
+    command()

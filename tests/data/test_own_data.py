@@ -54,14 +54,12 @@ def test_every_example_of_the_page_trains_and_is_evaluated(title, size, tmp_path
     (code,) = re.findall(r"```python\n(# (\w+\.py).*?)```", text, flags=re.DOTALL)
     (tmp_path / code[1]).write_text(code[0])
     given = []
-    for command in re.findall(r"^    python (.+)$", text, flags=re.MULTILINE):
-        first, *arguments = command.split()
-        if first == "-m":
-            assert arguments.pop(0) == "qcnn_lightning.train"
-            given = arguments
+    for program, arguments in re.findall(r"^    (python|qcnn-train) (.+)$", text, flags=re.MULTILINE):
+        if program == "qcnn-train":
+            given = arguments.split()
             rows = trained(tmp_path, *given)
         else:
-            subprocess.run([sys.executable, first], cwd=tmp_path, check=True)
+            subprocess.run([sys.executable, arguments], cwd=tmp_path, check=True)
     assert len(rows) == 2
     assert rows["ee/mean"].notna().all()
     # Of the settings an evaluation is given those that the page says it needs.

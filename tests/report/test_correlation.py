@@ -7,12 +7,12 @@ from synthetic import write_run, write_sweep
 
 from qcnn_lightning.report.correlation import (
     MEASURES,
-    block_weights,
+    Order,
+    block_counts,
     mean_over_runs,
     over_runs,
     pearson,
     spearman,
-    weighted_ranks,
     with_interval,
     within_run,
 )
@@ -31,26 +31,27 @@ def test_a_weight_is_as_many_copies_of_the_point(measure, x, y, copies):
     if any(len(set(column)) < 2 for column in repeated):
         return
     expected = SCIPY[measure](*repeated).statistic
-    assert MEASURES[measure](x, y, np.array(copies, dtype=float)) == pytest.approx(expected, abs=1e-12)
+    counts = np.array(copies, dtype=float)[:, None]
+    assert MEASURES[measure](x, y, counts, np.arange(8))[0] == pytest.approx(expected, abs=1e-12)
 
 
 @given(values=small_numbers)
 def test_ranks_are_those_of_scipy(values):
-    ranks = weighted_ranks(np.array(values, dtype=float), np.ones(8))
-    np.testing.assert_allclose(ranks, stats.rankdata(values))
+    ranks = Order.of(np.array(values, dtype=float)).ranks(np.ones((8, 1)))
+    np.testing.assert_allclose(ranks[:, 0], stats.rankdata(values))
 
 
 def test_a_constant_has_no_correlation():
     constant, line = np.full(10, 0.1), np.arange(10.0)
-    assert np.isnan(pearson(constant, line, np.ones(10)))
-    assert np.isnan(spearman(constant, line, np.ones(10)))
+    for measure in (pearson, spearman):
+        assert np.isnan(measure(constant, line, np.ones((10, 1)), np.arange(10)))
     assert np.isnan(within_run(constant, line, "spearman").value)
 
 
 @given(epochs=st.integers(5, 80), length=st.integers(1, 20))
 def test_every_bootstrap_sample_has_as_many_epochs_as_the_run(epochs, length):
-    weights = block_weights(epochs, length, 20)
-    assert (weights.sum(axis=1) == epochs).all()
+    counts = block_counts(epochs, length, 20)
+    assert (counts.sum(axis=0) == epochs).all()
 
 
 def test_blocks_hold_the_truth_more_often_than_single_epochs():
@@ -61,8 +62,10 @@ def test_blocks_hold_the_truth_more_often_than_single_epochs():
         series[..., epoch] = 0.8 * series[..., epoch - 1] + generator.normal(size=(2, 200))
     covered = {}
     for length in (1, 8):
-        weights = block_weights(60, length, 200)
-        intervals = [with_interval(0.0, spearman(x, y, weights), 0.95) for x, y in zip(*series, strict=True)]
+        counts = block_counts(60, length, 200)
+        intervals = [
+            with_interval(0.0, spearman(x, y, counts, np.arange(60)), 0.95) for x, y in zip(*series, strict=True)
+        ]
         covered[length] = np.mean([interval.low <= 0 <= interval.high for interval in intervals])
     assert covered[1] < 0.78
     assert covered[8] > 0.82

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 START = Path(__file__).with_name("start.sh")
-EPOCHS = 80
+EPOCHS = 40
 # One of them fails.
-SEEDS = (0, 1, -1, 2, 3, 4, 5, 6)
+SEEDS = (0, 1, -1, 2)
 JOBS = (
     *("data=digits", "model.d=4", "model.kernel=plain", "logger=none", f"trainer.max_epochs={EPOCHS}"),
     f"seed={','.join(map(str, SEEDS))}",
@@ -63,9 +63,14 @@ def test_a_requeued_job_resumes_from_its_checkpoint(slurm, tmp_path):
     job = subprocess.run(["squeue", "--noheader", "--format=%i"], env=slurm, capture_output=True, text=True, check=True)
     first = sorted(job.stdout.split())[0]
     subprocess.run(["scontrol", "requeue", first], env=slurm, check=True)
+    # Slurm would let it wait for two minutes.
+    while process.poll() is None:
+        at_once = ["scontrol", "update", f"JobId={first}", "StartTime=now"]
+        subprocess.run(at_once, env=slurm, capture_output=True, check=False)
+        time.sleep(1)
     output, _ = process.communicate(timeout=800)
     assert process.returncode == 1, output
-    assert "1 of 8 jobs have not finished" in output
+    assert "1 of 4 jobs have not finished" in output
     runs = {seed: next(sweep.glob(f"*seed={seed}*")) for seed in SEEDS}
     for seed, run in runs.items():
         if seed == -1:

@@ -303,9 +303,9 @@ def test_a_run_killed_at_any_moment_is_the_same_run(tmp_path):
     assert not list((tmp_path / "killed").glob(".*.[0-9]*"))
     parts = sorted((tmp_path / "killed" / "wandb").glob("offline-run-*"))
     assert {part.name.rsplit("-", 1)[1] for part in parts} == {summary_of(tmp_path / "killed")["wandb_run_id"]}
-    # Offline, the last part alone is the whole run.
+    # Offline, the last part alone is the whole run: a row per epoch, and the charts.
     steps = [record["history"]["item"]["_step"] for record in wandb_records(parts[-1]) if record["type"] == "history"]
-    assert steps == list(range(epochs + 1))
+    assert steps == list(range(epochs + 2))
 
 
 def test_a_run_that_goes_on_with_other_products_says_that_its_digits_differ(stopped, monkeypatch, caplog):

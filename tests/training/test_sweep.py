@@ -12,8 +12,10 @@ from omegaconf import OmegaConf
 from small_runs import SMALL
 
 from commands import TIMEOUT_S, Command, pasted, train_command
+from qcnn_lightning.errors import message_of
 from qcnn_lightning.report.groups import read_collection
-from qcnn_lightning.runs.run import LOCK, Run, message_of
+from qcnn_lightning.runs.lock import LOCK
+from qcnn_lightning.runs.run import Run
 from qcnn_lightning.training.sweep import in_one_line, read_job
 
 SEARCHED = ("data=digits", "model.kernel=plain", "logger=none", "trainer.max_epochs=1", "sweep.name=test")

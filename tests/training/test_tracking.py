@@ -17,18 +17,21 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb_tools import WandbServer, wandb_axes, wandb_records
 
 from commands import Command
+from qcnn_lightning import NetworkState
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.training.checkpoints import Checkpoints
 from qcnn_lightning.training.interruption import Interrupted
 from qcnn_lightning.training.run import train
-from qcnn_lightning.training.tracking import (
+from qcnn_lightning.training.tracking import EntanglementTracker
+from qcnn_lightning.training.wandb_charts import (
     CHARTS,
+    CLASSES,
     CONFUSION,
+    LINES,
     MOST_CURVES,
     PROFILE,
     SCATTERS,
     SPECTRUM,
-    EntanglementTracker,
     curve_rows,
     summarise,
 )
@@ -48,6 +51,11 @@ def of_type(records, kind):
 
 def history(records):
     return [item["item"] for item in of_type(records, "history")]
+
+
+def epochs(records):
+    """The rows that have an epoch's numbers; the last of all has the charts."""
+    return [row for row in history(records) if "cost/train" in row]
 
 
 def table(offline_run, item, chart):
@@ -96,45 +104,58 @@ def tracked(tmp_path_factory):
     return config, pd.read_csv(f"{config.run_dir}/metrics.csv"), folder, wandb_records(folder)
 
 
-def test_wandb_holds_every_metric_at_every_epoch_and_the_entropies_once_more_for_every_cost(tracked):
+def test_wandb_holds_every_metric_at_every_epoch_and_the_mean_entropy_once_more_for_every_cost(tracked):
     _, metrics, _, records = tracked
-    rows = history(records)
+    rows = epochs(records)
     assert [row["_step"] for row in rows] == list(range(8))
     for (_, expected), row in zip(metrics.iterrows(), rows, strict=True):
-        told = expected.dropna()
-        for name, value in told.items():
+        for name, value in expected.dropna().items():
             assert row[name] == pytest.approx(value)
-        sections = {section: f"cost/{section}" in told for section in COSTS}
-        assert sections == {"train": True, "batch": expected["epoch"] >= 0, "test": True}
-        for section, drawn in sections.items():
-            against = {name: row[name] for name in row if name.startswith(f"ee_vs_cost_{section}/")}
-            entropies = {name: value for name, value in told.items() if name.startswith("ee/")} if drawn else {}
-            assert against == pytest.approx(
-                {name.replace("ee/", f"ee_vs_cost_{section}/"): value for name, value in entropies.items()}
-            )
+        assert {name: row[name] for name in row if name.startswith("1_")} == pytest.approx(
+            dict.fromkeys(LINES, expected["ee/mean"])
+        )
     assert next(exit["exit_code"] for exit in of_type(records, "exit")) == 0
+
+
+def test_a_page_shows_a_dozen_panels_entropy_against_cost_first(tracked):
+    _, metrics, _, records = tracked
+    defined = {metric["name"]: metric for metric in of_type(records, "metric")}
+    assert set(metrics.columns) <= set(defined)
+    lines = {name for name, metric in defined.items() if not (metric.get("options") or {}).get("hidden")}
+    # W&B makes no panels of what it counts itself, and the charts are defined by their own records.
+    panels = sorted(lines - {"epoch"} | {chart.key for chart in CHARTS})
+    assert len(panels) <= 12
+    assert panels[: 2 * len(LINES)] == sorted([*LINES, *(chart.key for chart in SCATTERS)])
+    for metric, cost in LINES.items():
+        assert defined[metric]["step_metric"] == cost
+    assert all(defined[name]["step_metric"] == "epoch" for name in metrics.columns.drop("epoch"))
 
 
 @pytest.mark.parametrize("opening", range(1, 6))
 def test_however_often_wandb_opens_a_run_it_draws_entropy_against_cost_and_all_else_against_the_epoch(tracked, opening):
     _, metrics, folder, _ = tracked
     sections = ("cost", "accuracy", "time", "learning_rate", "recall/class_[0-4]", "(ee|renyi_2)/mean")
-    shown = wandb_axes(folder, f"^({'|'.join(sections)}|ee_vs_cost_.*/(mean|class_0))")
-    against_cost = {f"ee_vs_cost_{cost}/{entropy}": f"cost/{cost}" for cost in COSTS for entropy in ("mean", "class_0")}
+    shown = wandb_axes(folder, f"^({'|'.join(sections)}|1_ee_against_cost/(train|test)$)")
     against_epoch = metrics.filter(regex=f"^({'|'.join(sections)})").columns
-    assert shown == against_cost | dict.fromkeys(against_epoch, "epoch")
+    assert shown == LINES | dict.fromkeys(against_epoch, "epoch")
 
 
-def test_wandb_draws_the_points_of_entropy_and_cost_from_a_third_of_the_run_on(tracked):
+def test_in_the_end_wandb_draws_the_points_of_entropy_and_cost_from_a_third_of_the_run_on(tracked):
     _, metrics, folder, records = tracked
-    drawn = [row for row in history(records) if f"{SCATTERS[0].table}.path" in row]
-    # Whenever it draws the curves, and there are points.
-    assert [row["epoch"] for row in drawn] == [2, 5, 6]
-    for row in drawn:
-        so_far = metrics[metrics["epoch"].between(2, row["epoch"])]
-        for chart, cost in zip(SCATTERS, COSTS, strict=True):
-            assert chart.columns == (f"cost/{cost}", "ee/mean")
-            assert table(folder, row, chart) == [pytest.approx(point) for point in so_far[[*chart.columns]].to_numpy()]
+    (drawn,) = [row for row in history(records) if f"{SCATTERS[0].table}.path" in row]
+    assert drawn["epoch"] == 6
+    late = metrics[metrics["epoch"] >= 2]
+    for chart, cost in zip(SCATTERS, ("train", "test"), strict=True):
+        assert chart.columns == (f"cost/{cost}", "ee/mean")
+        assert table(folder, drawn, chart) == [pytest.approx(point) for point in late[[*chart.columns]].to_numpy()]
+
+
+def test_in_the_end_wandb_draws_the_entropy_of_every_class_by_its_name(tracked):
+    _, metrics, folder, records = tracked
+    drawn = {(epoch, name): value for epoch, name, value in table(folder, history(records)[-1], CLASSES)}
+    assert drawn == pytest.approx(
+        {(row["epoch"], str(digit)): row[f"ee/class_{digit}"] for _, row in metrics.iterrows() for digit in range(10)}
+    )
 
 
 def test_wandb_knows_what_runs_are_grouped_by(tracked):
@@ -160,26 +181,22 @@ def test_wandb_draws_profile_and_spectrum_of_several_epochs_and_the_confusion_ma
         assert panel["panelDefId"] == chart.preset
         assert chart.table in json.dumps(panel["userQuery"])
 
-    # Before training, after every third epoch and after the last one, each time with the epochs so far.
+    # Before training, after every third epoch and after the last one.
     names = {-1: "before training", **{epoch: f"epoch {epoch}" for epoch in (2, 5, 6)}}
     for chart, prefix in CURVES:
-        assert [row["epoch"] for row in rows if f"{chart.table}.path" in row] == list(names)
-        for row in rows:
-            if f"{chart.table}.path" not in row:
-                continue
-            so_far = metrics[metrics["epoch"].isin(list(names)) & (metrics["epoch"] <= row["epoch"])]
-            expected = {
-                (x, names[epoch["epoch"]]): epoch[f"{prefix}{x}"]
-                for _, epoch in so_far.iterrows()
-                for x in range(9)
-                if f"{prefix}{x}" in metrics
-            }
-            drawn = table(folder, row, chart)
-            assert {(x, curve): y for x, curve, y in drawn} == pytest.approx(expected)
-            assert len(drawn) == len(expected)
+        (row,) = [row for row in rows if f"{chart.table}.path" in row]
+        expected = {
+            (x, names[epoch["epoch"]]): epoch[f"{prefix}{x}"]
+            for _, epoch in metrics[metrics["epoch"].isin(list(names))].iterrows()
+            for x in range(9)
+            if f"{prefix}{x}" in metrics
+        }
+        drawn = table(folder, row, chart)
+        assert {(x, curve): y for x, curve, y in drawn} == pytest.approx(expected)
+        assert len(drawn) == len(expected)
 
-    assert [row["_step"] for row in rows if f"{CONFUSION.table}.path" in row] == [7]
-    counts = pd.DataFrame(table(folder, rows[-1], CONFUSION), columns=["actual", "predicted", "count"])
+    assert [row["_step"] for row in rows if f"{CONFUSION.table}.path" in row] == [8]
+    counts = pd.DataFrame(table(folder, rows[8], CONFUSION), columns=["actual", "predicted", "count"])
     assert len(counts) == 100
     assert counts["count"].sum() == 360
     correct = counts.loc[counts["actual"] == counts["predicted"], "count"].sum() / 360
@@ -188,7 +205,7 @@ def test_wandb_draws_profile_and_spectrum_of_several_epochs_and_the_confusion_ma
     staged = [
         content["local_path"] for item in of_type(records, "artifact") for content in item["manifest"]["contents"]
     ]
-    assert len(staged) == 18
+    assert len(staged) == len(CHARTS)
     assert all(Path(path).is_relative_to(config.run_dir) and Path(path).is_file() for path in staged)
     assert "WANDB_DATA_DIR" not in os.environ
 
@@ -242,16 +259,23 @@ def test_a_resumed_run_is_whole_in_its_last_files_and_logs_nothing_twice(compose
     config = composed("logger=wandb", "trainer.max_epochs=4", "callbacks.entanglement.profile_every_n_epochs=1")
     train_in_two_parts(config, monkeypatch)
     first, last = (wandb_records(folder) for folder in offline_runs(config))
-    assert [row["epoch"] for row in history(first)] == [-1, 0, 1]
-    assert [row["epoch"] for row in history(last)] == [-1, 0, 1, 2, 3]
+    assert [row["epoch"] for row in epochs(first)] == [-1, 0, 1]
+    assert [row["epoch"] for row in epochs(last)] == [-1, 0, 1, 2, 3]
     assert of_type(first, "run")[0]["run_id"] == of_type(last, "run")[0]["run_id"]
     metrics = pd.read_csv(f"{config.run_dir}/metrics.csv")
-    for row, (_, expected) in zip(history(last), metrics.iterrows(), strict=True):
+    for row, (_, expected) in zip(epochs(last), metrics.iterrows(), strict=True):
         told = expected.dropna()
         assert {name: row[name] for name in told.index} == pytest.approx(told.to_dict())
     drawn = table(offline_runs(config)[-1], history(last)[-1], PROFILE)
     assert {curve for _, curve, _ in drawn} == {"before training", *(f"epoch {epoch}" for epoch in range(4))}
     assert summary(offline_runs(config)[-1])["best/accuracy/test"] == pytest.approx(metrics["accuracy/test"].max())
+
+
+@pytest.fixture
+def wandb_forgets():
+    """Let W&B read its settings anew in the tests that follow."""
+    yield
+    wandb.teardown()
 
 
 @pytest.fixture
@@ -292,6 +316,102 @@ def test_a_run_that_goes_on_online_sends_the_epochs_that_the_server_does_not_hav
     # What the server had counts in the summary.
     assert server.summary["best/cost/test"] == pytest.approx(1 / 7)
     assert server.summary["correlation/spearman_test"] == pytest.approx(-1)
+
+
+@pytest.mark.slow
+def test_a_server_that_vanishes_holds_nothing_up_and_the_run_stays_on_the_disk(tmp_path, server, caplog):
+    tracker = EntanglementTracker(tmp_path, "physics", "vanishing", first_epoch=0, finish_timeout_s=2)
+    tracker.log_epoch({"epoch": -1, "ee/mean": 0.1, "cost/test": 1.0})
+    server.shutdown()
+    server.server_close()
+    start = time.perf_counter()
+    for epoch in range(5):
+        tracker.log_epoch({"epoch": epoch, "ee/mean": 0.1, "cost/test": 1.0})
+    assert time.perf_counter() - start < 2
+    tracker.close(exit_code=0)
+    # W&B itself asks for the charts for about twenty seconds.
+    assert time.perf_counter() - start < 60
+    assert "did not take the charts" in caplog.text
+    (kept,) = (tmp_path / "wandb").glob("run-*-vanishing")
+    assert [row["epoch"] for row in history(wandb_records(kept))] == list(range(-1, 5))
+
+
+def test_what_the_user_calls_a_run_is_kept_and_numbers_are_text(composed):
+    config = composed(
+        *("logger=wandb", "trainer.max_epochs=1", "tags=[shared,7]", "logger.project=2024", "logger.name=7"),
+        *("logger.notes='a $x$ [red] note'", "logger.group=mine", "logger.offline=true"),
+    )
+    train(config)
+    (run,) = of_type(wandb_records(*offline_runs(config)), "run")
+    assert (run["project"], run["display_name"], run["run_group"]) == ("2024", "7", "mine")
+    assert run["notes"] == "a $x$ [red] note"
+    assert run["tags"][:2] == ["shared", "7"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        (f"logger.tags=[{'a' * 65}]", r"logger\.tags=.*64 characters"),
+        (f"logger.project={'p' * 129}", r"logger.*128 characters"),
+        ("logger.project=a/b", r"logger.*a/b"),
+    ],
+)
+def test_what_wandb_does_not_take_is_told_in_one_line_before_time_is_spent(composed, setting, told):
+    with pytest.raises(InputError, match=told) as raised:
+        train(composed("logger=wandb", setting))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_mode_that_wandb_does_not_know_is_told(composed, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "OFFLINE")
+    with pytest.raises(InputError, match=r"environment.*mode='OFFLINE'.*'online', 'offline'"):
+        train(composed("logger=wandb"))
+
+
+@pytest.mark.parametrize(("said", "runs"), [("offline", 1), ("disabled", 0)])
+@pytest.mark.usefixtures("wandb_forgets")
+def test_what_wandb_was_told_for_the_folder_is_heard(composed, monkeypatch, tmp_path, said, runs):
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.chdir(tmp_path)
+    subprocess.run([sys.executable, "-m", "wandb", said], check=True, capture_output=True)
+    wandb.teardown()
+    config = composed("logger=wandb", "trainer.max_epochs=1")
+    train(config)
+    assert len(offline_runs(config)) == runs
+
+
+def test_the_network_of_a_finished_run_becomes_an_artifact(composed):
+    config = composed("logger=wandb", "logger.log_model=true", "trainer.max_epochs=1")
+    train(config)
+    artifacts = of_type(wandb_records(*offline_runs(config)), "artifact")
+    (network,) = [artifact for artifact in artifacts if artifact["type"] == "model"]
+    assert {content["path"] for content in network["manifest"]["contents"]} == {"last.ckpt", "state.safetensors"}
+    state = NetworkState.load(Path(config.run_dir, "wandb", "state.safetensors"))
+    metrics = pd.read_csv(f"{config.run_dir}/metrics.csv")
+    assert state.entanglement_entropy().mean().item() == pytest.approx(metrics["ee/mean"].iloc[-1], abs=1e-6)
+
+
+@pytest.mark.usefixtures("wandb_forgets")
+def test_the_record_names_the_run_as_wandb_does(composed, monkeypatch):
+    # An agent of a W&B sweep chooses the identity, whatever the run asks for.
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    monkeypatch.setenv("WANDB_RUN_ID", "chosen")
+    wandb.teardown()
+    config = composed("logger=wandb", "trainer.max_epochs=1")
+    train(config)
+    (run,) = of_type(wandb_records(*offline_runs(config)), "run")
+    assert json.loads(Path(config.run_dir, "summary.json").read_text())["wandb_run_id"] == run["run_id"]
+
+
+def test_several_loggers_log_the_same(composed):
+    config = composed("logger=many_loggers", "trainer.max_epochs=1", "logger.wandb.project=both")
+    metrics = pd.DataFrame(train(config).rows)
+    events = EventAccumulator(f"{config.run_dir}/tensorboard").Reload()
+    assert [event.value for event in events.Scalars("ee/mean")] == pytest.approx(metrics["ee/mean"].tolist())
+    records = wandb_records(*offline_runs(config))
+    assert [row["ee/mean"] for row in epochs(records)] == pytest.approx(metrics["ee/mean"].tolist())
+    assert of_type(records, "run")[0]["project"] == "both"
 
 
 def test_a_chart_shows_so_many_epochs_as_can_be_told_apart():
@@ -371,7 +491,7 @@ def test_what_callbacks_log_reaches_wandb_too_at_its_epoch(shared):
     assert {epoch for epoch, _ in logged("lr-AdamW")} == {0, 1, 2}
     assert [value for _, value in logged("direct")] == [0, 1, 2]
     assert [epoch for epoch, _ in logged("mine/table.nrows")] == [0, 1, 2]
-    axes = {"mine/epoch": "epoch", "mine/step": "epoch", "lr-AdamW": "epoch", "ee_vs_cost_test/mean": "cost/test"}
+    axes = {"mine/epoch": "epoch", "mine/step": "epoch", "lr-AdamW": "epoch", "1_ee_against_cost/test": "cost/test"}
     assert wandb_axes(folder, f"^({'|'.join(axes)})$") == axes
 
 
@@ -408,13 +528,6 @@ def test_wandb_can_be_switched_off(composed, monkeypatch):
     assert not offline_runs(config)
 
 
-@pytest.fixture
-def wandb_forgets():
-    """Let W&B read its settings anew in the tests that follow."""
-    yield
-    wandb.teardown()
-
-
 @pytest.mark.usefixtures("wandb_forgets")
 def test_a_server_that_does_not_answer_costs_no_run(composed, monkeypatch, caplog):
     monkeypatch.setenv("WANDB_MODE", "online")
@@ -423,7 +536,7 @@ def test_a_server_that_does_not_answer_costs_no_run(composed, monkeypatch, caplo
     config = composed("logger=wandb", "+logger.online_timeout_s=2.0", "trainer.max_epochs=1")
     train(config)
     assert "stays offline" in caplog.text
-    assert len(history(wandb_records(*offline_runs(config)))) == 2
+    assert len(epochs(wandb_records(*offline_runs(config)))) == 2
 
 
 def test_a_run_goes_on_when_the_process_of_wandb_dies(tmp_path):

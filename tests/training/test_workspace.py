@@ -3,8 +3,8 @@ import json
 import pytest
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.training.tracking import CHARTS, COST_AXES
-from qcnn_lightning.training.workspace import DATA_SET_COLORS, describe, publish
+from qcnn_lightning.training.wandb_charts import CHARTS, LINES
+from qcnn_lightning.training.workspace import describe, publish
 
 
 @pytest.fixture(autouse=True)
@@ -23,9 +23,9 @@ def test_offline_the_view_is_written_down(tmp_path):
         for panel in section["panels"]
     ]
     axes = {(panel.get("xAxis"), panel.get("metricRegex") or tuple(panel.get("metrics") or ())) for panel in panels}
-    for section, cost in COST_AXES.items():
-        assert {(cost, (f"{section}/mean",)), (cost, f"^{section}/class_[0-9]+$"), (f"summary:{cost}", ())} <= axes
-    for metrics in (("ee/mean",), ("accuracy/train", "accuracy/test"), tuple(COST_AXES.values()), "^ee/class_[0-9]+$"):
+    for metric, cost in LINES.items():
+        assert {(cost, (metric,)), (cost, "^ee/class_[0-9]+$"), (f"summary:{cost}", ())} <= axes
+    for metrics in (("ee/mean",), ("accuracy/train", "accuracy/test"), "^ee/class_[0-9]+$"):
         assert ("epoch", metrics) in axes
     # The charts that `tracking` logs, from the tables that it logs, with the same presets.
     charts = {panel["stringSettings"]["title"]: panel for panel in panels if "panelDefId" in panel}
@@ -34,11 +34,12 @@ def test_offline_the_view_is_written_down(tmp_path):
         panel = charts[chart.strings["title"]]
         assert (panel["panelDefId"], panel["fieldSettings"]) == (chart.preset, chart.fields)
         assert chart.table in json.dumps(panel)
+    # A line or a point per run, not the mean of a group.
     (run_set,) = document["view"]["spec"]["section"]["runSets"]
-    assert [key["name"].split(".")[0] for key in run_set["grouping"]] == ["data_set", "d"]
-    assert set(DATA_SET_COLORS.values()) <= set(document["view"]["spec"]["section"]["customRunColors"].values())
+    assert not run_set["grouping"]
+    assert not any(panel.get("aggregate") for panel in panels)
     assert "Entanglement entropy against test cost" in describe(path)
-    assert "against cost/test, a point per epoch" in describe(path)
+    assert "against test cost, a point per epoch" in describe(path)
     assert "Schmidt probabilities" in describe(path)
 
 

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.files import replace_atomically, temporaries_in
 
 logger = logging.getLogger(__name__)
 
@@ -117,16 +118,30 @@ def prepare_cache(path: Path, shape: tuple[int, int], content: str, prepare: Cal
         if path.exists():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.stem}.lock"))
+        lock = FileLock(lock_of(path))
         lock.acquire()
     except OSError as error:
         raise InputError(f"data.cache={path.parent} cannot be written: {error}. Choose another data.cache.") from error
     try:
         if not path.exists():
+            remove_left_caches(path.parent)
             logger.info("Preparing %dx%d images (once), kept in %s", *shape, path)
             _write(path, prepare(), _settings(shape, content))
     finally:
         lock.release()
+
+
+def lock_of(path: Path) -> Path:
+    """Return the lock of a cache file, which is held while it is prepared."""
+    return path.with_name(f".{path.stem}.lock")
+
+
+def remove_left_caches(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed while they prepared a cache; others hold its lock."""
+    for temporary in temporaries_in(folder):
+        prepared = folder / temporary.stem.removeprefix(".")
+        with suppress(OSError), FileLock(lock_of(prepared), timeout=0):
+            temporary.unlink(missing_ok=True)
 
 
 def read_cache(path: Path, shape: tuple[int, int], content: str) -> LabelledImages:

@@ -129,9 +129,15 @@ def last_checkpoint(folder: Path) -> StoredCheckpoint:
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; a run folder is what training leaves behind")
-    checkpoint = Run(folder).checkpoint()
+    run = Run(folder)
+    checkpoint = run.checkpoint()
     if checkpoint is None:
         raise InputError(f"{folder / LAST}: no such file; is {folder} a run folder, and its first epoch completed?")
+    try:
+        if not run.has_the_rows_of(checkpoint):
+            log.warning("%s is of another run or epoch than metrics.csv, or one of them was altered", checkpoint.path)
+    except InputError as error:
+        log.warning("%s", error)
     return checkpoint
 
 
@@ -206,7 +212,7 @@ def places_of(name: str, given: DictConfig) -> dict[str, Any]:
     paths = {key: given[key] for key in PATHS_IN_A_CONFIG["data"] if given.get(key) is not None}
     if name not in SOURCES:
         return paths
-    ours: Any = OmegaConf.create((files("qcnn_lightning.conf") / "data" / f"{name}.yaml").read_text())
+    ours: Any = OmegaConf.create((files("qcnn_lightning.conf") / "data" / f"{name}.yaml").read_text(encoding="utf-8"))
     # Interpolations are resolved in our configuration only, never in the run's.
     chosen = OmegaConf.create({"data": OmegaConf.merge(ours, paths)})
     return {key: chosen.data[key] for key in PATHS_IN_A_CONFIG["data"] if key in ours}

@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from qcnn_lightning.figure_style import STYLE, save
+from qcnn_lightning.figure_style import save, styled
 from qcnn_lightning.states import NetworkState
 
 FIDELITY = "epoch_fidelity"
@@ -30,7 +29,7 @@ def draw_fidelity(states: Mapping[int, NetworkState], folder: Path, formats: Seq
     """Draw the fidelity between epochs into a folder."""
     epochs = sorted(states)
     fidelity = fidelity_between_epochs(states).numpy()
-    with mpl.rc_context(STYLE):
+    with styled():
         figure = Figure(figsize=(4.4, 3.7))
         axes = figure.subplots()
         image = axes.pcolormesh(

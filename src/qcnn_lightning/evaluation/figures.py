@@ -19,7 +19,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.entanglement import Entanglement
 from qcnn_lightning.evaluation.measure import Evaluation, Examples
-from qcnn_lightning.figure_style import ENTROPY, FORMATS, OKABE_ITO, STYLE, data_name, save
+from qcnn_lightning.figure_style import ENTROPY, FORMATS, OKABE_ITO, data_name, save, styled
 
 BLUE, VERMILION = OKABE_ITO[:2]
 OTHERS = "0.8"
@@ -49,7 +49,7 @@ def figure_files(formats: Sequence[str]) -> list[str]:
 
 def draw_all(evaluation: Evaluation, folder: Path, formats: Sequence[str]) -> None:
     """Draw every figure that the model has numbers for into a folder, in every format."""
-    with mpl.rc_context(STYLE):
+    with styled():
         for name, draw in FIGURES.items():
             if not missing(name, evaluation):
                 save(draw(evaluation), folder / name, formats)

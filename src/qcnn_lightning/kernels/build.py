@@ -7,7 +7,10 @@ import os
 import platform
 import shutil
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ SOURCES = Path(__file__).with_name("cpu")
 COMPILER_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-fopenmp")
 COMPILE_SECONDS = 20
 LIBRARY = "qcnn_lightning_cpu"
+LOCK, BUILDING = "compiling.lock", "building"
 
 
 class UnavailableError(RuntimeError):
@@ -34,7 +38,11 @@ def build_directory() -> Path:
     """
     from torch.utils.cpp_extension import get_default_build_root
 
-    sources = [(path.name, path.read_text()) for path in sorted(SOURCES.iterdir()) if path.suffix in (".h", ".cpp")]
+    sources = [
+        (path.name, path.read_text(encoding="utf-8"))
+        for path in sorted(SOURCES.iterdir())
+        if path.suffix in (".h", ".cpp")
+    ]
     built_from = (sources, COMPILER_FLAGS, torch.__version__, sys.version_info[:2], processor())
     key = hashlib.sha256(repr(built_from).encode()).hexdigest()[:16]
     return Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()) / f"{LIBRARY}_{key}"
@@ -65,6 +73,8 @@ def load_operators() -> Any:
     try:
         if not library.exists():
             compile_operators(directory, library)
+        else:
+            remove_left_build(directory)
         torch.ops.load_library(library)
     except UnavailableError:
         raise
@@ -73,6 +83,49 @@ def load_operators() -> Any:
         cause = next((line for line in lines if "error:" in line), lines[0] if lines else type(error).__name__)
         raise UnavailableError(f"compiling it in {directory} failed: {cause}") from error
     return torch.ops.qcnn_lightning
+
+
+@contextmanager
+def said_every(seconds: float, doing: str) -> Iterator[None]:
+    """Log what is being done, and for how long, every so many seconds until it is done."""
+    start, done = time.perf_counter(), threading.Event()
+
+    def say() -> None:
+        while not done.wait(seconds):
+            log.info("%s: %.0f s", doing, time.perf_counter() - start)
+
+    threading.Thread(target=say, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
+
+
+@contextmanager
+def one_word_compiler(compiler: str, script: Path) -> Iterator[None]:
+    """Let CXX be one word, as PyTorch needs it, also where it is a command like "ccache g++".
+
+    Args:
+        compiler: the command.
+        script: the file to write, which runs that command.
+    """
+    if len(compiler.split()) == 1:
+        yield
+        return
+    script.write_text(f'#!/bin/sh\nexec {compiler} "$@"\n', encoding="utf-8")
+    script.chmod(0o755)
+    os.environ["CXX"] = str(script)
+    try:
+        yield
+    finally:
+        os.environ["CXX"] = compiler
+
+
+def remove_left_build(directory: Path) -> None:
+    """Remove what a job left that was killed between compiling and cleaning up, unless another compiles just now."""
+    if (directory / BUILDING).exists():
+        with suppress(OSError), FileLock(directory / LOCK, timeout=0):
+            shutil.rmtree(directory / BUILDING, ignore_errors=True)
 
 
 def compile_operators(directory: Path, library: Path) -> None:
@@ -88,24 +141,25 @@ def compile_operators(directory: Path, library: Path) -> None:
     if shutil.which("ninja") is None:  # installed with us, but perhaps not in PATH
         os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), ninja.BIN_DIR))
     compiler = cpp_extension.get_cxx_compiler()
-    if shutil.which(compiler) is None:
+    if shutil.which(compiler.split()[0]) is None:
         raise UnavailableError(f"no C++ compiler ({compiler}) on this machine")
     directory.mkdir(parents=True, exist_ok=True)
     log.info("compiling the C++ kernel (about %d s, once per machine) in %s", COMPILE_SECONDS, directory)
     start = time.perf_counter()
-    with FileLock(directory / "compiling.lock"):
+    with said_every(5.0, "compiling"), FileLock(directory / LOCK):
         if library.exists():  # another job compiled it
             return
-        building = directory / "building"
+        building = directory / BUILDING
         shutil.rmtree(building, ignore_errors=True)  # left by a killed job
         building.mkdir()
-        cpp_extension.load(
-            LIBRARY,
-            [str(SOURCES / "operator.cpp")],
-            extra_cflags=list(COMPILER_FLAGS),
-            build_directory=str(building),
-            is_python_module=False,
-        )
+        with one_word_compiler(compiler, building / "compiler"):
+            cpp_extension.load(
+                LIBRARY,
+                [str(SOURCES / "operator.cpp")],
+                extra_cflags=list(COMPILER_FLAGS),
+                build_directory=str(building),
+                is_python_module=False,
+            )
         (building / library.name).replace(library)
         shutil.rmtree(building, ignore_errors=True)
     log.info("compiled the C++ kernel in %.0f s", time.perf_counter() - start)

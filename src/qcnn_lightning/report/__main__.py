@@ -1,11 +1,11 @@
-"""`python -m qcnn_lightning.report`: the page, the figures and the tables of finished or running jobs."""
+"""`qcnn-report`, or `python -m qcnn_lightning.report`: the page, figures and tables of finished or running jobs."""
 
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig, ListConfig
 
-from qcnn_lightning.command_line import one_message, quote_paths
+from qcnn_lightning.command_line import one_message, quote_paths, whole_command
 from qcnn_lightning.errors import InputError
 
 
@@ -36,7 +36,12 @@ def main(config: DictConfig) -> None:
         show_report(write_report(paths, out, settings))
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Do what the command line says."""
     quote_paths("runs", "out")
-    with one_message():
+    with whole_command():
         main()
+
+
+if __name__ == "__main__":
+    command()

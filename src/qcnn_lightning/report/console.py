@@ -5,14 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from qcnn_lightning.errors import message_of
 from qcnn_lightning.job_table import STYLES, add_job, empty_job_table, job_console, plain_console
-from qcnn_lightning.report.correlation import FEWEST_POINTS, spearman
+from qcnn_lightning.report.correlation import FEWEST_POINTS, correlation
 from qcnn_lightning.report.groups import LeftOut, describe_first_epoch
 from qcnn_lightning.report.tables import last, series
 from qcnn_lightning.runs.find import find_runs
-from qcnn_lightning.runs.run import Run, message_of
+from qcnn_lightning.runs.run import Run
 
 if TYPE_CHECKING:
     # Which needs matplotlib.
@@ -55,6 +54,7 @@ def show_runs(paths: Sequence[Path], first_epoch: int | None = None) -> None:
         # Whatever is wrong with one run must not hide the others.
         except Exception as error:
             unread.append(LeftOut(run.name, message_of(error)))
+        unread += [LeftOut(run.name, note) for note in run.altered]
         statuses.append(run.status)
         add_job(table, run.name, run.status, numbers)
     console.print(table)
@@ -71,13 +71,13 @@ def cells(run: Run, first_epoch: int | None) -> tuple[str, ...]:
     """Return the numbers of a job's row."""
     entropies, costs = series(run, "train", first_epoch, "values")
     enough = len(entropies) >= FEWEST_POINTS
-    correlation = float(spearman(entropies, costs, np.ones(len(costs)))) if enough else math.nan
+    rank_correlation = correlation(entropies, costs, "spearman") if enough else math.nan
     of_planned = "" if math.isnan(run.planned_epochs) else f"/{run.planned_epochs:.0f}"
     return (
         f"{run.last_epoch + 1}{of_planned}",
         number(run.column("accuracy/test").max(), ".2%"),
         number(last(run.column("ee/mean")), ".4f"),
-        number(correlation, "+.2f"),
+        number(rank_correlation, "+.2f"),
         number(run.seconds, ".0f"),
     )
 

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 FEWEST_POINTS = 5
 FEWEST_RUNS = 3
 CHUNK = 100_000
-ROUND_OFF = 1e-24
+ROUND_OFF = 1e-12
 
 
 @dataclass(frozen=True)
@@ -36,57 +36,107 @@ class Estimate:
     high: float = np.nan
 
 
-Correlation = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+Correlation = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 
 def pearson(
-    x: Float[np.ndarray, "*#samples points"],
-    y: Float[np.ndarray, "*#samples points"],
-    weights: Float[np.ndarray, "*samples points"],
-) -> Float[np.ndarray, "*samples"]:
-    """Return Pearson's correlation of weighted points; a point drawn k times by a bootstrap has weight k.
+    x: Float[np.ndarray, " points"],
+    y: Float[np.ndarray, " points"],
+    counts: Float[np.ndarray, "groups samples"],
+    group: Int[np.ndarray, " points"],
+) -> Float[np.ndarray, " samples"]:
+    """Return Pearson's correlation in every sample; a point stands in it as often as its group was drawn.
 
     NaN where x or y is constant.
+
+    Args:
+        x: one coordinate of the points.
+        y: the other.
+        counts: how often a bootstrap drew every group.
+        group: of every point.
     """
 
-    def weighted_sum(*factors: np.ndarray) -> np.ndarray:
-        return np.asarray(np.einsum(",".join(["...i"] * (1 + len(factors))) + "->...", weights, *factors))
+    def sums(values: np.ndarray) -> np.ndarray:
+        return np.bincount(group, values, len(counts)) @ counts
 
-    total = weights.sum(-1)
-    x_centred = x - (weighted_sum(x) / total)[..., None]
-    y_centred = y - (weighted_sum(y) / total)[..., None]
-    x_variance = weighted_sum(x_centred, x_centred)
-    y_variance = weighted_sum(y_centred, y_centred)
+    x_centred, y_centred, total = x - x.mean(), y - y.mean(), sums(np.ones(len(x)))
+    x_sum, x_squares, y_sum, y_squares = sums(x_centred), sums(x_centred**2), sums(y_centred), sums(y_centred**2)
+    x_variance, y_variance = x_squares - x_sum**2 / total, y_squares - y_sum**2 / total
     # A constant has the variance of its round-off.
-    varies = (x_variance > ROUND_OFF * weighted_sum(x, x)) & (y_variance > ROUND_OFF * weighted_sum(y, y))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        correlation = weighted_sum(x_centred, y_centred) / np.sqrt(x_variance * y_variance)
-    return np.where(varies, np.clip(correlation, -1, 1), np.nan)
+    varies = (x_variance > ROUND_OFF**2 * sums(x**2)) & (x_variance > ROUND_OFF * x_squares)
+    varies &= (y_variance > ROUND_OFF**2 * sums(y**2)) & (y_variance > ROUND_OFF * y_squares)
+    return quotient(sums(x_centred * y_centred) - x_sum * y_sum / total, x_variance, y_variance, varies)
 
 
 def spearman(
     x: Float[np.ndarray, " points"],
     y: Float[np.ndarray, " points"],
-    weights: Float[np.ndarray, "*samples points"],
-) -> Float[np.ndarray, "*samples"]:
-    """Return Spearman's rank correlation of weighted points: Pearson's of their ranks, ties sharing the mean rank."""
-    return pearson(weighted_ranks(x, weights), weighted_ranks(y, weights), weights)
+    counts: Float[np.ndarray, "groups samples"],
+    group: Int[np.ndarray, " points"],
+) -> Float[np.ndarray, " samples"]:
+    """Return Spearman's rank correlation: Pearson's of the ranks in every sample, ties sharing the mean rank.
+
+    The arguments are those of `pearson`.
+    """
+    x_order, y_order = Order.of(x), Order.of(y)
+    samples = []
+    # In chunks that a processor's cache holds: a hundred runs of sixty epochs, a thousand times, are 48 MB an array.
+    for chunk in np.array_split(counts, min(counts.shape[1], 1 + counts.shape[1] * len(x) // CHUNK), axis=1):
+        weights = np.ascontiguousarray(chunk)[group]
+        mean = (weights.sum(0) + 1) / 2
+        x_ranks, y_ranks = x_order.ranks(weights) - mean, y_order.ranks(weights) - mean
+        x_weighted = weights * x_ranks
+        covariance, x_variance, y_variance = (
+            np.einsum("is,is->s", *factors)
+            for factors in ((x_weighted, y_ranks), (x_weighted, x_ranks), (weights * y_ranks, y_ranks))
+        )
+        samples.append(quotient(covariance, x_variance, y_variance, (x_variance > 0) & (y_variance > 0)))
+    return np.concatenate(samples)
 
 
 MEASURES: dict[str, Correlation] = {"spearman": spearman, "pearson": pearson}
 
 
-def weighted_ranks(
-    values: Float[np.ndarray, " points"], weights: Float[np.ndarray, "*samples points"]
-) -> Float[np.ndarray, "*samples points"]:
-    """Return the ranks that values have when each stands `weight` times in the list; equal ones share the mean rank."""
-    _, tie = np.unique(values, return_inverse=True)
-    order = np.argsort(tie, kind="stable")
-    first_of_tie = np.flatnonzero(np.diff(tie[order], prepend=-1))
-    copies = np.take(weights, order, axis=-1)
-    if len(first_of_tie) < len(order):
-        copies = np.add.reduceat(copies, first_of_tie, axis=-1)
-    return np.take(copies.cumsum(-1) - (copies - 1) / 2, tie, axis=-1)
+def quotient(
+    covariance: Float[np.ndarray, " samples"],
+    x_variance: Float[np.ndarray, " samples"],
+    y_variance: Float[np.ndarray, " samples"],
+    varies: Bool[np.ndarray, " samples"],
+) -> Float[np.ndarray, " samples"]:
+    """Return the correlation; NaN where not both vary."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(varies, np.clip(covariance / np.sqrt(x_variance * y_variance), -1, 1), np.nan)
+
+
+@dataclass(frozen=True)
+class Order:
+    """How values are ordered.
+
+    Attributes:
+        order: their indices, from the smallest value to the largest.
+        first: where in that order each different value begins.
+        tie: which of the different values each one is.
+    """
+
+    order: Int[np.ndarray, " points"]
+    first: Int[np.ndarray, " different"]
+    tie: Int[np.ndarray, " points"]
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, " points"]) -> "Order":
+        """Sort the values."""
+        _, tie = np.unique(values, return_inverse=True)
+        order = np.argsort(tie, kind="stable")
+        return cls(order, np.flatnonzero(np.diff(tie[order], prepend=-1)), tie)
+
+    def ranks(self, weights: Float[np.ndarray, "points samples"]) -> Float[np.ndarray, "points samples"]:
+        """Return the ranks when each value stands `weight` times in the list; equal ones share the mean rank."""
+        copies = weights[self.order]
+        if len(self.first) < len(copies):
+            copies = np.add.reduceat(copies, self.first, axis=0)
+        ranks = copies.cumsum(0)
+        ranks -= (copies - 1) / 2
+        return ranks[self.tie]
 
 
 def within_run(
@@ -114,10 +164,8 @@ def within_run(
     epochs = len(entropy)
     if epochs < FEWEST_POINTS:
         return Estimate(np.nan)
-    value = MEASURES[measure](entropy, cost, np.ones(epochs))
-    weights = block_weights(epochs, block_length(epochs), resamples)
-    samples = MEASURES[measure](entropy, cost, weights)
-    return with_interval(float(value), samples, confidence)
+    drawn = block_counts(epochs, block_length(epochs), resamples)
+    return with_interval(*correlated(entropy, cost, measure, drawn, np.arange(epochs)), confidence)
 
 
 def over_runs(
@@ -143,14 +191,26 @@ def over_runs(
         return Estimate(np.nan)
     entropy, cost = np.concatenate(entropies), np.concatenate(costs)
     run_of_point = np.repeat(np.arange(len(entropies)), [len(points) for points in entropies])
-    value = float(MEASURES[measure](entropy, cost, np.ones(len(entropy))))
-    counts = run_counts(len(entropies), resamples)
-    # In chunks that a processor's cache holds: a hundred runs of sixty epochs, a thousand times, are 48 MB an array.
-    samples = [
-        MEASURES[measure](entropy, cost, chunk[:, run_of_point])
-        for chunk in np.array_split(counts, min(resamples, 1 + resamples * len(entropy) // CHUNK))
-    ]
-    return with_interval(value, np.concatenate(samples), confidence, enough=len(entropies) >= FEWEST_RUNS)
+    drawn = run_counts(len(entropies), resamples)
+    value, samples = correlated(entropy, cost, measure, drawn, run_of_point)
+    return with_interval(value, samples, confidence, enough=len(entropies) >= FEWEST_RUNS)
+
+
+def correlated(
+    entropy: Float[np.ndarray, " points"],
+    cost: Float[np.ndarray, " points"],
+    measure: str,
+    drawn: Float[np.ndarray, "groups samples"],
+    group: Int[np.ndarray, " points"],
+) -> tuple[float, Float[np.ndarray, " samples"]]:
+    """Return the correlation of the points, and that in every sample of their groups."""
+    return correlation(entropy, cost, measure), MEASURES[measure](entropy, cost, drawn, group)
+
+
+def correlation(entropy: Float[np.ndarray, " points"], cost: Float[np.ndarray, " points"], measure: str) -> float:
+    """Return the correlation of the points; NaN where one of the two is constant."""
+    points = len(entropy)
+    return float(MEASURES[measure](entropy, cost, np.ones((points, 1)), np.arange(points))[0])
 
 
 def mean_over_runs(
@@ -160,7 +220,7 @@ def mean_over_runs(
     known = correlations[np.isfinite(correlations)]
     if len(known) == 0:
         return Estimate(np.nan)
-    samples = run_counts(len(known), resamples) @ known / len(known)
+    samples = known @ run_counts(len(known), resamples) / len(known)
     return with_interval(float(known.mean()), samples, confidence, enough=len(known) >= FEWEST_RUNS)
 
 
@@ -174,7 +234,7 @@ def block_length(epochs: int) -> int:
 
 
 @lru_cache(maxsize=32)
-def block_weights(epochs: int, length: int, resamples: int) -> Float[np.ndarray, "resamples epochs"]:
+def block_counts(epochs: int, length: int, resamples: int) -> Float[np.ndarray, "epochs resamples"]:
     """Return how often every epoch is drawn when blocks of consecutive epochs, closed to a circle, are resampled."""
     generator = np.random.default_rng(0)
     starts = generator.integers(epochs, size=(resamples, -(-epochs // length)))
@@ -182,15 +242,16 @@ def block_weights(epochs: int, length: int, resamples: int) -> Float[np.ndarray,
     return counted(drawn, epochs)
 
 
-def run_counts(runs: int, resamples: int) -> Float[np.ndarray, "resamples runs"]:
+def run_counts(runs: int, resamples: int) -> Float[np.ndarray, "runs resamples"]:
     """Return how often every run is drawn when whole runs are resampled."""
     return counted(np.random.default_rng(0).integers(runs, size=(resamples, runs)), runs)
 
 
-def counted(drawn: Int[np.ndarray, "resamples drawn"], number: int) -> Float[np.ndarray, "resamples number"]:
+def counted(drawn: Int[np.ndarray, "resamples drawn"], number: int) -> Float[np.ndarray, "number resamples"]:
     """Count how often each of 0 .. number - 1 stands in every row."""
-    shifted = drawn + number * np.arange(len(drawn))[:, None]
-    return np.bincount(shifted.ravel(), minlength=number * len(drawn)).reshape(len(drawn), number).astype(float)
+    resamples = len(drawn)
+    shifted = drawn * resamples + np.arange(resamples)[:, None]
+    return np.bincount(shifted.ravel(), minlength=number * resamples).reshape(number, resamples).astype(float)
 
 
 def with_interval(

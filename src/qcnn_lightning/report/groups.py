@@ -9,10 +9,10 @@ from typing import Any
 
 import pandas as pd
 
-from qcnn_lightning.errors import InputError
+from qcnn_lightning.errors import InputError, message_of
 from qcnn_lightning.runs.find import describe, find_runs
-from qcnn_lightning.runs.run import Run, as_number, message_of
-from qcnn_lightning.runs.settings import FREE_TO_CHANGE, is_free
+from qcnn_lightning.runs.run import Run, as_number
+from qcnn_lightning.runs.settings import CLASSES, FREE_TO_CHANGE, is_free
 
 # Runs that differ in nothing else are repetitions, with another seed or in another place.
 NOT_A_SETTING = (*FREE_TO_CHANGE, "data.seed", "seed")
@@ -98,8 +98,12 @@ class Collection:
         varying = set()
         for data in self.data_sets:
             runs = [run for run in self.runs if run.data == data]
-            for key in {key for run in runs for key in run.settings if not is_free(key, NOT_A_SETTING)}:
-                if len({run.settings.get(key) for run in runs}) > 1:
+            # Other folders of images are other data.
+            free = [key for key in NOT_A_SETTING if (data, key) != ("folder", "data.root")]
+            for key in {key for run in runs for key in run.settings if not is_free(key, free)}:
+                # Older runs do not tell their classes.
+                told = [run for run in runs if key != CLASSES or CLASSES in run.settings]
+                if len({run.settings.get(key) for run in told}) > 1:
                     varying.add(key)
         first = ["model.d", "data.flatten"]
         others = varying.difference(first)
@@ -108,6 +112,8 @@ class Collection:
         implied = {
             key for key in others if (name := classes.get(key.split(".")[0], key)) != key and self.determines(name, key)
         }
+        if "data.root" in others and self.determines("data.root", CLASSES):
+            implied.add(CLASSES)
         return [key for key in first if key in varying] + sorted(others - implied)
 
     def determines(self, key: str, other: str) -> bool:

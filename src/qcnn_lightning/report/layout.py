@@ -10,14 +10,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, Formatter, LogLocator, MaxNLocator, NullLocator
 
-from qcnn_lightning.figure_style import FORMATS, STYLE, colour_of, data_name, save
+from qcnn_lightning.figure_style import FORMATS, colour_of, data_name, save, styled
 from qcnn_lightning.report.groups import Collection, Group, LeftOut, caption
 
 # In inches; of the letters and lines of legends and titles.
@@ -188,7 +187,7 @@ def draw_all(
     names: list[str] = []
     taken: set[str] = set()
     left_out: list[LeftOut] = []
-    with mpl.rc_context(STYLE):
+    with styled():
         for title, draw in chain.from_iterable(plan(collection, choices, left_out) for plan in plans):
             name = file_name(title, taken)
             taken.add(name)

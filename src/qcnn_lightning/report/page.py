@@ -161,7 +161,7 @@ def page(
         "charts": charts,
     }
     source = files("qcnn_lightning.report")
-    script = source.joinpath("page.js").read_text()
+    script = source.joinpath("page.js").read_text(encoding="utf-8")
     since = describe_first_epoch(collection.runs, choices.first_epoch)
     varying = {
         entry.label: [entry.names[entry.values.index(setting_of(run, entry.key))] for run in collection.runs]
@@ -181,7 +181,7 @@ def page(
             )
         ),
         "refresh": f'<meta http-equiv="refresh" content="{reload_every_s:g}">' if reload_every_s else "",
-        "style": source.joinpath("page.css").read_text(),
+        "style": source.joinpath("page.css").read_text(encoding="utf-8"),
         "filters": filters_html(filters, several_seeds=len(collection.runs) > len(collection.groups)),
         "cards": cards,
         "accuracies": accuracies_html(tables.accuracies, [f"e{i}" for i in range(len(collection.groups))]),
@@ -197,7 +197,7 @@ def page(
         "script": script,
         "script_hash": f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}",
     }
-    template = source.joinpath("page.html").read_text()
+    template = source.joinpath("page.html").read_text(encoding="utf-8")
     return re.sub(r"\{\{ (\w+) \}\}", lambda match: parts[match[1]], template)
 
 

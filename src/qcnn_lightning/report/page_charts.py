@@ -6,12 +6,11 @@ from functools import partial
 from html import escape
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qcnn_lightning.figure_style import OKABE_ITO, data_name
+from qcnn_lightning.figure_style import OKABE_ITO, data_name, styled
 from qcnn_lightning.report.figures import COSTS, groups_with_panels
 from qcnn_lightning.report.groups import Collection, Group, caption, describe_first_epoch
 from qcnn_lightning.report.layout import CHARACTER_WIDTH, Choices, panel_title, seeds_of, unique
@@ -156,7 +155,7 @@ def small_chart(draw: Callable[[Axes], Any], group: Group) -> Chart:
 
 def chart(draw: Callable[[Axes], Any], size: tuple[float, float], title: str = "") -> Chart:
     """Return a chart of one panel, of a size in inches."""
-    with mpl.rc_context(PAGE_STYLE):
+    with styled(PAGE_STYLE):
         # Margins that fit are known, and laying out would take as long as all else.
         figure = Figure(figsize=size)
         axes = figure.subplots()

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -20,7 +19,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from qcnn_lightning.figure_style import METADATA, STYLE, ordered_colour
+from qcnn_lightning.figure_style import METADATA, STYLE, ordered_colour, styled
 
 INK = "#123456"
 """Stands for the colour of the page's text, which is dark or light."""
@@ -56,7 +55,7 @@ class Chart:
 
 def chart_of(figure: Figure) -> Chart:
     """Return a figure, drawn in `PAGE_STYLE`, as inline SVG."""
-    with mpl.rc_context(PAGE_STYLE):
+    with styled(PAGE_STYLE):
         marked = {
             axes: [artist for artist in axes.get_children() if artist.get_gid() is not None] for axes in figure.axes
         }

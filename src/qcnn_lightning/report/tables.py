@@ -173,12 +173,14 @@ def series(run: Run, cost: str, first_epoch: int | None, kind: str) -> tuple[np.
         kind: of `SERIES`.
     """
     first = run.first_epoch(first_epoch)
-    pair = pd.DataFrame({"entropy": run.column("ee/mean"), "cost": run.column(f"cost/{cost}")}).dropna()
-    pair = pair[pair.index >= first]
-    if kind == "changes":
-        # A gap in the epochs is no change from one epoch to the next.
-        pair = pair.diff()[np.diff(pair.index, prepend=first - 2) == 1]
-    return pair["entropy"].to_numpy(), pair["cost"].to_numpy()
+    entropy, costs = run.column("ee/mean").loc[first:], run.column(f"cost/{cost}").loc[first:]
+    epochs, of_entropy, of_costs = np.intersect1d(entropy.index, costs.index, return_indices=True)
+    pair = entropy.to_numpy()[of_entropy], costs.to_numpy()[of_costs]
+    if kind == "values":
+        return pair
+    # A gap in the epochs is no change from one epoch to the next.
+    consecutive = np.diff(epochs) == 1
+    return np.diff(pair[0])[consecutive], np.diff(pair[1])[consecutive]
 
 
 def selected_accuracy(run: Run) -> float:

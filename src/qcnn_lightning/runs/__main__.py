@@ -1,16 +1,16 @@
-"""`python -m qcnn_lightning.runs multirun/<sweep>`: a table of jobs, finished or not."""
+"""`qcnn-runs multirun/<sweep>`, or `python -m qcnn_lightning.runs`: a table of jobs, finished or not."""
 
 import argparse
+import shlex
 from pathlib import Path
 
-from qcnn_lightning.command_line import one_message
+from qcnn_lightning.command_line import one_message, way_to_start, whole_command
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m qcnn_lightning.runs", description="A table of jobs, also while they run."
-    )
+    prog = shlex.join(way_to_start("runs"))
+    parser = argparse.ArgumentParser(prog=prog, description="A table of jobs, also while they run.")
     parser.add_argument("folders", nargs="+", type=Path, metavar="folder", help="a run, a sweep, or a folder of sweeps")
     parser.add_argument(
         "--first-epoch",
@@ -22,9 +22,15 @@ def main(arguments: list[str] | None = None) -> None:
     # Imported only now, so that --help answers at once.
     from qcnn_lightning.report.console import show_runs
 
-    show_runs(given.folders, given.first_epoch)
+    with one_message():
+        show_runs(given.folders, given.first_epoch)
+
+
+def command() -> None:
+    """Do what the command line says."""
+    with whole_command():
+        main()
 
 
 if __name__ == "__main__":
-    with one_message():
-        main()
+    command()

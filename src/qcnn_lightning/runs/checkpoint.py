@@ -112,7 +112,24 @@ def read_checkpoint(path: Path) -> StoredCheckpoint:
         isinstance(content.get(key), Mapping) for key in ("state_dict", "hyper_parameters")
     ):
         raise InputError(f"{path} is not a checkpoint of qcnn_lightning.train")
-    return StoredCheckpoint(path, content)
+    checkpoint = StoredCheckpoint(path, content)
+    if not holds_a_record(checkpoint):
+        raise InputError(f"{path} is not a checkpoint of qcnn_lightning.train: {RECORD} holds no rows of numbers")
+    return checkpoint
+
+
+def holds_a_record(checkpoint: StoredCheckpoint) -> bool:
+    """Return whether a checkpoint's rows and facts, if it has any, are rows of numbers and named facts."""
+    try:
+        rows, facts = checkpoint.record["rows"], checkpoint.record["facts"]
+    except (AttributeError, TypeError):
+        return False
+    return (
+        isinstance(facts, Mapping)
+        and isinstance(rows, list)
+        and all(isinstance(row, Mapping) and isinstance(row.get("epoch"), int) for row in rows)
+        and all(isinstance(value, int | float) for row in rows for value in row.values())
+    )
 
 
 def check_sizes(path: Path, members: list[zipfile.ZipInfo]) -> None:

@@ -1,8 +1,8 @@
 """`metrics.csv`: a row per epoch, written by training, read as a table in which every value is finite or missing."""
 
 import io
+import math
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,25 +33,6 @@ def summary_of(rows: list[dict[str, float | int]]) -> dict[str, Any]:
     best = {name: table[name].max() for name in table.filter(regex="^accuracy/")}
     best |= {name: table[name].min() for name in table.filter(regex="^cost/")}
     return {"final": rows[-1], "best": best, "seconds": table["time/epoch_s"].sum()}
-
-
-def checksum(lines: Iterable[str]) -> int:
-    """Return the CRC-32 of these lines."""
-    return zlib.crc32("".join(lines).encode())
-
-
-def agrees(lines: list[str], written: Any) -> bool:
-    """Return whether these lines begin with those that `summary.json` has a checksum of, or it has none.
-
-    More lines may follow: `metrics.csv` is written first, and the process may be killed in between.
-
-    Args:
-        lines: of `metrics.csv`.
-        written: "metrics" of `summary.json`, {"lines": number, "crc32": checksum}.
-    """
-    if not isinstance(written, dict) or not isinstance(written.get("lines"), int):
-        return True
-    return checksum(lines[: written["lines"]]) == written.get("crc32")
 
 
 def read_lines(path: Path) -> list[str]:
@@ -127,6 +108,16 @@ def describe_gaps(table: pd.DataFrame) -> Iterator[str]:
         yield "no epoch of training has been completed"
     elif len(trained) == 1:
         yield "only one epoch of training: points, no curves"
+
+
+def as_number(value: Any) -> float:
+    """Return a number as it is, NaN for everything else."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
+        try:
+            return float(value)
+        except OverflowError:
+            pass
+    return math.nan
 
 
 def numbered_columns(table: pd.DataFrame, prefix: str) -> list[str]:

@@ -6,7 +6,6 @@ Whatever a folder holds is data: nothing in it is executed, and no link in it is
 import json
 import logging
 import math
-import shlex
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
-from qcnn_lightning.command_line import config_dir
-from qcnn_lightning.errors import InputError, RefusedRunError
+from qcnn_lightning.command_line import command_of, config_dir
+from qcnn_lightning.errors import InputError, RefusedRunError, message_of
 from qcnn_lightning.files import inside, replace_atomically
 from qcnn_lightning.runs import BEST, LAST, PREVIOUS
+from qcnn_lightning.runs.checksums import checksum, checksums_of_files, has_agreeing_lines, is_whole, sealed
+from qcnn_lightning.runs.lock import LOCK, FolderLock
 from qcnn_lightning.runs.metrics import (
-    agrees,
-    checksum,
+    as_number,
     first_epoch_of,
     lines_of,
     numbered_columns,
@@ -31,8 +30,8 @@ from qcnn_lightning.runs.metrics import (
     read_table,
     summary_of,
 )
-from qcnn_lightning.runs.settings import differences, settings_of
-from qcnn_lightning.runs.untrusted import read_json, read_yaml
+from qcnn_lightning.runs.settings import CLASSES, differences, settings_of
+from qcnn_lightning.runs.untrusted import MOST_BYTES_OF_SETTINGS, parse_yaml, read_json, read_text
 
 if TYPE_CHECKING:
     from qcnn_lightning.runs.checkpoint import StoredCheckpoint
@@ -40,19 +39,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 METRICS = "metrics.csv"
+NOWHERE = pd.Series(dtype=float, index=pd.Index([], dtype=int, name="epoch"))
 SUMMARY = "summary.json"
 LOG = "train.log"
 TRACEBACK = "traceback.txt"
 """Why the last attempt failed: the message, an empty line, the traceback."""
 STATES = "states.safetensors"
-LOCK = ".lock"
-"""Held by the process that trains."""
 COMPOSED, ABOUT_HYDRA, OVERRIDES = HYDRA_FILES = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
 MARKS_OF_A_RUN = (METRICS, SUMMARY, COMPOSED, TRACEBACK)
-LOGGERS = ("wandb", "tensorboard/hparams.yaml")
-WRITTEN = (LOCK, LOG, METRICS, SUMMARY, TRACEBACK, STATES, *HYDRA_FILES, LAST, PREVIOUS, BEST, *LOGGERS)
+# What a run writes, the loggers' folders included.
+WRITTEN = (
+    *(LOCK, LOG, METRICS, SUMMARY, TRACEBACK, STATES, *HYDRA_FILES),
+    *(LAST, PREVIOUS, BEST, "wandb", "tensorboard/hparams.yaml"),
+)
 STATUSES = ("finished", "running", "failed", "interrupted")
-SECONDS_TO_WAIT_FOR_A_LOCK = 2
 BIPARTITIONS = {"left_right": "left/right", "up_down": "up/down"}
 
 
@@ -64,13 +64,19 @@ class Run:
         name: what to call the run; by default as its folder is called.
 
     Attributes:
+        lock: of the folder.
         notes: what is missing or was left out, and why; it grows as parts are read.
+        altered: those of the notes that tell of files which are not as they were written.
     """
 
     def __init__(self, folder: str | Path, name: str | None = None):
         self.folder = Path(folder)
         self.name = name or self.folder.resolve().name
+        self.lock = FolderLock(self.folder)
         self.notes: list[str] = []
+        self.altered: list[str] = []
+        self._checksums_of_files: dict[str, int] = {}
+        self._columns: dict[str, pd.Series] = {}
 
     def __repr__(self) -> str:
         return f"Run({str(self.folder)!r})"
@@ -81,7 +87,7 @@ class Run:
         Raises:
             InputError: there is nothing to show, or a file leads out of the folder.
         """
-        for part in ("settings", "overrides", "summary", "metrics"):
+        for part in ("summary", "settings", "overrides", "command", "metrics"):
             getattr(self, part)
 
     # What was asked for.
@@ -89,29 +95,42 @@ class Run:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The configuration, flattened: `settings["model.d"]`; a list is text, so that settings can be compared."""
-        composed = inside(self.folder, COMPOSED)
-        if not composed.is_file():
-            self.notes.append(f"no {COMPOSED}: data set, d and seed are unknown")
-            return settings_of({})
-        config = read_yaml(composed)
+        config = self._asked(COMPOSED, "data set, d and seed are unknown")
+        settings = settings_of(config if isinstance(config, Mapping) else {})
+        settings |= {CLASSES: names} if isinstance(names := self.summary.get("class_names"), list) else {}
         return {
-            key: json.dumps(value, default=str) if isinstance(value, list) else value
-            for key, value in settings_of(config if isinstance(config, Mapping) else {}).items()
+            key: json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, list) else value
+            for key, value in settings.items()
         }
 
     @cached_property
     def overrides(self) -> tuple[str, ...]:
         """What was given on the command line."""
-        given = inside(self.folder, OVERRIDES)
-        read = read_yaml(given) if given.is_file() else None
+        read = self._asked(OVERRIDES, "the command is unknown" if checksums_of_files(self.summary) else None)
         return tuple(str(override) for override in read) if isinstance(read, list) else ()
+
+    def _asked(self, name: str, lost: str | None = None) -> Any:
+        """Return what one of Hydra's files holds; None if there is none. Say what is lost, and alterations."""
+        path, written = inside(self.folder, name), checksums_of_files(self.summary).get(name)
+        if path.is_file():
+            text = read_text(path, MOST_BYTES_OF_SETTINGS)
+            if written not in (None, checksum([text])):
+                self._tell(f"{name} was altered since the run wrote it")
+            return parse_yaml(text, path)
+        if lost is not None:
+            self._tell(f"no {name}: {lost}")
+        return None
+
+    def _tell(self, alteration: str) -> None:
+        self.notes.append(alteration)
+        self.altered.append(alteration)
 
     @cached_property
     def command(self) -> str:
         """The command that repeats this run."""
         try:
-            options = config_dir(read_yaml(inside(self.folder, ABOUT_HYDRA))["hydra"])
-        except (InputError, KeyError, TypeError):
+            options = config_dir(self._asked(ABOUT_HYDRA)["hydra"])
+        except (InputError, KeyError, TypeError, AttributeError):
             options = []
         return command_of(options, self.overrides)
 
@@ -160,16 +179,7 @@ class Run:
     @property
     def is_running(self) -> bool:
         """Whether a training process holds the folder's lock."""
-        lock = self.folder / LOCK
-        if not lock.is_file() or lock.is_symlink():
-            return False
-        try:
-            with FileLock(lock, timeout=0):
-                return False
-        except Timeout:
-            return True
-        except OSError:
-            return False
+        return self.lock.is_taken()
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -178,9 +188,9 @@ class Run:
             summary = read_json(inside(self.folder, SUMMARY))
         except InputError:
             summary = None
-        if isinstance(summary, dict) and summary:
+        if isinstance(summary, dict) and is_whole(summary):
             return summary
-        self.notes.append(f"no {SUMMARY} that can be read: parameter count and status are unknown")
+        self._tell(f"no {SUMMARY} as the run wrote it: parameter count and status are unknown")
         return {}
 
     @cached_property
@@ -193,7 +203,7 @@ class Run:
             InputError: there is no complete row.
         """
         lines = read_lines(inside(self.folder, METRICS))
-        if not agrees(lines, self.summary.get("metrics")):
+        if not has_agreeing_lines(lines, self.summary):
             lines = self._mended(lines)
         table, reasons = read_table(lines)
         self.notes += reasons
@@ -202,24 +212,28 @@ class Run:
     def _mended(self, lines: list[str]) -> list[str]:
         """Return the lines of `metrics.csv` with those that the checkpoint holds in their place."""
         try:
-            checkpoint = self.checkpoint()
-        except InputError as error:
-            self.notes.append(f"{METRICS} was altered, and no checkpoint can be read to mend it: {error}")
+            checkpoint, error = self.checkpoint(), "there is none"
+        except InputError as unreadable:
+            checkpoint, error = None, str(unreadable)
+        if checkpoint is None or not checkpoint.record["rows"]:
+            self._tell(f"{METRICS} was altered, and no checkpoint can be read to mend it: {error}")
             return lines
-        stored = lines_of(checkpoint.record["rows"]) if checkpoint is not None else []
-        if not stored:
-            self.notes.append(f"{METRICS} was altered, and there is no checkpoint to mend it")
+        stored = lines_of(checkpoint.record["rows"])
+        if lines == stored:
             return lines
-        if lines[: len(stored)] == stored:
-            return lines
-        self.notes.append(f"{METRICS} was altered: the rows of the checkpoint are used, up to its epoch")
+        self._tell(f"{METRICS} was altered: the rows of the checkpoint are used, up to its epoch")
         return stored
+
+    def has_the_rows_of(self, checkpoint: "StoredCheckpoint") -> bool:
+        """Return whether `metrics.csv` has a checkpoint's rows: all of them, and until the run has finished more."""
+        stored, lines = lines_of(checkpoint.record["rows"]), read_lines(inside(self.folder, METRICS))
+        return lines == stored if self.summary.get("status") == "finished" else lines[: len(stored)] == stored
 
     def column(self, name: str) -> pd.Series:
         """Return a metric where it was measured, indexed by epoch; empty if the run has no such column."""
-        if name not in self.metrics:
-            return pd.Series(dtype=float, index=pd.Index([], dtype=int, name="epoch"))
-        return self.metrics[name].dropna()
+        if name not in self._columns:
+            self._columns[name] = self.metrics.get(name, NOWHERE).dropna()
+        return self._columns[name]
 
     def entropy_trend(self, window: int) -> pd.Series:
         """Return the mean entropy of the classes, averaged over each epoch and the `window - 1` before it, in nats."""
@@ -293,6 +307,8 @@ class Run:
                     "hydra.run.dir, or delete the folder to run it again"
                 )
             return None
+        if not found.record["rows"]:
+            raise InputError(f"{found.path} has no rows of epochs: it is no checkpoint of a run")
         changes = differences(found.config, config)
         if changes:
             lines = "".join(f"\n  {key}: {old} -> {new}" for key, (old, new) in changes.items())
@@ -314,23 +330,8 @@ class Run:
         """
         for name in WRITTEN:
             inside(self.folder, name)
-        lock = FileLock(self.folder / LOCK, timeout=SECONDS_TO_WAIT_FOR_A_LOCK)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire()
-        except Timeout as error:
-            raise RefusedRunError(
-                f"{self.folder} is being trained by another process; wait for it, or choose another sweep.name or "
-                "hydra.run.dir"
-            ) from error
-        except OSError as error:
-            raise InputError(
-                f"run_dir={self.folder}: cannot write {error.filename or self.folder / LOCK}: {error.strerror}"
-            ) from error
-        try:
+        with self.lock.held():
             yield
-        finally:
-            lock.release()
 
     def write(
         self,
@@ -351,47 +352,31 @@ class Run:
             more: further facts, that come last.
 
         Raises:
-            InputError: a file cannot be written; what it held is still there.
+            InputError: a file cannot be written, and what it held is still there; or the folder was deleted.
         """
-        summary = {"status": status, **facts, **summary_of(rows)}
-        if rows:
-            lines = [*lines_of(rows), *later_lines]
+        self.lock.check()
+        lines = [*lines_of(rows), *later_lines] if rows else []
+        if lines:
             replace_atomically(self.folder / METRICS, "".join(lines))
-            summary["metrics"] = {"lines": len(lines), "crc32": checksum(lines)}
-        replace_atomically(self.folder / SUMMARY, json.dumps(summary | more, indent=2) + "\n")
+        files = self._checksums_of_files or checksums_of_files(self.summary)
+        summary = {"status": status, **facts, **summary_of(rows), **more}
+        replace_atomically(self.folder / SUMMARY, sealed(summary, lines, files))
         for name in ("summary", "metrics"):
             self.__dict__.pop(name, None)
+        self._columns.clear()
 
     def write_hydra_files(self, files: Mapping[str, str]) -> None:
         """Write what was asked for: name (one of `HYDRA_FILES`) -> text."""
         for name, text in files.items():
             replace_atomically(self.folder / name, text)
+        self._checksums_of_files = {name: checksum([text]) for name, text in files.items()}
 
     def write_traceback(self, error: BaseException) -> None:
         """Write an error's message and, below it, its traceback, if that can be written."""
         try:
+            self.lock.check()
             told = f"{message_of(error)}\n\n{''.join(traceback.format_exception(error))}"
             replace_atomically(self.folder / TRACEBACK, told)
         except InputError as further:
-            log.warning("%s", further)
-
-
-def command_of(options: Iterable[str], overrides: Iterable[str]) -> str:
-    """Return the command that trains with these options, such as --config-dir, and overrides."""
-    return shlex.join(["python", "-m", "qcnn_lightning.train", *options, *overrides])
-
-
-def message_of(error: BaseException) -> str:
-    """Return what an error says, and its kind unless its message alone tells the user what to do."""
-    # Others say little, or nothing: KeyError, MemoryError.
-    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-
-
-def as_number(value: Any) -> float:
-    """Return a number as it is, NaN for everything else."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
-        try:
-            return float(value)
-        except OverflowError:
-            pass
-    return math.nan
+            if str(further) != str(error):
+                log.warning("%s", further)

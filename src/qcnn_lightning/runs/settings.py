@@ -15,6 +15,7 @@ FREE_TO_CHANGE = (
     "model.kernel",
     "run_dir",
     "sweep",
+    "tags",
     "trainer.accelerator",
     "trainer.default_root_dir",
     "trainer.devices",
@@ -23,6 +24,8 @@ FREE_TO_CHANGE = (
     "trainer.strategy",
 )
 """Settings, and whole groups of them, that do not change what is learned; all others must stay as they were."""
+CLASSES = "data.classes"
+"""What a run's images showed, to readers one more setting: runs of other classes are no repetitions of it."""
 PATHS_IN_A_CONFIG = {"": ("run_dir",), "data": ("root", "path", "cache", "system_folders")}
 ADDED_SINCE = {
     "average_decay": 0.0,

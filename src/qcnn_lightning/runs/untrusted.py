@@ -51,13 +51,28 @@ def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """Read a YAML file as plain values: no tags, no aliases; interpolations stay text.
+    """Read a YAML file as plain values, as `parse_yaml` does.
 
     Raises:
         InputError: there is no such file, it cannot be read, is not YAML, or nests too deeply.
     """
     try:
-        text = read_text(path, MOST_BYTES_OF_SETTINGS)
+        return parse_yaml(read_text(path, MOST_BYTES_OF_SETTINGS), path)
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file") from error
+
+
+def parse_yaml(text: str, path: Path) -> Any:
+    """Return the values of a YAML text: no tags, no aliases; interpolations stay text.
+
+    Args:
+        text: the content.
+        path: where it was read, for messages.
+
+    Raises:
+        InputError: it is not YAML, or nests too deeply.
+    """
+    try:
         depth = 0
         for event in yaml.parse(text, Loader=LOADER):
             if isinstance(event, yaml.AliasEvent):
@@ -69,8 +84,6 @@ def read_yaml(path: Path) -> Any:
             if depth > DEEPEST:
                 raise InputError(f"{path} cannot be read: lists and mappings nest more than {DEEPEST} deep")
         return yaml.load(text, Loader=LOADER)
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
     # A number of too many digits, a date of no calendar, and a list as a key are no YAML errors.
     except (yaml.YAMLError, ValueError, TypeError) as error:
         if isinstance(error, InputError):

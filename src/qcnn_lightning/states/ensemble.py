@@ -1,12 +1,33 @@
 """Several networks: overlaps between their states, and sums of states (theory.md, eq. E1, E2)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from qcnn_lightning.basis import BASES
+from qcnn_lightning.errors import InputError
 from qcnn_lightning.states.gram import Tree
+
+
+def check_comparable(state: Any, other: Any) -> None:
+    """Check that two `NetworkState`s have the same sites, local functions and layout.
+
+    Raises:
+        InputError: they have not.
+    """
+    if other.num_sites != state.num_sites:
+        raise InputError(f"states of {state.num_sites} and {other.num_sites} pixels cannot be compared")
+    same_functions = state.basis.name in BASES or state.channels[0] == other.channels[0]
+    if other.basis.name != state.basis.name or not same_functions:
+        raise InputError(
+            f"states with {state.channels[0]} functions of basis {state.basis.name!r} and {other.channels[0]} of "
+            f"{other.basis.name!r} cannot be compared"
+        )
+    if None not in (state.layout, other.layout) and state.layout != other.layout:
+        raise InputError("states whose sites stand for different pixels cannot be compared: their layouts differ")
 
 
 def overlaps_between(first: Tree, second: Tree) -> Float[Tensor, "classes other_classes"]:

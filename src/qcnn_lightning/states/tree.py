@@ -15,13 +15,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from qcnn_lightning.basis import BASES, make_basis
+from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.pixels import check_images
 from qcnn_lightning.states.amplitudes import contract, dense_vectors
 from qcnn_lightning.states.checks import as_tensor, check_tensors
 from qcnn_lightning.states.dense_tree import DenseTree, pooled_tree
-from qcnn_lightning.states.ensemble import overlaps_between, summed_tensors
+from qcnn_lightning.states.ensemble import check_comparable, overlaps_between, summed_tensors
 from qcnn_lightning.states.entropy import block_spectra_below, cut_spectrum, renyi_entropy, von_neumann_entropy
 from qcnn_lightning.states.gram import Environment, binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
@@ -90,6 +90,12 @@ class NetworkState(Observables):
         site_tensors, top = network.site_tensors(statistics)
         return cls(site_tensors, top, basis=network.basis.name)
 
+    def __deepcopy__(self, memo: Any) -> "NetworkState":
+        """Return a copy with tensors of its own: leaves, from which no gradient reaches the network."""
+        site_tensors = [tensor.detach().clone() for tensor in self.site_tensors]
+        top = self.top.detach().clone()
+        return type(self)(site_tensors, top, self.basis.name, self.class_names, self.layout)
+
     def described(self, class_names: Sequence[str] | None, layout: ImageLayout | None) -> "NetworkState":
         """Return the same states with these names of classes and this layout.
 
@@ -117,7 +123,7 @@ class NetworkState(Observables):
         if len(weights) != len(states):
             raise InputError(f"weights has {len(weights)} numbers, there are {len(states)} states")
         for other in states[1:]:
-            states[0]._check_comparable(other)
+            check_comparable(states[0], other)
             if other.num_classes != states[0].num_classes:
                 raise InputError(f"states with {states[0].num_classes} and {other.num_classes} classes have no sum")
         site_tensors, top = summed_tensors([(state.site_tensors, state.top) for state in states], weights)
@@ -136,19 +142,6 @@ class NetworkState(Observables):
         """
         site_tensors, top = pooled_tree(tree)
         return cls(site_tensors, top, basis)
-
-    def _check_comparable(self, other: "NetworkState") -> None:
-        """Raise InputError unless both states have the same sites, local functions and layout."""
-        if other.num_sites != self.num_sites:
-            raise InputError(f"states of {self.num_sites} and {other.num_sites} pixels cannot be compared")
-        same_functions = self.basis.name in BASES or self.channels[0] == other.channels[0]
-        if other.basis.name != self.basis.name or not same_functions:
-            raise InputError(
-                f"states with {self.channels[0]} functions of basis {self.basis.name!r} and {other.channels[0]} of "
-                f"{other.basis.name!r} cannot be compared"
-            )
-        if None not in (self.layout, other.layout) and self.layout != other.layout:
-            raise InputError("states whose sites stand for different pixels cannot be compared: their layouts differ")
 
     def __len__(self) -> int:
         return self.num_classes
@@ -200,7 +193,7 @@ class NetworkState(Observables):
             InputError: the other states have other pixels or another basis.
         """
         if other is not None:
-            self._check_comparable(other)
+            check_comparable(self, other)
             return overlaps_between(self._tree(), other._tree())
         gram = self._tree().classes.gram()
         norm = gram.diagonal().sqrt()

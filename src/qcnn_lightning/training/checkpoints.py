@@ -95,6 +95,7 @@ class Checkpoints(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save; the best one first, so that killing the process in between repeats both."""
+        self.record.run.lock.check()
         *earlier, latest = (row.get("accuracy/val", 0.0) for row in self.record.rows if row["epoch"] >= 0)
         if "accuracy/val" in self.record.rows[-1] and latest > max(earlier, default=-1.0):
             trainer.save_checkpoint(self.record.run.folder / BEST)

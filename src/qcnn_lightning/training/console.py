@@ -1,10 +1,12 @@
 """A run on the terminal: a progress bar, and a table row per epoch."""
 
+import shlex
 from typing import Any
 
 import pytorch_lightning as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from qcnn_lightning.command_line import way_to_start
 from qcnn_lightning.job_table import plain_console
 from qcnn_lightning.runs.metrics import summary_of
 from qcnn_lightning.training.module import Classifier
@@ -107,4 +109,5 @@ def show_closing_summary(record: RunRecord) -> None:
     if "ee/mean" in final:
         console.print(f"mean entanglement entropy {record.rows[0]['ee/mean']:.4f} -> {final['ee/mean']:.4f} nats")
     console.print(f"results   {record.run.folder}", soft_wrap=True)
-    console.print(f"look      python -m qcnn_lightning.evaluate run='{record.run.folder}'", soft_wrap=True)
+    look = shlex.join(way_to_start("evaluate"))
+    console.print(f"look      {look} run='{record.run.folder}'", soft_wrap=True)

@@ -99,12 +99,16 @@ class StopOnSignal(pl.Callback):
 
 
 @functools.cache
-def end_with_parent() -> None:
+def end_with_parent(parent: int) -> None:
     """End this process when its parent dies, so that a killed sweep leaves no job behind; the run in it can be resumed.
 
     Looks once a second. The run is asked to stop first, and the process exits ten seconds later.
+
+    Args:
+        parent: the parent's process, which may have died already, while this process started.
     """
-    parent = os.getppid()
+    if os.getppid() != parent:
+        os._exit(128 + signal.SIGTERM)
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from pytorch_lightning.utilities import rank_zero_only
 
-from qcnn_lightning.errors import InputError, NonFiniteCostError
+from qcnn_lightning.errors import InputError, NonFiniteCostError, message_of
 from qcnn_lightning.files import inside
-from qcnn_lightning.runs.run import message_of
+from qcnn_lightning.runs.settings import PATHS_IN_A_CONFIG
 from qcnn_lightning.training.console import show_closing_summary
-from qcnn_lightning.training.interruption import Interrupted, end_with_parent
+from qcnn_lightning.training.interruption import Interrupted
 from qcnn_lightning.training.run import train
 from qcnn_lightning.training.sweep import runs_elsewhere
 
@@ -34,12 +34,13 @@ def run_job(config: DictConfig) -> float | str:
     quiet = runs_elsewhere(hydra)
     if quiet:
         silence()
-    if hydra.mode == RunMode.MULTIRUN and "joblib" in hydra.launcher._target_:
-        end_with_parent()
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     try:
         if hydra.mode == RunMode.MULTIRUN:
             inside(Path(hydra.runtime.cwd, hydra.sweep.dir), hydra.sweep.subdir)
+        if Path.cwd() != Path(hydra.runtime.cwd):
+            # hydra.job.chdir=true: paths are meant as they were given.
+            make_absolute(config, Path(hydra.runtime.cwd))
         record = train(config, quiet=quiet)
     except (InputError, NonFiniteCostError, Interrupted) as error:
         if not is_first:
@@ -57,6 +58,17 @@ def run_job(config: DictConfig) -> float | str:
     if is_first and not quiet and not record.was_finished:
         show_closing_summary(record)
     return record.rows[-1].get("accuracy/val", record.rows[-1]["accuracy/test"])
+
+
+def make_absolute(config: DictConfig, folder: Path) -> None:
+    """Let relative paths of the data be relative to this folder, not to where the job runs."""
+    with open_dict(config):
+        for key in PATHS_IN_A_CONFIG["data"]:
+            paths = config.data.get(key)
+            if isinstance(paths, str):
+                config.data[key] = str(folder / Path(paths).expanduser())
+            elif paths is not None:
+                config.data[key] = [str(folder / Path(path).expanduser()) for path in paths]
 
 
 def silence() -> None:

@@ -20,7 +20,7 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher, _Su
 from qcnn_lightning.command_line import config_dir, quoted
 from qcnn_lightning.errors import InputError
 
-SCRIPT = "qcnn_lightning.train"
+MODULE, SCRIPT = "qcnn_lightning.train", "qcnn-train"
 SECONDS_TO_END = 60
 
 
@@ -42,10 +42,11 @@ def other_processes(trainer: pl.Trainer, folder: Path) -> Iterator[None]:
         yield
         return
     main: Any = sys.modules["__main__"]
-    if getattr(main.__spec__, "name", None) != SCRIPT or not HydraConfig.initialized():
+    by_command = getattr(main.__spec__, "name", None) == MODULE or Path(sys.argv[0]).name == SCRIPT
+    if not by_command or not HydraConfig.initialized():
         raise InputError(
-            f"trainer.devices={trainer.num_devices}: only python -m {SCRIPT} can start several processes, not a "
-            "launcher's job; Slurm itself can: hydra.launcher.tasks_per_node, see docs/clusters.md"
+            f"trainer.devices={trainer.num_devices}: only {SCRIPT} or python -m {MODULE} can start several processes, "
+            "not a launcher's job; Slurm itself can: hydra.launcher.tasks_per_node, see docs/clusters.md"
         )
     environment, arguments = dict(os.environ), sys.argv
     hydra = HydraConfig.get()

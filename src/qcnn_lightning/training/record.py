@@ -91,7 +91,7 @@ class RunRecord(pl.Callback):
         test = pl_module.evaluations[list(pl_module.datamodule.evaluation_splits).index("test")]
         counts = test["confusion"].compute().tolist()
         for tracker in trackers(trainer):
-            tracker.log_confusion_matrix(counts, pl_module.datamodule.class_names)
+            tracker.log_confusion_matrix(counts)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Complete the epoch's row and write it."""
@@ -110,7 +110,7 @@ class RunRecord(pl.Callback):
             own = {name: value for name, value in row.items() if name == "epoch" or name not in given}
             for logger in trainer.loggers:
                 if isinstance(logger, EntanglementTracker):
-                    logger.log_epoch(own, is_last=self.is_finished)
+                    logger.log_epoch(own)
                 else:
                     logger.log_metrics(own, step=int(row["epoch"]) + 1)
 
@@ -133,7 +133,8 @@ class RunRecord(pl.Callback):
         try:
             self.write(status="failed", error=f"{type(error).__name__}: {error}")
         except InputError as further:
-            log.warning("%s", further)
+            if str(further) != str(error):
+                log.warning("%s", further)
 
     def repair(self, status: str) -> None:
         """Write `metrics.csv` and `summary.json` from the checkpoint; say so if they were missing or cut off.

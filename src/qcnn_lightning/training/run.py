@@ -1,9 +1,11 @@
 """One training run, from its configuration to what it leaves on disk; resumed where it was interrupted."""
 
 import logging
+import math
+import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,12 @@ from qcnn_lightning.training.checkpoints import Checkpoints
 from qcnn_lightning.training.console import EpochTable
 from qcnn_lightning.training.folders import hydra_files
 from qcnn_lightning.training.interruption import Interrupted, StopOnSignal
+from qcnn_lightning.training.loggers import build_loggers, keep_network
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.processes import other_processes
 from qcnn_lightning.training.record import RunRecord, git_revision, versions
 from qcnn_lightning.training.tracking import EntanglementTracker
-from qcnn_lightning.training.trainer import build_logger, build_trainer, ignore_hints, weight_averaging
+from qcnn_lightning.training.trainer import build_trainer, ignore_hints, weight_averaging
 
 log = logging.getLogger(__name__)
 
@@ -81,15 +84,31 @@ def train(config: DictConfig, quiet: bool = False) -> RunRecord:
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Keep a log in a file."""
-    handler = logging.FileHandler(path)
+    """Keep a log in a file; say so once if it cannot be written to its end, as on a full disk."""
+    handler = LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
     try:
         yield
     finally:
         logging.getLogger().removeHandler(handler)
-        handler.close()
+        with suppress(OSError):
+            handler.close()
+
+
+class LogFile(logging.FileHandler):
+    """A log file that may end before the run does."""
+
+    ended = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Say once that there is no room; other errors are the program's."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.ended:
+            self.ended = True
+            log.warning("cannot write %s: %s; the run goes on", self.baseFilename, error.strerror)
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -121,7 +140,7 @@ def train_from(
                 "%s has finished already, with test accuracy %.2f%%; to run it again delete the folder, or choose "
                 "another sweep.name or hydra.run.dir",
                 run.folder,
-                100 * record.rows[-1]["accuracy/test"],
+                100 * record.rows[-1].get("accuracy/test", math.nan),
             )
             return record
     if is_first:
@@ -172,11 +191,12 @@ def fit(
     check_numbers(config)
     datamodule = ImageDataModule(**config.data)
     seed_everything(config.seed, workers=True, verbose=False)
-    logger = build_logger(config, record)
+    loggers = build_loggers(config, record)
+    trackers = [logger for logger in loggers if isinstance(logger, EntanglementTracker)]
     # Before any data is fetched: a device that is not there, or a network that cannot be, is known at once.
     shown = [] if quiet else [EpochTable(record)]
     callbacks = [*weight_averaging(config), record, *shown, stop, Checkpoints(record)]
-    trainer = build_trainer(config, callbacks, logger)
+    trainer = build_trainer(config, callbacks, loggers)
     build_network = partial(build, config.model, "model", num_sites=datamodule.num_sites)
     try_out(config, build_network)
     cost = build(config.cost, "cost")
@@ -209,13 +229,15 @@ def fit(
             begun_with,
             arithmetic,
         )
+    for tracker in trackers:
+        tracker.begin(datamodule.class_names)
     record.facts = {
         "arithmetic": arithmetic,
         "seed": config.seed,
         "num_parameters": num_parameters(network),
         "num_sites": datamodule.num_sites,
         "class_names": list(datamodule.class_names),
-        "wandb_run_id": logger.version if isinstance(logger, EntanglementTracker) else None,
+        "wandb_run_id": trackers[0].version if trackers else None,
         "git_revision": git_revision(),
         "versions": versions(),
     }
@@ -242,16 +264,17 @@ def fit(
                 trainer.fit(classifier, datamodule=datamodule)
             else:
                 log.info("resuming after epoch %d, from %s", record.rows[-1]["epoch"], checkpoint.path)
-                if isinstance(logger, EntanglementTracker):
-                    logger.catch_up(record.rows)
+                for tracker in trackers:
+                    tracker.catch_up(record.rows)
                 trainer.fit(classifier, datamodule=datamodule, ckpt_path=checkpoint.path, weights_only=True)
+        keep_network(record.run, config, trackers)
         exit_code = 0
     except MisconfigurationException as error:
         # Such as a callback that needs a logger where there is none.
         raise InputError(str(error)) from error
     finally:
-        if isinstance(logger, EntanglementTracker):
-            logger.close(exit_code)
+        for tracker in trackers:
+            tracker.close(exit_code)
 
 
 @contextmanager

@@ -7,10 +7,8 @@ whichever launcher runs them on whichever machine, and whatever their folders ar
 import atexit
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,11 +24,11 @@ from pytorch_lightning.utilities import rank_zero_only
 from rich.live import Live
 from rich.table import Table
 
-from qcnn_lightning.command_line import config_dir, exit_at_errors, quoted
-from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.command_line import command_of, config_dir, exit_at_errors, quoted
+from qcnn_lightning.files import folder_while_we_live, replace_atomically
 from qcnn_lightning.job_table import add_job, empty_job_table, job_console
-from qcnn_lightning.runs.run import Run, command_of
-from qcnn_lightning.training.interruption import Interrupted
+from qcnn_lightning.runs.run import Run
+from qcnn_lightning.training.interruption import Interrupted, end_with_parent
 
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 SECONDS_BETWEEN_LOOKS = 1.0
@@ -86,7 +84,7 @@ def read_job(note: Path, sweep: Path) -> Job:
         note: the file of its note.
         sweep: the sweep's folder.
     """
-    noted = json.loads(note.read_text())
+    noted = json.loads(note.read_text(encoding="utf-8"))
     return Job(
         run=Run(noted["folder"], os.path.relpath(noted["folder"], sweep)),
         status=noted["status"],
@@ -105,12 +103,13 @@ class SweepMonitor(Callback):
     def __init__(self) -> None:
         self.console = job_console()
         self.notes: Path | None = None
+        self.process = os.getpid()
         self._done = threading.Event()
         self._display: threading.Thread | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Hydra's callbacks travel to the processes of the jobs, where this one only takes notes.
-        return {"notes": self.notes}
+        return {"notes": self.notes, "process": self.process}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Make a folder for the jobs' notes, and watch them if they run elsewhere; end at SIGTERM as at SIGINT."""
@@ -119,8 +118,7 @@ class SweepMonitor(Callback):
             self.folder = Path(config.hydra.sweep.dir)
             self.folder.mkdir(parents=True, exist_ok=True)
             # Jobs may have another working directory.
-            self.notes = Path(tempfile.mkdtemp(prefix=".jobs-", dir=self.folder.absolute()))
-            LEFT_OPEN.callback(shutil.rmtree, self.notes, ignore_errors=True)
+            self.notes = LEFT_OPEN.enter_context(folder_while_we_live(self.folder.absolute(), ".jobs-"))
             if runs_elsewhere(config.hydra):
                 self._display = threading.Thread(target=self._watch, daemon=True)
                 self._display.start()
@@ -131,7 +129,10 @@ class SweepMonitor(Callback):
 
     def on_job_start(self, config: DictConfig, *, task_function: TaskFunction, **kwargs: Any) -> None:
         """Note, in the process of a sweep's job, that it has begun."""
-        if self.notes is None or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        if "joblib" in config.hydra.launcher._target_ and os.getpid() != self.process:
+            end_with_parent(self.process)
+        # Without its folder, the sweep itself has been ended.
+        if self.notes is None or not self.notes.is_dir() or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             return
         with exit_at_errors():
             note = {
@@ -154,7 +155,7 @@ class SweepMonitor(Callback):
                 told = job_return.return_value
                 error = told if isinstance(told, str) else ""
                 note = {"status": "failed" if error else "finished", "error": error}
-                replace_atomically(path, json.dumps(json.loads(path.read_text()) | note))
+                replace_atomically(path, json.dumps(json.loads(path.read_text(encoding="utf-8")) | note))
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Show the closing table, and exit with 1 if a job has not finished."""

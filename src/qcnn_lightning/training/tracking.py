@@ -1,24 +1,20 @@
 """Weights & Biases: one record per epoch, and panels of entanglement against cost that need no click.
 
-A W&B metric has one x-axis. The entropies are therefore logged twice: against the epoch, and under `ee_vs_cost_train/`,
-... against every cost. W&B joins points in the order of the axis, but a cost does not only fall, so entropy against
-cost is also a scatter chart. Other charts with their own axis: entropy against block size, Schmidt probabilities,
-confusion. Everything but the confusion matrix follows from the rows of `metrics.csv`, so a resumed run draws the same.
+What is drawn is said in `wandb_charts`. Everything but the confusion matrix follows from the rows of `metrics.csv`, so
+a resumed run draws the same.
 """
 
 import functools
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import pandas as pd
 import wandb
+from pydantic import ValidationError
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 from requests.utils import get_netrc_auth
@@ -26,82 +22,29 @@ from wandb.env import DATA_DIR
 from wandb.errors import CommError, UsageError
 from wandb.sdk.lib import RunDisabled
 
+from qcnn_lightning.errors import InputError, checked_settings
+from qcnn_lightning.training.wandb_charts import (
+    CONFUSION,
+    against_cost,
+    axis_of,
+    charts_of,
+    confusion_rows,
+    is_hidden,
+    summarise,
+)
+
 log = logging.getLogger(__name__)
 
 # W&B leaves its own temporary folder to the end of the process.
 warnings.filterwarnings("ignore", "Implicitly cleaning up <TemporaryDirectory", ResourceWarning)
 
-# `cost/batch`, the mean over the epoch's batches, is what training minimised, and the report's train cost.
-COST_AXES = {"ee_vs_cost_train": "cost/train", "ee_vs_cost_batch": "cost/batch", "ee_vs_cost_test": "cost/test"}
-ENTROPY_PREFIX = "ee/"
-CORRELATIONS: tuple[Literal["spearman", "pearson"], ...] = ("spearman", "pearson")
-FEWEST_EPOCHS = 5
-"""Of a correlation."""
 SECONDS_TO_START = 300
+LONGEST_NAME = 128
+LONGEST_TAG = 64
+Text = str | int | float
+"""A name may look like a number to whoever read it."""
 ROWS_LOGGED = "rows"
 """Key in a run's summary: epochs that W&B has."""
-MOST_CURVES = 6
-"""Epochs in one chart; of more, an even choice is drawn."""
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A chart that W&B draws from a table by one of its presets.
-
-    Attributes:
-        key: name of the chart; its table is logged as `<key>_table`.
-        preset: W&B's name of the preset.
-        fields: field of the preset -> column of the table.
-        strings: texts of the preset.
-    """
-
-    key: str
-    preset: str
-    fields: Mapping[str, str]
-    strings: Mapping[str, str]
-
-    def of(self, rows: Sequence[Sequence[Any]]) -> Any:
-        """Return the chart of a table with these rows, to be logged."""
-        table = wandb.Table(columns=list(self.columns), data=[list(row) for row in rows])
-        return wandb.plot_table(self.preset, table, dict(self.fields), dict(self.strings))
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns of the table."""
-        return tuple(self.fields.values())
-
-    @property
-    def table(self) -> str:
-        """The key of the table."""
-        return f"{self.key}_table"
-
-
-def curves(key: str, title: str, axis: str) -> Chart:
-    """Return a chart with a curve per epoch."""
-    fields = {name: name for name in ("step", "lineKey", "lineVal")}
-    return Chart(key, "wandb/lineseries/v0", fields, {"title": title, "xname": axis})
-
-
-PROFILE = curves("charts/entropy_profile", "Entropy (nats) of a block of 2^l pixels against the rest", "l")
-SPECTRUM = curves("charts/schmidt_spectrum", "Schmidt probabilities of the two halves, the largest first", "k")
-CONFUSION = Chart(
-    "charts/confusion_test",
-    "wandb/confusion_matrix/v1",
-    {name: name for name in ("Actual", "Predicted", "nPredictions")},
-    {"title": "Test images: what they are and what they were taken for"},
-)
-# Metric prefix -> chart; the number at the end of a metric's name is x.
-CURVES = {"profile/level_": PROFILE, "spectrum/p_": SPECTRUM}
-SCATTERS = tuple(
-    Chart(
-        f"charts/{section}",
-        "wandb/scatter/v0",
-        {"x": cost, "y": f"{ENTROPY_PREFIX}mean"},
-        {"title": f"Mean entanglement entropy (nats) against {cost}, a point per epoch"},
-    )
-    for section, cost in COST_AXES.items()
-)
-CHARTS = (*SCATTERS, PROFILE, SPECTRUM, CONFUSION)
 
 
 def dispensable(log_something: Callable[..., None]) -> Callable[..., None]:
@@ -115,7 +58,7 @@ def dispensable(log_something: Callable[..., None]) -> Callable[..., None]:
             log_something(self, *arguments, **named)
         except ConnectionError as error:
             self.is_lost = True
-            self._experiment = RunDisabled()
+            self._run = RunDisabled()
             log.warning("W&B's process has died (%s): the run goes on without W&B; metrics.csv has every epoch", error)
             # Or W&B tries once more when this process ends, and prints a traceback.
             with suppress(ConnectionError):
@@ -125,9 +68,11 @@ def dispensable(log_something: Callable[..., None]) -> Callable[..., None]:
 
 
 class EntanglementTracker(WandbLogger):
-    """Lightning's W&B logger, with one record per epoch and the entropies against epoch and cost.
+    """Lightning's W&B logger, with one record per epoch, and the mean entropy against every cost.
 
-    `WANDB_MODE` decides if set. Else W&B runs online with a login and offline without one; it never prompts.
+    Where the run goes is decided by the first of these that says something: `offline`, `WANDB_MODE`, what `wandb
+    offline`, `wandb disabled`, `wandb online` have chosen for the folder or the user, and whether there is a login. It
+    never prompts.
 
     Others may log too. What they log through Lightning (`module.log`, `LearningRateMonitor`) is drawn against the
     epoch; what they log on `experiment` has W&B's step as its axis. Our records name no step: W&B counts them, and
@@ -136,107 +81,134 @@ class EntanglementTracker(WandbLogger):
     Args:
         save_dir: the run's folder; W&B's files go to its `wandb/`.
         project: W&B project.
-        run_id: W&B's identity of the run, kept when the run is resumed.
+        run_id: W&B's identity of the run, kept when the run is resumed. An agent of a W&B sweep chooses another.
         first_epoch: first epoch of the scatter charts and of the summary's correlations.
         entity: W&B user or team; None for the user's default.
         name: the run's name.
+        notes: of the run.
         group: the sweep's name.
         job_type: W&B's name for the kind of run.
-        tags: labels.
+        tags: labels, at most 64 characters each.
         config: settings to show besides the hyperparameters.
-        online_timeout_s: seconds to wait for the server before the run stays offline.
+        offline: keep the run on this machine.
+        log_model: keep the network of a finished run, its checkpoint and its state, as an artifact.
+        online_timeout_s: seconds to wait for the server at the start, before the run stays offline.
+        finish_timeout_s: seconds to wait for the server at the end; what is not there by then, `wandb sync` uploads.
 
     Attributes:
         epoch: epoch of values that are logged without one; -1 before training.
+        mode: W&B's word for where the run goes: "online", "offline", "disabled", ...
         is_lost: whether W&B's own process has died.
+        keeps_network: whether the network of a finished run becomes an artifact.
+
+    Raises:
+        InputError: W&B does not take one of the settings, in the arguments or in the environment.
     """
 
+    @checked_settings
     def __init__(
         self,
         save_dir: str | Path,
-        project: str,
-        run_id: str,
+        project: Text,
+        run_id: Text,
         first_epoch: int,
-        entity: str | None = None,
-        name: str | None = None,
-        group: str | None = None,
-        job_type: str | None = "train",
-        tags: list[str] | None = None,
+        entity: Text | None = None,
+        name: Text | None = None,
+        notes: Text | None = None,
+        group: Text | None = None,
+        job_type: Text | None = "train",
+        tags: Sequence[Text] = (),
         config: dict[str, Any] | None = None,
-        online_timeout_s: float = 20,
+        offline: bool = False,
+        log_model: bool = False,
+        online_timeout_s: int | float = 20,
+        finish_timeout_s: int | float = 60,
     ):
-        super().__init__(save_dir=str(save_dir), project=project, id=run_id)
-        self._wandb_init |= {"entity": entity, "name": name, "group": group, "job_type": job_type}
-        self._wandb_init |= {"tags": tags, "config": config}
+        texts = {"project": project, "entity": entity, "name": name, "notes": notes}
+        texts |= {"group": group, "job_type": job_type, "id": run_id}
+        self._arguments: dict[str, Any] = {key: str(text) for key, text in texts.items() if text is not None}
+        self._arguments |= {"tags": [str(tag) for tag in tags], "config": config, "dir": str(save_dir)}
+        super().__init__(save_dir=str(save_dir), project=self._arguments["project"], id=self._arguments["id"])
+        self.mode = "offline" if offline else mode_of_user()
+        self._timeouts: dict[str, Any] = {"init_timeout": online_timeout_s, "finish_timeout": finish_timeout_s}
+        with refused_in_one_line("logger."):
+            settings: dict[str, Any] = {
+                f"run_{key}": self._arguments.get(key) for key in ("name", "notes", "group", "job_type")
+            }
+            settings |= {key: self._arguments.get(key) for key in ("project", "entity")}
+            wandb.Settings(**settings, run_tags=self._arguments["tags"], **self._timeouts)
         self._first_epoch = first_epoch
-        self._online_timeout_s = online_timeout_s
-        self.epoch = -1
+        self.keeps_network = log_model
+        self._run: Any = None
         self._rows: list[Mapping[str, float | int]] = []
         self._rows_there = 0
+        self._defined: set[str] = set()
+        self._confusion: Sequence[Sequence[int]] = ()
+        self.epoch = -1
         self.is_lost = False
-        self._with_axis: set[str] = set()
+        self._class_names: Sequence[str] = ()
 
     @property
     def experiment(self) -> Any:
         """The W&B run, begun at the first call, only in the first of several processes."""
         if rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             return RunDisabled()
-        if self._experiment is None:
-            self._experiment = self._begin()
-            self._experiment.define_metric("epoch", hidden=True)
+        if self._run is None:
+            self._run = self._begin()
             # A resumed run has the server's summary; offline it has none.
-            self._rows_there = int(self._experiment.summary.get(ROWS_LOGGED, 0))
-        return self._experiment
+            self._rows_there = int(self._run.summary.get(ROWS_LOGGED, 0))
+        return self._run
 
-    def _begin(self) -> Any:
-        mode: Any = os.environ.get("WANDB_MODE") or ("online" if logged_in() else "offline")
-        arguments = {key: value for key, value in self._wandb_init.items() if value is not None and key != "resume"}
-        quiet: dict[str, Any] = {"silent": True, "console": "off"}
-        if mode == "online":
-            settings = wandb.Settings(init_timeout=self._online_timeout_s, **quiet)
-            try:
-                run = begin_run(**arguments, mode="online", resume="allow", settings=settings)
-            except (CommError, UsageError) as error:
-                log.warning("W&B cannot be reached (%s); the run stays offline", str(error).splitlines()[0])
-                wandb.teardown()
-                mode = "offline"
-            else:
-                log.info("W&B shows the run at %s", run.url)
-                return run
-        run = begin_run(**arguments, mode=mode, settings=wandb.Settings(**quiet))
-        if mode == "offline":
-            log.info("W&B is offline; to upload the run later: wandb sync %s", Path(run.dir).parent)
-        return run
+    @property
+    def version(self) -> str | None:
+        """W&B's identity of the run; before it has begun, the one that will be asked for."""
+        return str(self._run.id) if self._run is not None else self._arguments["id"]
 
     @rank_zero_only
     @dispensable
-    def log_epoch(self, row: Mapping[str, float | int], is_last: bool = False) -> None:
-        """Log an epoch unless W&B has it: its row, the entropies against the costs, charts and summary.
+    def begin(self, class_names: Sequence[str]) -> None:
+        """Begin the run.
+
+        Args:
+            class_names: of the classes, for the charts.
+        """
+        self._class_names = class_names
+        self.experiment  # noqa: B018  the first use begins it
+
+    def _begin(self) -> Any:
+        quiet = {"silent": True, "console": "off"} | self._timeouts
+        if self.mode == "online":
+            try:
+                run = self._init("online", quiet | {"resume": "allow"})
+            except (CommError, UsageError) as error:
+                log.warning("W&B cannot be reached (%s); the run stays offline", str(error).splitlines()[0])
+                wandb.teardown()
+            else:
+                log.info("W&B shows the run at %s", run.url)
+                return run
+        run = self._init("offline" if self.mode == "online" else self.mode, quiet)
+        if run.offline:
+            log.info("W&B is offline; to upload the run later: wandb sync %s", Path(run.dir).parent)
+        return run
+
+    def _init(self, mode: Any, settings: Mapping[str, Any]) -> Any:
+        # Many jobs may begin at once on a node, so W&B's own process gets time to start.
+        wandb.setup(wandb.Settings(x_service_wait=SECONDS_TO_START))
+        return wandb.init(**self._arguments, mode=mode, settings=wandb.Settings(**settings))
+
+    @rank_zero_only
+    @dispensable
+    def log_epoch(self, row: Mapping[str, float | int]) -> None:
+        """Log an epoch unless W&B has it: its row, the mean entropy against the costs, and the summary.
 
         Args:
             row: the epoch's row.
-            is_last: whether it is the run's last. Scatter charts are drawn then, and whenever curves are.
         """
         run = self.experiment
         self._rows.append(row)
         if len(self._rows) <= self._rows_there:
             return
-        against_cost = {
-            f"{section}/{name.removeprefix(ENTROPY_PREFIX)}": value
-            for name, value in row.items()
-            for section, cost in COST_AXES.items()
-            if name.startswith(ENTROPY_PREFIX) and cost in row
-        }
-        charts = {
-            chart.key: chart.of(curve_rows(self._rows, prefix))
-            for prefix, chart in CURVES.items()
-            if any(name.startswith(prefix) for name in row)
-        }
-        if charts or is_last:
-            for chart in SCATTERS:
-                if points := points_of(self._rows, chart, self._first_epoch):
-                    charts[chart.key] = chart.of(points)
-        self._log({**row, **against_cost, **charts})
+        self._log({**row, **against_cost(row)})
         run.summary.update({ROWS_LOGGED: len(self._rows), **summarise(self._rows, self._first_epoch)})
 
     @rank_zero_only
@@ -253,24 +225,19 @@ class EntanglementTracker(WandbLogger):
         self._log({**metrics, **steps, "epoch": epoch})
 
     @rank_zero_only
-    @dispensable
-    def log_confusion_matrix(self, counts: Sequence[Sequence[int]], class_names: Sequence[str]) -> None:
-        """Log, with the next row, how many test images of every class (row) were taken for each class (column)."""
-        rows = [
-            (actual, predicted, int(counts[row][column]))
-            for row, actual in enumerate(class_names)
-            for column, predicted in enumerate(class_names)
-        ]
-        self._log({CONFUSION.key: CONFUSION.of(rows)}, commit=False)
+    def log_confusion_matrix(self, counts: Sequence[Sequence[int]]) -> None:
+        """Draw in the end how many test images of every class (row) were taken for each class (column)."""
+        self._confusion = counts
 
-    def _log(self, values: Mapping[str, Any], commit: bool = True) -> None:
+    def _log(self, values: Mapping[str, Any]) -> None:
         run = self.experiment
-        for pattern, axis in axes_of(values).items():
-            if pattern not in self._with_axis:
-                run.define_metric(pattern, step_metric=axis)
-                self._with_axis.add(pattern)
+        for metric in values:
+            if metric not in self._defined:
+                axis = axis_of(metric)
+                run.define_metric(metric, step_metric=axis if axis != metric else None, hidden=is_hidden(metric))
+                self._defined.add(metric)
         with staging_folder(Path(run.dir).with_name("staging")):
-            run.log(values, commit=commit)
+            run.log(values)
 
     @rank_zero_only
     @dispensable
@@ -284,97 +251,95 @@ class EntanglementTracker(WandbLogger):
             self.log_epoch(row)
 
     @rank_zero_only
+    @dispensable
+    def log_network(self, files: Sequence[Path]) -> None:
+        """Keep the files of a finished run's network as an artifact, if that was asked for."""
+        if not self.keeps_network:
+            return
+        artifact = wandb.Artifact(f"network-{self.version}", type="model")
+        for file in files:
+            artifact.add_file(str(file))
+        with staging_folder(Path(self.experiment.dir).with_name("staging")):
+            self.experiment.log_artifact(artifact)
+
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         """Leave the run open: Lightning calls this after every loop. `close` ends the run."""
 
     @rank_zero_only
     @dispensable
     def close(self, exit_code: int) -> None:
-        """End the run and write what is left.
+        """Draw the charts, end the run and write what is left.
 
         Args:
             exit_code: 0 if the run finished; else W&B shows it as failed.
         """
-        if self._experiment is not None:
-            self._experiment.finish(exit_code=exit_code)
-            self._experiment = None
+        if self._run is None:
+            return
+        try:
+            self._draw()
+        except ConnectionError:
+            raise
+        # W&B asks its server before it takes a table; whatever comes of that, the numbers are there.
+        except Exception as error:
+            log.warning("W&B did not take the charts (%s)", str(error).partition("\n")[0])
+        self._run.finish(exit_code=exit_code)
+        self._run = None
+
+    def _draw(self) -> None:
+        charts = charts_of(self._rows, self._first_epoch, self._class_names)
+        if self._confusion:
+            charts[CONFUSION.key] = CONFUSION.of(confusion_rows(self._confusion, self._class_names))
+        if charts:
+            self._log({**charts, "epoch": self._rows[-1]["epoch"]})
 
 
-def begin_run(**arguments: Any) -> Any:
-    """Begin a W&B run. Many jobs may begin at once on a node, so W&B's own process gets time to start."""
-    wandb.setup(wandb.Settings(x_service_wait=SECONDS_TO_START))
-    return wandb.init(**arguments)
+def mode_of_user() -> str:
+    """Return W&B's mode: what the environment or W&B's settings files say, else by whether there is a login.
 
-
-def axes_of(names: Iterable[str]) -> dict[str, str]:
-    """Return the x-axis of every metric: W&B pattern -> axis.
-
-    A pattern is a section, `ee/*`, or a name without a section. No metric matches two: W&B would choose at random, each
-    time it reads the run.
+    Raises:
+        InputError: `WANDB_MODE`, or another variable of W&B, has a value that W&B does not know.
     """
-    sections = {name: name.partition("/")[0] for name in names if name != "epoch"}
-    return {
-        f"{section}/*" if section != name else name: COST_AXES.get(section, "epoch")
-        for name, section in sections.items()
-    }
+    with refused_in_one_line("in the environment, or in W&B's settings: "):
+        settings = wandb.setup().settings
+        chosen: Any = os.environ.get("WANDB_MODE") or ("mode" in settings.model_fields_set and settings.mode)
+        if chosen:
+            return wandb.Settings(mode=chosen).mode
+    return "online" if logged_in() else "offline"
 
 
-def curve_rows(rows: Sequence[Mapping[str, float | int]], prefix: str) -> list[tuple[int, str, float]]:
-    """Return the rows (x, curve, y) of a chart: a curve for every epoch that has metrics `<prefix><x>`.
+def logged_in() -> bool:
+    """Return whether W&B has an API key for its server: in the environment, its settings or a netrc file."""
+    settings = wandb.setup().settings
+    return bool(settings.api_key or get_netrc_auth(settings.base_url))
+
+
+@contextmanager
+def refused_in_one_line(where: str) -> Iterator[None]:
+    """Say in one line which setting W&B does not take, its value and why.
 
     Args:
-        rows: one per epoch.
-        prefix: prefix of the metrics' names.
+        where: what stands before the setting's name.
+
+    Raises:
+        InputError: W&B does not take it.
     """
-    having = [row for row in rows if any(name.startswith(prefix) for name in row)]
-    if len(having) > MOST_CURVES:
-        having = [having[round(place)] for place in np.linspace(0, len(having) - 1, MOST_CURVES)]
-    # W&B sorts curves by name.
-    digits = len(str(having[-1]["epoch"]))
-    return [
-        (
-            int(name.removeprefix(prefix)),
-            f"epoch {row['epoch']:0{digits}}" if row["epoch"] >= 0 else "before training",
-            y,
-        )
-        for row in having
-        for name, y in row.items()
-        if name.startswith(prefix)
-    ]
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"])).removeprefix("run_")
+        raise InputError(f"{where}{name}={first['input']!r}: {first['msg']}") from None
+    except UsageError as error:
+        raise InputError(f"{where.rstrip('.')}: {error}") from None
 
 
-def points_of(rows: Sequence[Mapping[str, float | int]], chart: Chart, first_epoch: int) -> list[tuple[float, ...]]:
-    """Return the rows of a scatter chart: the epochs from `first_epoch` on that have all its columns."""
-    return [
-        tuple(row[column] for column in chart.columns)
-        for row in rows
-        if row["epoch"] >= first_epoch and all(np.isfinite(row.get(column, np.nan)) for column in chart.columns)
-    ]
-
-
-def summarise(rows: Sequence[Mapping[str, float | int]], first_epoch: int) -> dict[str, float]:
-    """Return a run's best values, and its correlations of mean entropy with cost, for W&B's summary.
-
-    Args:
-        rows: one per epoch.
-        first_epoch: first epoch of the correlations.
-
-    Returns:
-        `best/accuracy/test`, ..., and `correlation/spearman_test`, ... with `cost/test`, if there are at least
-        `FEWEST_EPOCHS` epochs and neither number is constant.
-    """
-    entropy = f"{ENTROPY_PREFIX}mean"
-    costs, accuracies = ([name for name in rows[-1] if name.startswith(kind)] for kind in ("cost/", "accuracy/"))
-    names = [*costs, *accuracies, *([entropy] if entropy in rows[-1] else [])]
-    table = pd.DataFrame([[row.get(name, np.nan) for name in names] for row in rows], columns=names)
-    best = {**table[accuracies].max(), **table[costs].min()}
-    summary = {f"best/{name}": value for name, value in best.items()}
-    if entropy in names:
-        late = table[[row["epoch"] >= first_epoch for row in rows]].drop(columns=accuracies)
-        for method in CORRELATIONS:
-            correlations = late.corr(method, min_periods=FEWEST_EPOCHS)[entropy]
-            summary |= {f"correlation/{method}_{cost.removeprefix('cost/')}": correlations[cost] for cost in costs}
-    return {name: float(value) for name, value in summary.items() if np.isfinite(value)}
+def short_enough(text: str, length: int) -> str:
+    """Return the text, cut in the middle where it has more characters than W&B takes."""
+    if len(text) <= length:
+        return text
+    kept = length - 1
+    return f"{text[: kept - kept // 2]}…{text[-(kept // 2) :]}"
 
 
 @contextmanager
@@ -391,9 +356,3 @@ def staging_folder(folder: Path) -> Iterator[None]:
         yield
     finally:
         del os.environ[DATA_DIR]
-
-
-def logged_in() -> bool:
-    """Return whether W&B has an API key for its server: in the environment, its settings or a netrc file."""
-    settings = wandb.setup().settings
-    return bool(settings.api_key or get_netrc_auth(settings.base_url))

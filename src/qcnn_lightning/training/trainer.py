@@ -1,9 +1,8 @@
-"""Lightning's Trainer and loggers, with everything that a run needs around them."""
+"""Lightning's Trainer, with everything that a run needs around it."""
 
 import logging
-import uuid
 import warnings
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -16,11 +15,8 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.runs.metrics import first_epoch_of
 from qcnn_lightning.training.build import build
 from qcnn_lightning.training.checkpoints import AtomicCheckpoints
-from qcnn_lightning.training.record import RunRecord
-from qcnn_lightning.training.tracking import EntanglementTracker
 
 PRECISIONS = ("32-true", "64-true", "32", "64")
 """Statistics of a batch and products of hundreds of factors need float32; `model.precision` chooses the arithmetic."""
@@ -51,7 +47,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "max_steps": ((None, -1), "a run ends after trainer.max_epochs, so that every epoch is whole: leave it out"),
     "min_steps": ((None,), "a run ends after trainer.max_epochs: leave it out"),
     "callbacks": ((), "callbacks are a part of their own: +callbacks.<name>._target_=<class>"),
-    "logger": ((), "the logger is a part of its own: logger=wandb|tensorboard|csv|none"),
+    "logger": ((), "the logger is a part of its own: logger=wandb|mlflow|tensorboard|many_loggers|csv|none"),
     "plugins": ((), OURS),
     "enable_progress_bar": ((), OURS),
     "enable_model_summary": ((), OURS),
@@ -88,13 +84,13 @@ def weight_averaging(config: DictConfig) -> list[pl.Callback]:
     return [EMAWeightAveraging(use_buffers=False, decay=decay)]
 
 
-def build_trainer(config: DictConfig, callbacks: list[pl.Callback], logger: Logger | bool) -> pl.Trainer:
+def build_trainer(config: DictConfig, callbacks: list[pl.Callback], loggers: Sequence[Logger]) -> pl.Trainer:
     """Build Lightning's Trainer with everything that a run needs around it.
 
     Args:
         config: the configuration, which may add further callbacks.
         callbacks: called after those of the configuration.
-        logger: the logger, or False.
+        loggers: none, one or several.
 
     Raises:
         InputError: an accelerator that is not there, or another setting of `trainer` that cannot be.
@@ -119,7 +115,8 @@ def build_trainer(config: DictConfig, callbacks: list[pl.Callback], logger: Logg
                 config.trainer,
                 callbacks=[*own_callbacks, *callbacks],
                 plugins=plugins,
-                logger=logger,
+                # An empty list would bring Lightning's own.
+                logger=list(loggers) or False,
                 default_root_dir=config.run_dir,
                 num_sanity_val_steps=0,
                 enable_progress_bar=False,
@@ -162,37 +159,3 @@ def ignore_hints() -> None:
     warnings.filterwarnings("ignore", "It is recommended to use `self.log.*sync_dist=True")
     # Lightning's own use of PyTorch.
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")
-
-
-def build_logger(config: DictConfig, record: RunRecord) -> Logger | bool:
-    """Build the logger, which gets its own folder inside the run's; False for none.
-
-    A run that has begun keeps its identity in W&B.
-    """
-    if "_target_" not in config.logger:
-        return False
-    make = build(config.logger, "logger")
-    if make.func is not EntanglementTracker:
-        return make(save_dir=record.run.folder)
-    begun = record.facts.get("wandb_run_id") or record.run.summary.get("wandb_run_id")
-    return make(
-        save_dir=record.run.folder,
-        run_id=str(begun or uuid.uuid4().hex[:8]),
-        name=record.run.folder.name,
-        group=config.sweep.name,
-        tags=[*(config.logger.get("tags") or ()), *tags_of(config)],
-        config=grouping_of(config),
-        first_epoch=first_epoch_of(config.trainer.max_epochs, config.logger.get("first_epoch")),
-    )
-
-
-def grouping_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that `workspace` groups runs by, flat: W&B cannot group by nested ones."""
-    return {"data_set": config["data"]["name"], "d": config["model"].get("d")}
-
-
-def tags_of(config: Mapping[str, Any]) -> list[str]:
-    """Return a run's labels: data set, d, sharing, start and pixel order."""
-    model, data = config["model"], config["data"]
-    settings = {name: model[name] for name in ("d", "sharing", "start") if name in model} | {"flatten": data["flatten"]}
-    return [data["name"], *(f"{name}={value}" for name, value in settings.items())]

@@ -1,6 +1,6 @@
-"""The saved view of a W&B project: entanglement entropy against cost over all runs, grouped by data set and d.
+"""The saved view of a W&B project: entanglement entropy against cost over all runs, a line or a point per run.
 
-It uses the metric names that `tracking` logs, and the flat configuration keys `data_set`, `d`, `seed`.
+It uses the metric names that `wandb_charts` has, and the flat configuration keys `data_set`, `d`, `seed`.
 """
 
 import json
@@ -15,20 +15,14 @@ import wandb_workspaces.workspaces as workspaces
 from wandb_workspaces import expr
 
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.figure_style import ENTROPY
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.training.tracking import CHARTS, COST_AXES, ENTROPY_PREFIX, SCATTERS, Chart, logged_in
+from qcnn_lightning.training.tracking import logged_in
+from qcnn_lightning.training.wandb_charts import CHARTS, COSTS, ENTROPY_PREFIX, LINES, MEAN, SCATTERS, Chart
 
 log = logging.getLogger(__name__)
 
-# Okabe and Ito's colours: distinct for colour-blind readers too.
-DATA_SET_COLORS: dict[object, object] = {
-    "mnist": "#0072B2",
-    "fmnist": "#D55E00",
-    "digits": "#009E73",
-    "folder": "#CC79A7",
-}
-COSTS = {"cost/train": "train cost", "cost/batch": "cost of the batches", "cost/test": "test cost"}
-CLASSES = "class_[0-9]+"
+CLASS_ENTROPIES = f"^{ENTROPY_PREFIX}class_[0-9]+$"
 
 
 def entanglement_workspace(entity: str, project: str) -> workspaces.Workspace:
@@ -46,13 +40,12 @@ def entanglement_workspace(entity: str, project: str) -> workspaces.Workspace:
         sections=[workspaces.Section(name=name, panels=drawn, is_open=True) for name, drawn in sections.items()],
         settings=workspaces.WorkspaceSettings(x_axis="epoch", max_runs=100),
         runset_settings=workspaces.RunsetSettings(
-            groupby=[expr.Config("data_set"), expr.Config("d")],
-            group_colors=DATA_SET_COLORS,
+            order=[expr.Ordering(expr.Config("data_set")), expr.Ordering(expr.Config("d"))],
             pinned_columns=[
                 "config:data_set",
                 "config:d",
                 "config:seed",
-                f"summary:{ENTROPY_PREFIX}mean",
+                f"summary:{MEAN}",
                 "summary:best/accuracy/test",
                 "summary:correlation/spearman_test",
             ],
@@ -62,51 +55,44 @@ def entanglement_workspace(entity: str, project: str) -> workspaces.Workspace:
 
 def mean_against_cost() -> Iterator[panels.LinePlot]:
     """Yield the mean entropy against every cost, a line per run."""
-    for section, cost in COST_AXES.items():
-        yield panels.LinePlot(
-            title=f"Entanglement entropy against {COSTS[cost]}",
-            x=cost,
-            y=[f"{section}/mean"],
-            title_x=COSTS[cost],
-            title_y="mean entanglement entropy (nats)",
-            max_runs_to_show=100,
-        )
+    for metric, cost in LINES.items():
+        yield line_plot(f"Entanglement entropy against {COSTS[cost]}", cost, COSTS[cost], "mean EE (nats)", y=[metric])
 
 
 def over_runs() -> Iterator[panels.ScatterPlot]:
     """Yield the last entropy against every last cost, a point per run."""
-    for cost in COST_AXES.values():
+    for cost in COSTS:
         yield panels.ScatterPlot(
             title=f"Final entropy against final {COSTS[cost]}",
             x=panels.SummaryMetric(cost),
-            y=panels.SummaryMetric(f"{ENTROPY_PREFIX}mean"),
+            y=panels.SummaryMetric(MEAN),
         )
 
 
 def classes() -> Iterator[panels.LinePlot]:
     """Yield the entropies of the classes against the epoch and against every cost, a line per class and run."""
-    axes = {"epoch": (ENTROPY_PREFIX, "epoch")}
-    axes |= {cost: (f"{section}/", COSTS[cost]) for section, cost in COST_AXES.items()}
-    for axis, (prefix, label) in axes.items():
-        yield panels.LinePlot(
-            title=f"Entropy of every class against {label}",
-            x=axis,
-            metric_regex=f"^{prefix}{CLASSES}$",
-            title_x=label,
-            title_y="entanglement entropy (nats)",
-        )
+    for axis, label in {"epoch": "epoch", **COSTS}.items():
+        title = f"Entropy of every class against {label}"
+        yield line_plot(title, axis, label, ENTROPY, metric_regex=CLASS_ENTROPIES)
 
 
 def over_epochs() -> Iterator[panels.LinePlot]:
     """Yield the panels over the epochs, a line per run."""
     drawn = {
-        "Mean entanglement entropy": ([f"{ENTROPY_PREFIX}mean"], "nats"),
-        "Accuracy": (["accuracy/train", "accuracy/test"], "fraction"),
-        "Cost": (list(COSTS), "cost (eq. 48)"),
+        "Mean entanglement entropy": ([MEAN], "mean EE (nats)"),
+        "Accuracy": (["accuracy/train", "accuracy/test"], "accuracy"),
+        "Cost": (["cost/train", "cost/batch", "cost/test"], "cost"),
         "Learning rate": (["learning_rate"], "learning rate"),
     }
-    for title, (metrics, unit) in drawn.items():
-        yield panels.LinePlot(title=title, x="epoch", y=[*metrics], title_x="epoch", title_y=unit)
+    for title, (metrics, label) in drawn.items():
+        yield line_plot(title, "epoch", "epoch", label, y=[*metrics])
+
+
+def line_plot(title: str, x: str, title_x: str, title_y: str, **drawn: Any) -> panels.LinePlot:
+    """Return a panel with a line per run and metric."""
+    return panels.LinePlot(
+        title=title, x=x, title_x=title_x, title_y=title_y, max_runs_to_show=100, aggregate=False, **drawn
+    )
 
 
 def chart_panel(chart: Chart) -> panels.CustomChart:
@@ -176,7 +162,7 @@ def publish(entity: str, project: str, specification: Path) -> str | None:
 
 def describe(specification: Path) -> str:
     """Return the sections and panels of a specification file, a line each."""
-    sections = json.loads(specification.read_text())["sections"]
+    sections = json.loads(specification.read_text(encoding="utf-8"))["sections"]
     return "\n".join(line for section, titles in sections.items() for line in (section, *(f"  {t}" for t in titles)))
 
 
@@ -184,7 +170,7 @@ def _read(specification: Path) -> dict:
     if not specification.exists():
         return {}
     try:
-        known = json.loads(specification.read_text())
+        known = json.loads(specification.read_text(encoding="utf-8"))
         return {key: known[key] for key in ("entity", "project", "url")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{specification} was not written by this command: {error}") from error

@@ -9,10 +9,11 @@ import gzip
 import hashlib
 import json
 import logging
+import shutil
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from qcnn_lightning.data.images import LabelledImages, resized
 from qcnn_lightning.data.sources.download import SourceUnavailableError, with_apt, with_npm, with_torchvision
 from qcnn_lightning.data.sources.source import Source
 from qcnn_lightning.errors import InputError, checked_settings
-from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.files import replace_atomically, temporaries_in
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ IDX_FILES = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 """Split -> names of its images and labels file, the same for both data sets."""
+FETCHING = ".fetch-"
+"""Prefix of the folders that files are fetched into."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +134,7 @@ def idx_files(data_set: IdxDataSet, root: Path, system_folders: Sequence[Path] =
         InputError: no source can be reached, a fetched file is not the right one, or `root` cannot be written.
         OSError: a folder cannot be read, or the disk is full.
     """
+    remove_left_downloads(data_set, root)
     if found := files_under_root(data_set, root):
         return found
     tried = {f"files under data.root={root}": "no complete set of IDX files"}
@@ -141,7 +145,7 @@ def idx_files(data_set: IdxDataSet, root: Path, system_folders: Sequence[Path] =
         tried[f"system folder {folder}"] = "no complete set of IDX files" if folder.is_dir() else "not there"
     for source, reason in tried.items():
         logger.info("%s: %s: %s", data_set.title, source, reason)
-    with _exclusive(root / f".{data_set.folder}.lock", data_set.title):
+    with _exclusive(_lock_of(data_set, root), data_set.title):
         # Another process may have fetched the files while this one waited.
         if found := files_under_root(data_set, root):
             return found
@@ -158,6 +162,16 @@ def idx_files(data_set: IdxDataSet, root: Path, system_folders: Sequence[Path] =
         f"Put the four files ({', '.join(data_set.sha256)}; .gz is fine) into {_kept_in(data_set, root)}, "
         "or use data=digits, which needs no files."
     )
+
+
+def remove_left_downloads(data_set: IdxDataSet, root: Path) -> None:
+    """Remove what a process left that was killed while it fetched, unless another fetches just now."""
+    kept_in = _kept_in(data_set, root)
+    left = [*kept_in.parent.glob(f"{FETCHING}*"), *temporaries_in(kept_in)]
+    if left:
+        with suppress(OSError), FileLock(_lock_of(data_set, root), timeout=0):
+            for path in left:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def files_under_root(data_set: IdxDataSet, root: Path) -> dict[str, Path] | None:
@@ -219,6 +233,10 @@ def _kept_in(data_set: IdxDataSet, root: Path) -> Path:
     return root / data_set.folder / "raw"
 
 
+def _lock_of(data_set: IdxDataSet, root: Path) -> Path:
+    return root / f".{data_set.folder}.lock"
+
+
 def _files_in(folder: Path) -> dict[str, Path] | None:
     """Return all four files of `folder`, preferring uncompressed ones; None if one is missing."""
     found = {}
@@ -258,7 +276,7 @@ def _fetch(data_set: IdxDataSet, fetch: Callable[[Path], None], root: Path) -> d
     kept_in = _kept_in(data_set, root)
     kept_in.mkdir(parents=True, exist_ok=True)
     kept = {}
-    with tempfile.TemporaryDirectory(dir=kept_in.parent, prefix=".fetch-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(dir=kept_in.parent, prefix=FETCHING, ignore_cleanup_errors=True) as folder:
         fetch(Path(folder))
         folders = {path.parent for path in Path(folder).rglob("*-ubyte*")}
         fetched = next((found for each in sorted(folders) if (found := _files_in(each))), None)
