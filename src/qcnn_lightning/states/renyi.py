@@ -2,7 +2,10 @@
 
 Two copies of <Psi|Psi>, their bras exchanged at the pixels of A, are a tree whose blocks have four legs of block
 states: ket and bra of the first copy, ket and bra of the second one. Legs are bordered (theory.md, eq. M3). Only blocks
-that A cuts need all d^4 numbers; one that is inside A or outside is a product of two Gram matrices.
+that A cuts need all d^4 numbers; one inside A or outside is a product of two Gram matrices.
+
+Where the amplitudes of a class cancel to a part c of their terms, the relative error is about 1e-16 / c^4. That of a
+density matrix is 1e-16 / c^2.
 """
 
 import torch

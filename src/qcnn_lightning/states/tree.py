@@ -318,7 +318,7 @@ class NetworkState(Observables):
             InputError: x has another shape, dtype or range.
         """
         amplitude, exponent = self._scaled_amplitude(x)
-        return amplitude.abs().log() + math.log(2) * exponent, amplitude.sign()
+        return amplitude.abs().log() + math.log(2) * exponent.double(), amplitude.sign()
 
     def _scaled_amplitude(self, x: Images) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
         """Return a and e with alpha_y(x) = a 2^e."""
