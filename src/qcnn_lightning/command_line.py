@@ -19,7 +19,6 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qcnn_lightning.errors import InputError, NonFiniteCostError
-from qcnn_lightning.runs.settings import RENAMED
 from qcnn_lightning.terminal import (
     INTERRUPTED,
     end_at_interrupt,
@@ -117,13 +116,6 @@ def command_of(options: Iterable[str], overrides: Iterable[str]) -> str:
     return shlex.join([*way_to_start("train"), *options, *overrides])
 
 
-def renaming_in(message: str) -> str | None:
-    """Return what a setting is called now, if Hydra refused its old name; else None."""
-    if "Could not override" not in message:
-        return None
-    return next((f"{old} is now called {new}" for old, new in RENAMED.items() if f"'{old}'" in message), None)
-
-
 @contextmanager
 def one_message() -> Iterator[None]:
     """Do as `errors_told`, and let Ctrl-C raise `KeyboardInterrupt`, for everything is imported."""
@@ -151,10 +143,14 @@ def errors_told() -> Iterator[None]:
         # Python's logging wraps the OSError of a log file.
         wraps = isinstance(error, InstantiationException) or not isinstance(error, kinds)
         shown = error.__cause__ if wraps and isinstance(error.__cause__, Exception) else error
-        if TRACEBACKS_WANTED or not isinstance(shown, kinds):
+        # Imported only now: it takes time, and --help has none.
+        from qcnn_lightning.hints import in_our_words
+
+        told = in_our_words(error)
+        if TRACEBACKS_WANTED or not (told or isinstance(shown, kinds)):
             raise
-        print(f"error: {renaming_in(str(shown)) or shown}", file=sys.stderr)
-        sys.exit(next(code for kind, code in EXIT_CODES.items() if isinstance(shown, kind)))
+        print(f"error: {told or shown}", file=sys.stderr)
+        sys.exit(next((code for kind, code in EXIT_CODES.items() if isinstance(shown, kind)), 2))
 
 
 @contextmanager

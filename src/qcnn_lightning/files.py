@@ -46,7 +46,7 @@ def replace_atomically(path: Path, content: str | bytes, previous: Path | None =
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(as_bytes(content) if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         if previous is not None and path.exists():
@@ -58,6 +58,15 @@ def replace_atomically(path: Path, content: str | bytes, previous: Path | None =
         # If its folder is a file, the error above has said so.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def as_bytes(text: str) -> bytes:
+    """Return a text in UTF-8; a name of a file that the system could not decode as the bytes that it is."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        # Half of a letter, as JSON can spell it.
+        return text.encode(errors="backslashreplace")
 
 
 def check_writable(folder: Path) -> None:

@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from qcnn_lightning.errors import InputError
 

@@ -1,5 +1,6 @@
 """From parts of the configuration to objects, tried out before time is spent: one message if a part cannot be built."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -72,6 +73,11 @@ def check_numbers(config: DictConfig) -> None:
         raise InputError(f"seed={config.seed}: must be a whole number from 0 to {2**32 - 1}")
     if not isinstance(config.entropy_weight, int | float):
         raise InputError(f"entropy_weight={config.entropy_weight}: must be a number, 0 for no such term")
+    for name, callback in (config.callbacks or {}).items():
+        if callback is not None and str(callback.get("monitor", "")).endswith("/val") and not config.data.val_size:
+            raise InputError(
+                f"callbacks.{name}.monitor={callback.monitor}: no training images are held out; say data.val_size=5000"
+            )
     if config.scheduler.interval not in INTERVALS:
         raise InputError(f"scheduler.interval={config.scheduler.interval}: choose one of {', '.join(INTERVALS)}")
 
@@ -86,6 +92,7 @@ def try_out(config: DictConfig, build_network: Callable[..., nn.Module]) -> None
     Raises:
         InputError: a part refuses its settings, or is of a kind that cannot be used.
     """
+    check_memory(config, build_network)
     network = build_network(num_classes=2)
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -99,6 +106,25 @@ def try_out(config: DictConfig, build_network: Callable[..., nn.Module]) -> None
     tried("optimizer", config.optimizer, optimizer.step)
     if schedule is not None:
         tried("scheduler.scheduler", config.scheduler.scheduler, schedule.step)
+
+
+def check_memory(config: DictConfig, build_network: Callable[..., nn.Module]) -> None:
+    """Check, before any memory is taken, that a q-CNN can be trained in that of this machine.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if config.model.get("_target_") != "qcnn_lightning.QCNN":
+        return
+    with torch.device("meta"):
+        weights = sum(parameter.numel() for parameter in build_network(num_classes=2).parameters())
+    # A weight, its gradient, and two numbers of the optimiser.
+    needed, there = 4 * 4 * weights / 2**30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    if needed > there:
+        raise InputError(
+            f"model.d={config.model.d}: training {weights:,} parameters takes at least {needed:,.0f} GiB of memory, "
+            f"and there are {there:,.0f}; choose a smaller model.d"
+        )
 
 
 def tried(key: str, part: DictConfig, call: Callable[[], Any]) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
@@ -29,6 +30,12 @@ def build_loggers(config: DictConfig, record: RunRecord) -> list[Logger]:
         InputError: one refuses its settings, or needs a package that is not installed.
     """
     described: Any = config.logger or {}
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    if mixed := [override for override in given if override.startswith("logger=[")]:
+        raise InputError(
+            f"{mixed[0]}: their settings would be mixed up; choose logger=many_loggers, or a file of your own that "
+            "names several (docs/wandb.md)"
+        )
     several = {f"logger.{name}": described[name] for name in described}
     parts = {"logger": described} if "_target_" in described else several
     return [build_logger(part, key, config, record) for key, part in parts.items() if part is not None]

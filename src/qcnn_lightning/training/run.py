@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError, RefusedRunError
 from qcnn_lightning.files import remove_temporaries
+from qcnn_lightning.hints import check_settings
 from qcnn_lightning.models.model import num_parameters
 from qcnn_lightning.runs import LAST
 from qcnn_lightning.runs.checkpoint import StoredCheckpoint
@@ -188,6 +189,7 @@ def fit(
     quiet: bool,
 ) -> None:
     """Build everything and train to the last epoch; the arguments are those of `train_from`, and its callbacks."""
+    check_settings(config)
     check_numbers(config)
     datamodule = ImageDataModule(**config.data)
     seed_everything(config.seed, workers=True, verbose=False)
