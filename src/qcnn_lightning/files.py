@@ -1,4 +1,4 @@
-"""Atomic file replacement, and paths that stay inside a folder."""
+"""Atomic file replacement, paths that stay inside a folder, and tables that spreadsheets may open."""
 
 import os
 import re
@@ -7,11 +7,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from qcnn_lightning.errors import InputError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+SIGNIFICANT_DIGITS = 6
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 TEMPORARY = re.compile(r"\.(?P<file>.+)\.\d+")
 
 SMALL_FILE = 8192
@@ -115,3 +121,12 @@ def remove_temporaries(folder: Path) -> None:
 def temporaries_in(folder: Path) -> list[Path]:
     """Return the temporary files in a folder, of processes that were killed or are writing."""
     return [path for path in folder.glob(".*") if TEMPORARY.fullmatch(path.name) and path.is_file()]
+
+
+def as_csv(table: "pd.DataFrame") -> str:
+    """Return a table as CSV; text that a spreadsheet would take for a formula begins with an apostrophe."""
+
+    def as_text(cell: Any) -> Any:
+        return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
+
+    return table.map(as_text).to_csv(index=False, float_format=f"%.{SIGNIFICANT_DIGITS}g")

@@ -65,6 +65,24 @@ def test_a_finished_run_is_returned_at_once(composed, caplog):
     assert "sweep.name" in line
 
 
+def test_a_finished_run_is_prolonged_where_the_schedule_does_not_know_its_end(composed):
+    settings = ("scheduler.scheduler.step_size=2", "callbacks.entanglement.profile_every_n_epochs=0")
+    whole = composed("trainer.max_epochs=4", *settings, folder="whole")
+    train(whole)
+    train(composed("trainer.max_epochs=2", *settings))
+    longer = composed("trainer.max_epochs=4", *settings)
+    train(longer)
+    assert_same_run(longer.run_dir, whole.run_dir)
+    with pytest.raises(RefusedRunError, match=r"trainer\.max_epochs: 4 -> 3"):
+        train(composed("trainer.max_epochs=3", *settings))
+
+
+def test_a_schedule_over_the_whole_training_is_not_prolonged(composed):
+    train(composed("trainer.max_epochs=1", "scheduler=one_cycle"))
+    with pytest.raises(RefusedRunError, match=r"trainer\.max_epochs: 1 -> 2"):
+        train(composed("trainer.max_epochs=2", "scheduler=one_cycle"))
+
+
 def files_of(folder: Path) -> dict[Path, tuple[bytes, int]]:
     """The content and the time of the last change of every file in a folder."""
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
