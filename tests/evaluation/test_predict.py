@@ -37,7 +37,7 @@ def trained(tmp_path_factory):
     for split in ("train", "test"):
         write_images(folder / "photos" / split / "=left", 0)
         write_images(folder / "photos" / split / "right", 1)
-    done = train_command(*TRAIN, "trainer.max_epochs=6", "logger=none", "hydra.run.dir=run", folder=folder)
+    done = train_command(*TRAIN, "trainer.max_epochs=20", "logger=none", "hydra.run.dir=run", folder=folder)
     assert done.returncode == 0, done.stderr
     return folder
 
