@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcnn_lightning.basis import make_basis
+from qcnn_lightning.basis import make_basis, quadrature
 from qcnn_lightning.errors import InputError
 
 BASES = [("fourier", 2), ("fourier", 18), ("fourier", 40), ("legendre", 1), ("legendre", 7), ("legendre", 40)]
@@ -63,3 +63,47 @@ def test_an_unknown_basis_is_answered_with_those_there_are():
 def test_black_and_white_are_the_same_point_of_the_circle_to_the_last_bit(dtype):
     black, white = make_basis("fourier", 40)(torch.tensor([0, 1], dtype=dtype))
     assert torch.equal(black, white)
+
+
+@pytest.mark.parametrize("num_levels", [2, 3, 4, 17, 256])
+def test_functions_of_levels_are_orthonormal_on_them_together_with_the_constant(num_levels):
+    basis = make_basis("levels", num_levels - 1)
+    points, weights = quadrature(basis, torch.zeros(1, dtype=torch.float64))
+    assert points.tolist() == pytest.approx([k / (num_levels - 1) for k in range(num_levels)])
+    functions = torch.cat((torch.ones(num_levels, 1), basis(points)), dim=1)
+    overlaps = functions.T @ (functions * weights[:, None])
+    assert (overlaps - torch.eye(num_levels)).abs().max() < 1e-12
+
+
+def test_the_function_of_two_levels_is_plus_or_minus_one():
+    assert make_basis("levels", 1)(torch.tensor([0.0, 1.0])).flatten().tolist() == pytest.approx([1, -1])
+
+
+@pytest.mark.parametrize("num_levels", [2, 3, 5, 100, 256])
+def test_levels_are_known_as_bytes_and_as_floats(num_levels):
+    basis = make_basis("levels", num_levels - 1)
+    exact = torch.arange(num_levels, dtype=torch.float64) / (num_levels - 1)
+    as_bytes = (255 * exact).round().to(torch.uint8)
+    for x in (exact, exact.float(), as_bytes, as_bytes / 255):
+        basis.check(x)
+    assert torch.allclose(basis(as_bytes.double() / 255), basis(exact))
+
+
+@pytest.mark.parametrize("x", [torch.tensor([[0, 255, 7]], dtype=torch.uint8), torch.tensor([[0.0, 0.3, 1.0]])])
+def test_another_grey_level_is_named(x):
+    with pytest.raises(InputError, match=r"grey level (7|0\.3), which is none of the 2 .*data\.levels=2"):
+        make_basis("levels", 1).check(x)
+
+
+@pytest.mark.parametrize("num_functions", [0, 256])
+def test_a_basis_of_one_level_or_too_many_is_refused(num_functions):
+    with pytest.raises(InputError, match=r"K from 2 to 256"):
+        make_basis("levels", num_functions)
+
+
+@pytest.mark.parametrize("basis", ["fourier", "legendre"])
+def test_the_quadrature_of_an_interval_gives_the_overlaps(basis):
+    functions = make_basis(basis, 6)
+    points, weights = quadrature(functions, torch.zeros(1, dtype=torch.float64))
+    values = functions(points)
+    assert (values.T @ (values * weights[:, None]) - torch.eye(6)).abs().max() < 1e-12

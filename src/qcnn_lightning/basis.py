@@ -1,13 +1,14 @@
 """Local bases: the functions f_i that turn a grey level into the state of a pixel (eq. 1, 19).
 
-Together with f_0 = 1 every basis is orthonormal on [0, 1]. f_0 is not counted among the channels: it is the *constant
-channel*, which makes batch normalisation a linear map (eq. 12).
+Together with f_0 = 1 every basis is orthonormal on [0, 1], or on K grey levels. f_0 is not counted among the channels:
+it is the *constant channel*, which makes batch normalisation a linear map (eq. 12).
 """
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +16,8 @@ from torch import Tensor
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.own_parts import own_part
 
+MOST_LEVELS = 256
+QUADRATURE_POINTS = 256
 MIDPOINTS = 10000
 LARGEST_ERROR = 0.01
 
@@ -77,7 +80,55 @@ class LegendreBasis(Basis):
         return torch.stack([math.sqrt(2 * k + 1) * polynomials[k] for k in range(1, self.num_functions + 1)], dim=-1)
 
 
-BASES: dict[str, type[Basis]] = {basis.name: basis for basis in (FourierBasis, LegendreBasis)}
+class LevelsBasis(Basis):
+    """Functions on K = d_0 + 1 grey levels x_k = k / (K - 1), orthonormal there: <f_i|f_j> = (1/K) sum_k f_i f_j.
+
+    f_i(x_k) = sqrt(2) cos(pi i (k + 1/2) / K), the discrete cosine transform. For K = 2, f_1 = 1 at black, -1 at white
+    (theory.md, eq. L1).
+
+    Raises:
+        InputError: K is not from 2 to 256.
+    """
+
+    name = "levels"
+
+    def __init__(self, num_functions: int):
+        if not 1 <= num_functions < MOST_LEVELS:
+            raise InputError(
+                f"d_0 = {num_functions} local functions: model.basis=levels has d_0 = K - 1 functions of K grey "
+                f"levels, K from 2 to {MOST_LEVELS}"
+            )
+        super().__init__(num_functions)
+        self.num_levels = num_functions + 1
+
+    def __call__(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape functions"]:
+        """Return f_i of the level nearest to x; `check` tells whether x is a level."""
+        level = (x * (self.num_levels - 1)).round().unsqueeze(-1)
+        i = torch.arange(1, self.num_levels, dtype=x.dtype, device=x.device)
+        return math.sqrt(2) * torch.cos(math.pi / self.num_levels * i * (level + 0.5))
+
+    def check(self, x: Tensor) -> None:
+        """Check that images have only these grey levels, uint8 or floats; as uint8, level k is 255 k / (K - 1) rounded.
+
+        Raises:
+            InputError: they have others.
+        """
+        levels = torch.arange(self.num_levels, dtype=torch.float64, device=x.device) / (self.num_levels - 1)
+        as_bytes = (255 * levels).round()
+        if x.dtype == torch.uint8:
+            known = torch.zeros(256, dtype=torch.bool, device=x.device).index_fill(0, as_bytes.long(), True)
+            fits = known[x.int()]
+        else:
+            nearest = (x.double() * (self.num_levels - 1)).round().long()
+            fits = ((x - levels[nearest]).abs() < 1e-6) | ((x - as_bytes[nearest] / 255).abs() < 1e-6)
+        if not fits.all():
+            raise InputError(
+                f"the images have a grey level {x[~fits][0].item():g}, which is none of the {self.num_levels} of "
+                f"model.basis=levels; say data.levels={self.num_levels}, or give the basis the levels of the data"
+            )
+
+
+BASES: dict[str, type[Basis]] = {basis.name: basis for basis in (FourierBasis, LegendreBasis, LevelsBasis)}
 
 
 def make_basis(name: str, num_functions: int) -> Basis:
@@ -132,3 +183,15 @@ def check_orthonormal(basis: Basis) -> None:
             f"model.basis={basis.name}: <f_{i}|f_{j}> = {gram[i, j]:.3g}; entropies need functions that are "
             "orthonormal on [0, 1] together with f_0 = 1"
         )
+
+
+def quadrature(basis: Any, like: Tensor) -> tuple[Float[Tensor, " points"], Float[Tensor, " points"]]:
+    """Return points and weights with sum_k w_k f_i(x_k) f_j(x_k) = <f_i|f_j>.
+
+    The K grey levels with weights 1 / K of `LevelsBasis`; for other bases Gauss's quadrature on [0, 1] with 256 points.
+    """
+    if isinstance(basis, LevelsBasis):
+        points = torch.arange(basis.num_levels, dtype=like.dtype, device=like.device) / basis.num_functions
+        return points, torch.full_like(points, 1 / basis.num_levels)
+    points, weights = (torch.from_numpy(array).to(like) for array in np.polynomial.legendre.leggauss(QUADRATURE_POINTS))
+    return (points + 1) / 2, weights / 2

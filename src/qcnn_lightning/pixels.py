@@ -1,31 +1,45 @@
 """Images as models and states take them: (batch, N) grey levels, uint8 or floats in [0, 1]."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
+from qcnn_lightning.basis import LevelsBasis
 from qcnn_lightning.errors import InputError
 
 PADDING = -1
 """Entry of a pixel order at a site without a pixel."""
 
 
-def check_images(x: Tensor, num_sites: int) -> None:
+def check_images(x: Tensor, num_sites: int, basis: Any = None) -> None:
     """Check the shape, dtype and range of images.
 
     Args:
         x: (batch, N) grey levels in tree order: uint8, where 255 stands for 1, or floats in [0, 1].
         num_sites: N.
+        basis: the local basis; `LevelsBasis` allows its own grey levels alone.
 
     Raises:
-        InputError: x has another shape, dtype or range, or holds no image.
+        InputError: x has another shape, dtype or range, other grey levels than the basis, or holds no image.
     """
     if x.ndim != 2 or x.shape[1] != num_sites or not len(x):
         raise InputError(
             f"x has shape {tuple(x.shape)}: expected (batch, {num_sites}), at least one image, pixels in tree order"
         )
-    if x.dtype == torch.uint8:
-        return
+    if x.dtype != torch.uint8:
+        check_floats(x)
+    if isinstance(basis, LevelsBasis):
+        basis.check(x)
+
+
+def check_floats(x: Tensor) -> None:
+    """Check the dtype and range of images that are not uint8.
+
+    Raises:
+        InputError: as `check_images`.
+    """
     if not x.is_floating_point():
         raise InputError(f"x has dtype {x.dtype}: expected uint8 grey levels or floats in [0, 1]")
     if not ((x >= 0) & (x <= 1)).all():

@@ -20,6 +20,7 @@ from qcnn_lightning.data.augmentation import AlteredBatches, Augmentation
 from qcnn_lightning.data.batches import Batches, EvaluationBatches, TrainingBatches, stratified_choice
 from qcnn_lightning.data.flattening import checked_order, lay_on_chain, pixel_order
 from qcnn_lightning.data.images import LabelledImages, cache_path, prepare_cache, read_cache
+from qcnn_lightning.data.levels import check_levels, rounded_to_levels
 from qcnn_lightning.data.sources import make_source
 from qcnn_lightning.errors import InputError, RefusedRunError, checked_settings
 
@@ -33,6 +34,7 @@ class ImageDataModule(pl.LightningDataModule):
     `prepare_data()` and `setup()` load them; further calls do nothing.
 
     Attributes:
+        levels: K, the grey levels that the images are rounded to, or None.
         num_sites: N, pixels of the flattened image and padding.
         image_shape: (height, width) before padding.
         pixel_order: int64 (N,), site of the chain -> pixel of the row-major image, or `flattening.PADDING`.
@@ -47,6 +49,8 @@ class ImageDataModule(pl.LightningDataModule):
         test_fraction: float | None = None,
         size: int | None,
         flatten: str | Tensor,
+        levels: int | None = None,
+        rounding: str = "bernoulli",
         val_size: int,
         batch_size: int,
         batches_per_item: int = 1,
@@ -64,6 +68,8 @@ class ImageDataModule(pl.LightningDataModule):
             test_fraction: part of the training images to hold out for testing if the source has no test images.
             size: height and width of the resized images in pixels; None leaves it to the source.
             flatten: name for `flattening.pixel_order`, or an order for `flattening.checked_order`.
+            levels: K, the number of grey levels that images are rounded to; None leaves them as they are.
+            rounding: how, as `levels.rounded_to_levels` takes it.
             val_size: training images to hold out as the split "val", each class in proportion, always the same.
             batch_size: training images in a batch, over all devices.
             batches_per_item: most batches in an item of the training loader. Every batch is an optimisation step;
@@ -94,6 +100,8 @@ class ImageDataModule(pl.LightningDataModule):
             raise InputError(f"data.test_fraction={test_fraction} must lie between 0 and 1.")
         if size is not None and size > MOST_PIXELS_A_SIDE:
             raise InputError(f"data.size={size} must be at most {MOST_PIXELS_A_SIDE}.")
+        check_levels(levels, rounding, (augment or {}).get("contrast", 0))
+        self.levels, self._rounding = levels, rounding
         self._paths = {"root": of_source.get("root"), "path": of_source.get("path"), "cache": cache}
         with self._failures_told():
             self._source = make_source(name, of_source)
@@ -173,6 +181,10 @@ class ImageDataModule(pl.LightningDataModule):
                 images = read_cache(self._cache_path, self.image_shape, self._content)
         self._known_by = self._content or images.digest()
         splits = dict(images.splits)
+        if self.levels is not None:
+            # Seeds of their own: every run sees the same draw.
+            for seed, (split, (pixels, labels)) in enumerate(sorted(images.splits.items())):
+                splits[split] = rounded_to_levels(pixels, self.levels, self._rounding, seed), labels
         if not (self._augmentation.changes_nothing or splits["train"][0].dtype == torch.uint8):
             raise InputError(
                 f"data.augment alters uint8 images, and those of data={self._name} are floats: leave it at its "

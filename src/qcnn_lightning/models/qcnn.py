@@ -68,7 +68,7 @@ class QCNN(Model):
         num_sites: N = 2^L, pixels of the flattened image.
         num_classes: number of classes.
         d: channel multiplier.
-        basis: local basis: "fourier" (eq. 19; d_0 must be even), "legendre", or the dotted path of your own class.
+        basis: "fourier" (eq. 19; d_0 must be even), "legendre", "levels" (d_0 + 1 grey levels), or your own class.
         channels: "linear" for d_l = d (l + 1), "constant" for d_l = d, or the L + 1 numbers d_0 .. d_L.
         sharing: "full", one matrix per level: exchanging the two children of any node changes no score; or "sibling",
             one matrix for left and one for right children.
@@ -145,7 +145,7 @@ class QCNN(Model):
         if torch.compiler.is_compiling():
             # There are no values to check.
             return self._compiled(x)
-        check_images(x, self.num_sites)
+        check_images(x, self.num_sites, self.basis)
         kernel = self.fast_kernel(x)
         if kernel is not None:
             fixed = () if self.training else [level.statistics() for level in self.all_levels]
@@ -278,7 +278,7 @@ class QCNN(Model):
             InputError: x has another shape, dtype or range; or no local function varies over its pixels, so batch norm
                 would divide by round-off.
         """
-        check_images(x, self.num_sites)
+        check_images(x, self.num_sites, self.basis)
         kernel = self.fast_kernel(x)
         if kernel is None:
             measured = self.statistics_of(x)
@@ -332,7 +332,7 @@ class QCNN(Model):
         Raises:
             InputError: x has another shape, dtype or range.
         """
-        check_images(x, self.num_sites)
+        check_images(x, self.num_sites, self.basis)
         measured = []
         features = self.represent(x)
         for level in self.levels:

@@ -37,6 +37,8 @@ ADDED_SINCE = {
     "data.augment.flip": False,
     "data.augment.shift": 0,
     "data.augment.shift_fraction": 0.5,
+    "data.levels": None,
+    "data.rounding": "bernoulli",
     "entropy_weight": 0.0,
     "model.precision": "high",
 }

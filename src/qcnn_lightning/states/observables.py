@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from qcnn_lightning.basis import quadrature
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.states.amplitudes import contract
 from qcnn_lightning.states.dense_tree import DenseTree, dense_tree, quimb_network
@@ -23,7 +24,6 @@ from qcnn_lightning.states.regions import Region, aligned_blocks, blocks_as_give
 from qcnn_lightning.states.renyi import four_legs_fit, purity
 from qcnn_lightning.states.sampling import perfect_samples, swap_estimate
 
-QUADRATURE_POINTS = 256
 SAMPLES = 4096
 
 
@@ -44,6 +44,7 @@ class Observables:
 
     site_tensors: tuple[Tensor, ...]
     top: Tensor
+    basis: Any
     log_norm: Callable[[], Tensor]
     entanglement_entropy: Callable[[], Tensor]
     _local_functions: Callable[[Tensor], Tensor]
@@ -190,8 +191,8 @@ class Observables:
     def sample(self, label: int, num_samples: int, seed: int = 0) -> Float[Tensor, "samples sites"]:
         """Draw images with density |<x|Psi_y>|^2 / <Psi_y|Psi_y> (eq. 32), independent of each other.
 
-        Grey levels are the 256 points of Gauss's quadrature. It integrates products of two local functions exactly, so
-        the means of such functions are exact.
+        Grey levels are those of the basis, or the 256 points of Gauss's quadrature. It integrates products of two
+        local functions exactly, so the means of such functions are exact.
 
         Args:
             label: y.
@@ -202,7 +203,7 @@ class Observables:
             InputError: there is no such class, or the basis has functions that the quadrature does not integrate.
         """
         label = range(self.num_classes)[checked_label(label, self.num_classes)]
-        points, weights = quadrature(self.top)
+        points, weights = quadrature(self.basis, self.top)
         outcomes = self._local_functions(points) * weights.sqrt().unsqueeze(-1)
         generator = torch.Generator(self.top.device).manual_seed(seed)
         return points[perfect_samples(self._tree(), label, outcomes, num_samples, generator)]
@@ -226,7 +227,7 @@ class Observables:
     @torch.no_grad()
     def grey_level_moments(self) -> tuple[Float[Tensor, "classes sites"], Float[Tensor, "classes sites"]]:
         """Return mean and variance of every pixel's grey level in [0, 1] (theory.md, eq. R6)."""
-        points, weights = quadrature(self.top)
+        points, weights = quadrature(self.basis, self.top)
         density = self.marginal_densities(points) * weights
         mean = density @ points
         return mean, ((points - mean.unsqueeze(-1)).square() * density).sum(-1)
@@ -260,12 +261,6 @@ class Observables:
         """
         label = range(self.num_classes)[checked_label(label, self.num_classes)]
         return quimb_network(self._tree(), label, self.log_norm()[label].item())
-
-
-def quadrature(like: Tensor) -> tuple[Float[Tensor, " points"], Float[Tensor, " points"]]:
-    """Return points and weights of Gauss's quadrature on [0, 1]."""
-    points, weights = np.polynomial.legendre.leggauss(QUADRATURE_POINTS)
-    return torch.from_numpy((points + 1) / 2).to(like), torch.from_numpy(weights / 2).to(like)
 
 
 def checked_label(label: int, num_classes: int) -> int:

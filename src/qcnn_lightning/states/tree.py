@@ -341,7 +341,7 @@ class NetworkState(Observables):
             InputError: x has another shape, dtype or range.
         """
         x = torch.as_tensor(x).to(self.top.device)
-        check_images(x, self.num_sites)
+        check_images(x, self.num_sites, self.basis)
         if x.dtype == torch.uint8:
             grey_levels = torch.arange(256, dtype=torch.float64, device=x.device) / 255
             return functional.embedding(x.int(), self._local_functions(grey_levels))

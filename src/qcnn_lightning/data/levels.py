@@ -1,0 +1,57 @@
+"""Images with K grey levels: K = 2 is a binarised image."""
+
+import torch
+from jaxtyping import Real, UInt8
+from torch import Tensor
+
+from qcnn_lightning.basis import MOST_LEVELS
+from qcnn_lightning.errors import InputError
+
+ROUNDINGS = ("bernoulli", "threshold")
+
+
+def check_levels(levels: int | None, rounding: str, contrast: float) -> None:
+    """Check the settings of grey levels.
+
+    Args:
+        levels: `data.levels`.
+        rounding: `data.rounding`.
+        contrast: `data.augment.contrast`.
+
+    Raises:
+        InputError: one cannot be used.
+    """
+    if rounding not in ROUNDINGS:
+        raise InputError(f"data.rounding={rounding}: choose one of {', '.join(ROUNDINGS)}.")
+    if levels is None:
+        return
+    if not 2 <= levels <= MOST_LEVELS:
+        raise InputError(f"data.levels={levels} must be from 2 to {MOST_LEVELS}, or null to leave the images alone.")
+    if contrast:
+        raise InputError(
+            f"data.augment.contrast={contrast} would give images of data.levels={levels} other grey levels: choose 0."
+        )
+
+
+def rounded_to_levels(images: Real[Tensor, "*shape"], levels: int, rounding: str, seed: int) -> UInt8[Tensor, "*shape"]:
+    """Return images with grey levels 255 k / (K - 1), k = 0 .. K - 1, rounded to uint8.
+
+    With x in [0, 1], "threshold" takes the nearest level, k = floor(x (K - 1) + 1/2). "bernoulli" takes one of the two
+    levels around x at random, k = floor(x (K - 1) + u) with u uniform on [0, 1): the mean over draws is x. For K = 2 a
+    pixel is then white with probability x, the usual protocol for binarised MNIST. Every image is drawn once, and
+    keeps its draw.
+
+    Args:
+        images: uint8, or floats in [0, 1].
+        levels: K.
+        rounding: "bernoulli" or "threshold".
+        seed: of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for part in images.split(5000):
+        x = part.float() / 255 if part.dtype == torch.uint8 else part
+        offset = torch.rand(x.shape, generator=generator) if rounding == "bernoulli" else 0.5
+        level = (x * (levels - 1) + offset).floor().clamp(max=levels - 1)
+        parts.append((level * (255 / (levels - 1))).round().to(torch.uint8))
+    return torch.cat(parts)
