@@ -9,14 +9,15 @@ if is_starting(__name__):
     end_at_interrupt()
 
 if TYPE_CHECKING:
-    from qcnn_lightning.models import QCNN, Model
-    from qcnn_lightning.states import NetworkState, State
+    from qcnn_lightning.models import QCNN, Density, Model
+    from qcnn_lightning.states import DensityState, NetworkState, State
 
     __version__: str
 
-__all__ = ["QCNN", "Model", "NetworkState", "State", "__version__"]
+__all__ = ["QCNN", "Density", "DensityState", "Model", "NetworkState", "State", "__version__"]
 
-PLACES = {"QCNN": "models", "Model": "models", "NetworkState": "states", "State": "states"}
+PLACES = dict.fromkeys(("QCNN", "Density", "Model"), "models")
+PLACES |= dict.fromkeys(("DensityState", "NetworkState", "State"), "states")
 
 
 def __getattr__(name: str) -> Any:

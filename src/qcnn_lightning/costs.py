@@ -1,12 +1,14 @@
 """Costs: what training minimises, a number for every image.
 
-A cost is a callable `cost(scores, labels) -> (batch,)`. A method `mean_and_gradient(scores, labels)` may give the
+A cost is a callable `cost(scores, labels) -> (batch,)`. With an attribute `of_log_joint = True` its scores are
+log p(y, x) of a density, otherwise alpha_y(x). A method `mean_and_gradient(scores, labels)` may give the
 batch's mean and its gradient in closed form; otherwise autograd differentiates the cost.
 """
 
 import functools
 import math
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -26,7 +28,7 @@ class Cost(Protocol):
         """Return the cost of every image.
 
         Args:
-            scores: alpha_y(x).
+            scores: alpha_y(x), or log p(y, x).
             labels: l(x).
         """
 
@@ -92,7 +94,75 @@ class CrossEntropy:
         return -torch.logaddexp(math.log1p(-self.uniform) - cost, torch.full_like(cost, mixed))
 
 
-COSTS: dict[str, type[Cost]] = {f"{__name__}.{cost.__name__}": cost for cost in (SquaredDistance, CrossEntropy)}
+class NegativeLogLikelihood:
+    """-log p(l(x), x), nats, or -log p(x), blended with a cost of p(y|x) (eq. 33).
+
+    (1 - w) g + w c; g = -log p(l(x), x) with labels, g = -log sum_y p(y, x) without: the class is then a mixture's
+    index. c = -log p(l(x)|x), or eq. 48 for the amplitudes sqrt(p(y|x)): 2 - 2 sqrt(p(l(x)|x)). An image of
+    probability 0 costs infinity.
+
+    Args:
+        labels: whether to learn the joint density of images and labels.
+        discriminative_weight: w, from 0 to 1.
+        discriminative: c: "cross_entropy" or "squared_distance".
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    of_log_joint = True
+
+    @checked_settings
+    def __init__(
+        self,
+        labels: bool = True,
+        discriminative_weight: float | int = 0.0,
+        discriminative: str = "cross_entropy",
+    ):
+        if not 0 <= discriminative_weight <= 1:
+            raise InputError(f"cost.discriminative_weight={discriminative_weight}: must be from 0 to 1")
+        if discriminative not in ("cross_entropy", "squared_distance"):
+            raise InputError(f"cost.discriminative={discriminative}: choose one of cross_entropy, squared_distance")
+        self.labels, self.discriminative_weight, self.discriminative = labels, discriminative_weight, discriminative
+
+    def __call__(
+        self, scores: Float[Tensor, "batch classes"], labels: Int64[Tensor, " batch"]
+    ) -> Float[Tensor, " batch"]:
+        """Return the cost of every image from log p(y, x), nats."""
+        of_label = scores.gather(1, labels.unsqueeze(1)).squeeze(1)
+        if self.labels and not self.discriminative_weight:
+            return -of_label
+        of_image = scores.logsumexp(-1)
+        generative = -of_label if self.labels else -of_image
+        if not self.discriminative_weight:
+            return generative
+        conditional = of_label - of_image
+        cost = -conditional if self.discriminative == "cross_entropy" else 2 - 2 * (conditional / 2).exp()
+        return (1 - self.discriminative_weight) * generative + self.discriminative_weight * cost
+
+
+def scores_for(cost: Cost, model: Any) -> Callable[[Tensor], Float[Tensor, "batch classes"]]:
+    """Return the function of images whose scores a cost takes: the model, or its `log_joint`.
+
+    Raises:
+        InputError: the cost needs a density, and the model is none.
+    """
+    if not getattr(cost, "of_log_joint", False):
+        return model
+    if not hasattr(model, "log_joint"):
+        raise InputError(
+            f"cost={type(cost).__name__} needs log p(y, x), and {type(model).__name__} is no density: say model=density"
+        )
+    return model.log_joint
+
+
+def most_probable(cost: Cost, scores: Float[Tensor, "batch classes"]) -> Int64[Tensor, " batch"]:
+    """Return the class with the largest |alpha_y(x)|, or log p(y, x) (eq. 35)."""
+    return (scores if getattr(cost, "of_log_joint", False) else scores.abs()).argmax(-1)
+
+
+OURS: tuple[type[Cost], ...] = (SquaredDistance, CrossEntropy, NegativeLogLikelihood)
+COSTS: dict[str, type[Cost]] = {f"{__name__}.{cost.__name__}": cost for cost in OURS}
 """Our costs, by the names that configurations use."""
 
 

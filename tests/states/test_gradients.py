@@ -8,6 +8,7 @@ from drawn_networks import moved_network, random_tensors
 from torch import Tensor
 
 from qcnn_lightning import NetworkState
+from qcnn_lightning.states.gram import times_power_of_two
 
 images = torch.rand(3, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 SYMMETRIC: dict[str, Callable[[NetworkState], Tensor]] = {
@@ -105,3 +106,14 @@ def test_gradients_reach_the_parameters_of_the_network(by_a_batch: bool) -> None
                 parameter.add_(direction, alpha=-sign * step)
     expected = sum((gradient * direction).sum() for gradient, direction in zip(gradients, moved, strict=True))
     assert (values[0] - values[1]) / (2 * step) == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [-1500, -300, 200, 1000])
+def test_powers_of_two_beyond_single_precision_have_finite_gradients(exponent):
+    x = torch.tensor([2.0**-exponent if abs(exponent) < 1000 else 2.0 ** (-exponent // 2), 0.0], dtype=torch.float64)
+    x.requires_grad_()
+    result = times_power_of_two(x, torch.tensor(exponent))
+    result.sum().backward()
+    assert result[0].item() == x[0].item() * 2.0 ** (exponent // 2) * 2.0 ** (exponent - exponent // 2)
+    if abs(exponent) <= 1000:
+        assert x.grad.tolist() == [2.0**exponent] * 2

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from qcnn_lightning.costs import Cost
+from qcnn_lightning.costs import Cost, most_probable, scores_for
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import lay_on_image
 from qcnn_lightning.evaluation.entanglement import Entanglement, measure_entanglement
@@ -260,11 +260,11 @@ def classify(
     confusion = MulticlassConfusionMatrix(num_classes, validate_args=False).to(device)
     probabilities = []
     for pixels, own in zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True):
-        alpha, own = network(pixels.to(device)), own.to(device)
-        mean_cost.update(cost(alpha, own))
-        confusion.update(alpha.abs().argmax(-1), own)
+        scores, own = scores_for(cost, network)(pixels.to(device)), own.to(device)
+        mean_cost.update(cost(scores, own))
+        confusion.update(most_probable(cost, scores), own)
         if state is None:
-            squares = alpha.cpu().double().square()
+            squares = scores.cpu().double().square()
             probabilities.append(squares / squares.sum(-1, keepdim=True))
         else:
             probabilities.append(state.conditional_probability(pixels))
@@ -278,8 +278,13 @@ def classify(
 
 
 def disagreement(network: nn.Module, state: State, images: Real[Tensor, "images sites"]) -> float:
-    """Return max |alpha_y(x) - <x|Psi_y>| / max |<x|Psi_y>|: round-off, by eq. 31."""
+    """Return max |alpha_y(x) - <x|Psi_y>| / max |<x|Psi_y>|: round-off, by eq. 31.
+
+    A density's scores are those of every image divided by their norm.
+    """
     logarithm, sign = state.log_amplitude(images)
+    if hasattr(network, "log_joint"):
+        logarithm = logarithm - (2 * logarithm).logsumexp(-1, keepdim=True) / 2
     amplitude = sign * logarithm.exp()
     scores = network(images.to(next(network.parameters()).device)).cpu().double()
     return ((scores - amplitude).abs().max() / amplitude.abs().max()).item()

@@ -66,15 +66,22 @@ class AutogradKernel:
     Args:
         model: maps images to scores.
         backward: `Tensor.backward`, or Lightning's `manual_backward`.
+        scores: the function of the model that gives the scores; None for the model itself.
     """
 
-    def __init__(self, model: nn.Module, backward: Callable[[Tensor, Tensor], None] = Tensor.backward):
+    def __init__(
+        self,
+        model: nn.Module,
+        backward: Callable[[Tensor, Tensor], None] = Tensor.backward,
+        scores: Callable[[Tensor], Tensor] | None = None,
+    ):
         self.model = model
+        self._scores = model if scores is None else scores
         self._backward = backward
 
     def forward(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Tensor]:
         """Return the scores, and as the tape the scores with their graph."""
-        scores: Tensor = self.model(x)
+        scores: Tensor = self._scores(x)
         return scores.detach(), scores
 
     def backward(self, tape: Tensor, gradient: Float[Tensor, "batch classes"]) -> None:

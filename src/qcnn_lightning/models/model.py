@@ -45,6 +45,9 @@ class Model(nn.Module):
         """What evaluation normalises by; None if nothing is normalised."""
         return None
 
+    def mark_padding(self, padding: Tensor) -> None:
+        """Note which of the N sites have no pixel; nothing to do where they are black pixels."""
+
     def fast_kernel(self, x: Tensor) -> Kernel | None:
         """Return a kernel faster than PyTorch's operators for images like these; None if there is none."""
         return None

@@ -1,6 +1,6 @@
 """The model and the cost of a run, rebuilt from its checkpoint; code of the user's own runs only if named again now."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,14 @@ def network_of(checkpoint: StoredCheckpoint, own: Collection[str] = ()) -> nn.Mo
     try:
         model_class = named_part(str(settings_of(config)["model._target_"]), MODELS, own, path)
         settings = {key: value for key, value in config["model"].items() if not key.startswith("_")}
-        if model_class is QCNN:
+        if model_class in MODELS.values():
             named_part(str(settings.get("basis", "fourier")), BASES, own, path)
+        if model_class is QCNN:
             # Nobody should need a compiler to look at a network.
             settings["kernel"] = "plain"
         sizes = sizes_of(checkpoint, weights)
-        if model_class is QCNN:
-            check_size(sizes, settings, weights)
+        if model_class in MODELS.values():
+            check_size(model_class, sizes, settings, weights)
         model = model_class(**sizes, **settings)
         dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
         model.to(torch.float64 if torch.float64 in dtypes else torch.float32).load_state_dict(weights)
@@ -60,14 +61,19 @@ def network_of(checkpoint: StoredCheckpoint, own: Collection[str] = ()) -> nn.Mo
     return model
 
 
-def check_size(sizes: dict[str, Any], settings: Mapping[str, Any], weights: Mapping[str, torch.Tensor]) -> None:
-    """Check, before any memory is taken, that a q-CNN of these settings has as many weights as there are.
+def check_size(
+    model_class: Callable[..., nn.Module],
+    sizes: dict[str, Any],
+    settings: Mapping[str, Any],
+    weights: Mapping[str, torch.Tensor],
+) -> None:
+    """Check, before any memory is taken, that a model of these settings has as many weights as there are.
 
     Raises:
         RuntimeError: it has more, or fewer.
     """
     with torch.device("meta"):
-        described = sum(parameter.numel() for parameter in QCNN(**sizes, **settings).parameters())
+        described = sum(parameter.numel() for parameter in model_class(**sizes, **settings).parameters())
     there = sum(tensor.numel() for tensor in weights.values())
     if not described <= there <= 2 * described + 1000:
         raise RuntimeError(f"they describe {described} weights, and {there} are there")

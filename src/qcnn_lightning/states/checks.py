@@ -16,8 +16,17 @@ def as_tensor(array: Any) -> Any:
     return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
 
 
-def check_tensors(site_tensors: Sequence[Any], top: Any) -> None:
-    """Raise InputError unless the tensors make a tree tensor network."""
+def check_tensors(site_tensors: Sequence[Any], top: Any, own_matrices: bool = False) -> None:
+    """Check that tensors make a tree tensor network.
+
+    Args:
+        site_tensors: from the pixels up.
+        top: of the classes.
+        own_matrices: whether every node of a level may have its own matrix.
+
+    Raises:
+        InputError: they do not.
+    """
     if not len(site_tensors):
         raise InputError("site_tensors is empty: a state has at least one level, so two pixels")
     named = [(f"site_tensors[{level}]", tensor) for level, tensor in enumerate(site_tensors)] + [("top", top)]
@@ -29,10 +38,13 @@ def check_tensors(site_tensors: Sequence[Any], top: Any) -> None:
         if not tensor.isfinite().all():
             raise InputError(f"{name} has entries that are infinite or not a number")
     for level, (name, tensor) in enumerate(named[:-1]):
-        if tensor.ndim != 3 or tensor.shape[0] not in (1, 2) or tensor.shape[2] < 2:
+        nodes = 2 ** (len(site_tensors) - level)
+        numbers = (1, 2, nodes) if own_matrices else (1, 2)
+        if tensor.ndim != 3 or tensor.shape[0] not in numbers or tensor.shape[2] < (1 if own_matrices and level else 2):
             raise InputError(
                 f"{name} has shape {tuple(tensor.shape)}: expected (s, d_{level + 1} + 1, d_{level} + 1), "
                 "s = 1 matrix for all sites, or s = 2 for left and right children"
+                + (f", or s = {nodes}, one for each" if own_matrices else "")
             )
     if top.ndim != 2 or not len(top):
         raise InputError(f"top has shape {tuple(top.shape)}: expected (classes, d_L + 1)")

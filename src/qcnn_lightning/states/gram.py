@@ -30,11 +30,14 @@ NUMBERS_IN_CACHE = 2**16
 
 
 def times_power_of_two(x: Float[Tensor, "*shape"], exponent: Int[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
-    """Return x 2^exponent, exact unless the result leaves the range of float64."""
+    """Return x 2^exponent, exact unless the result leaves the range of the dtype."""
     # In two halves: 2^exponent may be out of range when the product is not.
-    exponent = exponent.clamp(-2000, 2000)
+    largest = 2000 if x.dtype == torch.float64 else 252
+    exponent = exponent.clamp(-largest, largest)
     half = exponent.div(2, rounding_mode="floor")
-    return torch.ldexp(torch.ldexp(x, half), exponent - half)
+    # As factors: the gradient of torch.ldexp overflows above 2^127 even in float64.
+    ones = torch.ones_like(half, dtype=x.dtype)
+    return x * torch.ldexp(ones, half) * torch.ldexp(ones, exponent - half)
 
 
 def binary_exponent(x: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
@@ -43,13 +46,14 @@ def binary_exponent(x: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
 
 
 def take_out_powers_of_two(
-    matrix: Float[Tensor, "*matrices rows states"], exponent: Int[Tensor, " states"]
+    matrix: Float[Tensor, "*matrices rows states"], exponent: Int[Tensor, "*#matrices states"]
 ) -> tuple[Float[Tensor, "*matrices rows states"], Int[Tensor, "*matrices rows"]]:
     """Absorb the states' powers of two into a matrix that acts on them, and take one out of every row.
 
     Returns:
         `scaled` and `row_exponent` with matrix_iI 2^{exponent_I} = 2^{row_exponent_i} scaled_iI and |scaled_iI| < 1.
     """
+    exponent = exponent.unsqueeze(-2)
     magnitude = binary_exponent(matrix) + exponent
     negligible = torch.iinfo(torch.int64).min
     row_exponent = torch.where(matrix.detach() != 0, magnitude, negligible).amax(-1)
@@ -72,15 +76,17 @@ def beside_constant(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "1+r
 
 @dataclass(frozen=True)
 class BlockStates:
-    """The states |phi_I> of one block of pixels (eq. 41), known by their overlaps (theory.md, eq. M1, P1).
+    """The states |phi_I> of a block of pixels (eq. 41), known by their overlaps (theory.md, eq. M1, P1).
+
+    Leading axes are several blocks, each with states of its own.
 
     <phi_I|phi_J> = 2^{exponent_I + exponent_J} (mean_I mean_J + covariance_IJ); the norm of phi_I is near
     2^{exponent_I}.
     """
 
-    mean: Float[Tensor, " states"]
-    covariance: Float[Tensor, "states states"]
-    exponent: Int[Tensor, " states"]
+    mean: Float[Tensor, "*blocks states"]
+    covariance: Float[Tensor, "*blocks states states"]
+    exponent: Int[Tensor, "*blocks states"]
 
     @classmethod
     def of_one_pixel(cls, num_states: int, like: Tensor) -> "BlockStates":
@@ -89,9 +95,9 @@ class BlockStates:
         mean = identity[0]
         return cls(mean, identity - torch.outer(mean, mean), torch.zeros_like(mean, dtype=torch.int64))
 
-    def gram(self) -> Float[Tensor, "states states"]:
+    def gram(self) -> Float[Tensor, "*blocks states states"]:
         """Return mean mean^T + covariance: the Gram matrix without powers of two."""
-        return torch.outer(self.mean, self.mean) + self.covariance
+        return _outer(self.mean) + self.covariance
 
     @cached_property
     @torch.no_grad()
@@ -104,18 +110,20 @@ class BlockStates:
         root = deviation.unsqueeze(-1) * eigenvectors * eigenvalues.clamp(min=0).sqrt()
         return beside_constant(torch.linalg.qr(root.mT).R.mT)
 
-    def mapped(self, scaled: Float[Tensor, "mapped states"], exponent: Int[Tensor, " mapped"]) -> "BlockStates":
+    def mapped(
+        self, scaled: Float[Tensor, "*#blocks mapped states"], exponent: Int[Tensor, "*#blocks mapped"]
+    ) -> "BlockStates":
         """Return |eta_i> = 2^{exponent_i} sum_I scaled_iI 2^{-exponent_I} |phi_I> (eq. 15).
 
         m -> ã m, C -> ã C ã^T (theory.md, eq. M2).
         """
-        mean = scaled @ self.mean
+        mean = (scaled @ self.mean.unsqueeze(-1)).squeeze(-1)
         covariance = scaled @ self.covariance @ scaled.mT
         # Half the exponent of the squared norm.
-        shift = binary_exponent(mean.square() + covariance.diagonal()).div(2, rounding_mode="floor")
+        shift = binary_exponent(mean.square() + covariance.diagonal(dim1=-2, dim2=-1)).div(2, rounding_mode="floor")
         return BlockStates(
             times_power_of_two(mean, -shift),
-            times_power_of_two(covariance, -(shift.unsqueeze(-1) + shift)),
+            times_power_of_two(covariance, -(shift.unsqueeze(-1) + shift.unsqueeze(-2))),
             exponent + shift,
         )
 
@@ -124,13 +132,16 @@ class BlockStates:
 
         m -> m * m', C -> m m^T * C' + C * m' m'^T + C * C', elementwise (theory.md, eq. M2).
         """
-        means = torch.outer(self.mean, self.mean)
-        other_means = torch.outer(other.mean, other.mean)
+        means, other_means = _outer(self.mean), _outer(other.mean)
         return BlockStates(
             self.mean * other.mean,
             means * other.covariance + self.covariance * other_means + self.covariance * other.covariance,
             self.exponent + other.exponent,
         )
+
+
+def _outer(x: Float[Tensor, "*blocks states"]) -> Float[Tensor, "*blocks states states"]:
+    return x.unsqueeze(-1) * x.unsqueeze(-2)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from qcnn_lightning.costs import Cost
+from qcnn_lightning.costs import Cost, most_probable, scores_for
 from qcnn_lightning.data.batches import Batch
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 from qcnn_lightning.kernels.kernel import AutogradKernel, Kernel, backpropagate
@@ -46,7 +46,8 @@ class Classifier(pl.LightningModule):
             approximate more coarsely.
 
     Raises:
-        InputError: unknown `evaluation_statistics`, or an `entropy_weight` for a model without a state.
+        InputError: unknown `evaluation_statistics`, an `entropy_weight` for a model without a state, or a cost of a
+            density for a model that is none.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Classifier(pl.LightningModule):
                 "give the model a state()"
             )
         self.cost = cost
+        self._scores = scores_for(cost, self.network)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.scheduler_interval = scheduler_interval
         self.evaluation_statistics = evaluation_statistics
@@ -85,6 +87,7 @@ class Classifier(pl.LightningModule):
             {
                 "cost": MeanMetric(nan_strategy="disable"),
                 "confusion": MulticlassConfusionMatrix(self.datamodule.num_classes, validate_args=False),
+                **({"nats": MeanMetric(nan_strategy="disable")} if hasattr(self.network, "log_joint") else {}),
             },
             compute_groups=False,
         )
@@ -138,7 +141,7 @@ class Classifier(pl.LightningModule):
 
     def kernel_for(self, images: Tensor) -> Kernel:
         """Return the model's fastest kernel for images like these."""
-        return self.network.fast_kernel(images) or AutogradKernel(self.network, self.manual_backward)
+        return self.network.fast_kernel(images) or AutogradKernel(self.network, self.manual_backward, self._scores)
 
     def note_cost(self, cost: float, images: Real[Tensor, "batch sites"]) -> None:
         """Add a batch's mean cost to the epoch's.
@@ -199,14 +202,18 @@ class Classifier(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the metrics of its split."""
         images, labels = batch
-        alpha = self.network(images)
+        scores = self._scores(images)
         evaluation = self.evaluations[dataloader_idx]
-        evaluation["cost"].update(self.cost(alpha, labels))
-        evaluation["confusion"].update(alpha.abs().argmax(-1), labels)
+        evaluation["cost"].update(self.cost(scores, labels))
+        evaluation["confusion"].update(most_probable(self.cost, scores), labels)
+        if "nats" in evaluation:
+            joint = scores if getattr(self.cost, "of_log_joint", False) else self.network.log_joint(images)
+            evaluation["nats"].update(-joint.logsumexp(-1))
 
     def on_validation_epoch_end(self) -> None:
         """Log every split's cost and accuracy, and the mean cost of the training batches as `cost/batch`.
 
+        Of a density also -log p(x), nats an image, as `nats/<split>`, and `bits_per_pixel/<split>`.
         `recall/class_0`, ... are the parts of each class's test images that are classified correctly.
         """
         if self.trainer.state.fn == TrainerFn.FITTING:
@@ -218,6 +225,10 @@ class Classifier(pl.LightningModule):
             self.log(f"cost/{split}", measured["cost"], logger=False, sync_dist=True)
             accuracy = measured["confusion"].trace() / measured["confusion"].sum()
             self.log(f"accuracy/{split}", accuracy, logger=False, sync_dist=True)
+            if "nats" in measured:
+                bits = measured["nats"] / (math.prod(self.datamodule.image_shape) * math.log(2))
+                self.log(f"nats/{split}", measured["nats"], logger=False, sync_dist=True)
+                self.log(f"bits_per_pixel/{split}", bits, logger=False, sync_dist=True)
             if split == "test":
                 recall = measured["confusion"].diag() / measured["confusion"].sum(1)
                 of_classes = {f"recall/class_{label}": value for label, value in enumerate(recall)}

@@ -17,11 +17,13 @@ from pytorch_lightning import seed_everything
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from qcnn_lightning.basis import LevelsBasis
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError, RefusedRunError
 from qcnn_lightning.files import remove_temporaries
 from qcnn_lightning.hints import check_settings
-from qcnn_lightning.models.model import num_parameters
+from qcnn_lightning.models.model import completed, num_parameters
+from qcnn_lightning.pixels import PADDING
 from qcnn_lightning.runs import LAST
 from qcnn_lightning.runs.checkpoint import StoredCheckpoint
 from qcnn_lightning.runs.run import LOG, TRACEBACK, Run
@@ -172,6 +174,20 @@ def train_from(
     return record
 
 
+def check_levels_of(network: Any, datamodule: ImageDataModule) -> None:
+    """Check that a basis of K grey levels has those of `data.levels`.
+
+    Raises:
+        InputError: it has others.
+    """
+    basis = getattr(network, "basis", None)
+    if isinstance(basis, LevelsBasis) and datamodule.levels not in (None, basis.num_levels):
+        raise InputError(
+            f"data.levels={datamodule.levels}, and model.basis=levels has {basis.num_levels} grey levels "
+            f"(d_0 + 1): give both the same number"
+        )
+
+
 def has_finished(record: RunRecord, checkpoint: StoredCheckpoint) -> bool:
     """Return whether a run has its last epoch, or ended before by itself, as early stopping lets it.
 
@@ -212,6 +228,8 @@ def fit(
 
     torch.manual_seed(config.seed)
     network = build_network(num_classes=datamodule.num_classes)
+    check_levels_of(network, datamodule)
+    completed(network).mark_padding(datamodule.pixel_order == PADDING)  # type: ignore[operator]
     classifier = Classifier(
         network,
         cost=cost,

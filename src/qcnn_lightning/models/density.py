@@ -1,0 +1,202 @@
+"""A density of images: the tree without batch norm, normalised exactly (eq. 32, 33; theory.md, eq. N1)."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from qcnn_lightning.basis import LevelsBasis, make_basis
+from qcnn_lightning.errors import InputError, checked_settings
+from qcnn_lightning.models.model import Model
+from qcnn_lightning.pixels import check_images
+from qcnn_lightning.states.density import DensityState
+from qcnn_lightning.states.gram import times_power_of_two
+from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, log_density
+
+SHARINGS = ("none", "sibling", "full")
+IMAGES_AT_A_TIME = 500
+
+
+class Density(Model):
+    """A tree tensor network with p(y, x) = alpha_y(x)^2 / Z, Z = sum_y <Psi_y|Psi_y> (eq. 33).
+
+    zeta_p = (f_0(x_p), f_1(x_p), ...); xi_n = a_n zeta_n at every node n of a level; zeta'_n = xi_2n * xi_2n+1;
+    alpha = a zeta. There is no batch norm. Powers of two are carried beside all numbers.
+
+    Args:
+        num_sites: N = 2^L, pixels of the flattened image and padding.
+        num_classes: number of classes.
+        d: most channels of a level: level l >= 1 has min(K^(2^l), d), more than K^(2^l) states a block does not have.
+        basis: "levels", a probability of images with K grey levels; or "fourier", "legendre", or your own class, a
+            density of images in [0, 1]^N.
+        levels: K, the local functions with the constant one; of `basis=levels` the grey levels, those of data.levels;
+                None for the 256 of 8-bit images.
+        channels: numbers of channels that enter levels 1 .. L, in place of `d`; None for `d`.
+        sharing: "none", every node its own matrix; "sibling", one for left and one for right children of a level;
+            "full", one per level.
+        from_level: levels below have a matrix at every node, whatever the sharing.
+        spread: size of the random part of the weights at the start; at 0 the state is a product state.
+
+    Raises:
+        InputError: a value that no density can have.
+    """
+
+    padding: Tensor
+
+    @checked_settings
+    def __init__(
+        self,
+        num_sites: int | np.integer,
+        num_classes: int | np.integer,
+        d: int | np.integer = 32,
+        basis: str = "levels",
+        levels: int | np.integer | None = None,
+        channels: Sequence[int] | None = None,
+        sharing: str = "none",
+        from_level: int | np.integer = 0,
+        spread: float = 0.5,
+    ):
+        super().__init__()
+        levels = 256 if levels is None else levels
+        num_sites, num_classes = int(num_sites), int(num_classes)
+        if num_sites < 2 or num_sites & (num_sites - 1):
+            raise InputError(f"num_sites={num_sites}: must be a power of two, at least 2; pad the images")
+        if num_classes < 1:
+            raise InputError(f"num_classes={num_classes}: a density needs at least 1 class")
+        if sharing not in SHARINGS:
+            raise InputError(f"model.sharing={sharing}: choose one of {', '.join(SHARINGS)}")
+        self.num_sites, self.num_classes = num_sites, num_classes
+        self.num_levels = num_sites.bit_length() - 1
+        if not 0 <= from_level <= self.num_levels:
+            raise InputError(f"model.from_level={from_level}: must be from 0 to {self.num_levels}, the pooling levels")
+        if spread <= 0:
+            raise InputError(f"model.spread={spread}: must be positive")
+        if levels < 2:
+            raise InputError(f"model.levels={levels}: must be at least 2, the constant function and another")
+        self.basis = make_basis(basis, int(levels) - 1)
+        self.channels = channels_of_density(int(levels), self.num_levels, int(d), channels)
+        own = {"none": num_sites, "sibling": 2, "full": 1}[sharing]
+        self.levels = nn.ParameterList()
+        for level in range(self.num_levels):
+            nodes = num_sites >> level
+            matrices = nodes if level < from_level else min(own, nodes)
+            self.levels.append(self._start(matrices, self.channels[level + 1], self.channels[level], level, spread))
+        self.top = nn.Parameter(self._start(1, num_classes, self.channels[-1], self.num_levels, spread)[0])
+        self.register_buffer("padding", torch.zeros(num_sites, dtype=torch.bool))
+
+    @staticmethod
+    def _start(matrices: int, rows: int, columns: int, level: int, spread: float) -> Float[Tensor, "_ _ _"]:
+        """Return matrices that map states near the constant one to such states (theory.md, eq. N3)."""
+        weight = spread * torch.randn(matrices, rows, columns)
+        if level == 0:
+            weight[..., 0] = 1
+            return weight
+        weight = weight / columns**0.5
+        return weight + (1 - weight.sum(-1, keepdim=True)) / columns
+
+    def mark_padding(self, padding: Bool[Tensor, " sites"]) -> None:
+        """Note which sites have no pixel: they are constant, and count in no probability."""
+        self.padding.copy_(padding)
+
+    @property
+    def log_levels(self) -> float:
+        """The logarithm of K for `basis=levels`, 0 for others."""
+        return math.log(self.basis.num_levels) if isinstance(self.basis, LevelsBasis) else 0.0
+
+    def tree(self) -> NodeTree:
+        """Return all block states with their norms, differentiable."""
+        return build_node_tree(tuple(self.levels), self.top, self.padding)
+
+    def log_partition(self) -> Float[Tensor, ""]:
+        """Return log Z = log sum_y <Psi_y|Psi_y>, nats (eq. 33)."""
+        norm, exponent = self.tree().scaled_norm()
+        return norm.log() + 2 * math.log(2) * exponent.to(norm.dtype)
+
+    def log_joint(self, x: Tensor) -> Float[Tensor, "batch classes"]:
+        """Return log p(y, x), nats: of the images with K levels a probability, else a density (eq. 33).
+
+        Minus infinity, with no gradient, where alpha_y(x) = 0.
+
+        Args:
+            x: (batch, N) grey levels in tree order, uint8 or floats in [0, 1].
+
+        Raises:
+            InputError: x has another shape, dtype or range, or grey levels that the basis does not have.
+        """
+        check_images(x, self.num_sites, self.basis)
+        tree = self.tree()
+        joint = [log_density(tree, *amplitudes(tree, self.represent(part))) for part in x.split(IMAGES_AT_A_TIME)]
+        return torch.cat(joint) - self.log_levels * float((~self.padding).sum())
+
+    def log_probability(self, x: Tensor) -> Float[Tensor, " batch"]:
+        """Return log p(x) = log sum_y p(y, x), nats; `log_joint` says what x is."""
+        return self.log_joint(x).logsumexp(-1)
+
+    def forward(self, x: Tensor) -> Float[Tensor, "batch classes"]:
+        """Return alpha_y(x) / sqrt(sum_y' alpha_y'(x)^2), whose squares are p(y|x) (eq. 34).
+
+        alpha_y(x) itself would over- or underflow.
+
+        Args:
+            x: as `log_joint` takes it.
+
+        Raises:
+            InputError: as `log_joint`.
+        """
+        check_images(x, self.num_sites, self.basis)
+        tree = self.tree()
+        scores = []
+        for part in x.split(IMAGES_AT_A_TIME):
+            amplitude, exponent = amplitudes(tree, self.represent(part))
+            seen = torch.where(amplitude.detach() != 0, exponent, torch.iinfo(torch.int64).min // 4)
+            scores.append(times_power_of_two(amplitude, exponent - seen.amax(-1, keepdim=True)))
+        return functional.normalize(torch.cat(scores), dim=-1, eps=torch.finfo(scores[0].dtype).tiny)
+
+    def represent(self, x: Tensor) -> Float[Tensor, "batch sites local"]:
+        """Return f_0(x_p), f_1(x_p), ... of every pixel; f_0 alone at sites without one."""
+        dtype = self.top.dtype
+        if x.dtype == torch.uint8:
+            functions = self.basis(torch.arange(256, dtype=dtype, device=x.device) / 255)
+            features = functional.embedding(x.int(), functions)
+        else:
+            features = self.basis(x.to(dtype))
+        features = torch.where(self.padding[:, None], 0, features)
+        return functional.pad(features, (1, 0), value=1.0)
+
+    def state(self, statistics: None = None) -> DensityState:
+        """Return the states |Psi_y>, float64, on the CPU; differentiable."""
+        tensors = [tensor.cpu().double() for tensor in (*self.levels, self.top)]
+        return DensityState(tensors[:-1], tensors[-1], self.basis.name, self.padding.cpu())
+
+    def first_non_finite(self, x: Tensor) -> str:
+        """Say where the first infinite or NaN number is."""
+        for level, weight in enumerate(self.levels):
+            if not weight.isfinite().all():
+                return f"the weights of level {level}"
+        return "the weights of the top" if not self.top.isfinite().all() else "the logarithms of the amplitudes"
+
+
+def channels_of_density(levels: int, num_levels: int, d: int, channels: Sequence[int] | None) -> tuple[int, ...]:
+    """Return the channels that enter levels 0 .. L: K, then min(K^(2^l), d), or those that are given.
+
+    Raises:
+        InputError: a number below 1, or not L numbers.
+    """
+    if channels is None:
+        if d < 1:
+            raise InputError(f"model.d={d}: the number of channels must be at least 1")
+        # K^(2^l) without the large number.
+        return (
+            levels,
+            *(min(d, levels ** min(2**level, d.bit_length())) for level in range(1, num_levels + 1)),
+        )
+    if len(channels) != num_levels or min(channels) < 1:
+        raise InputError(
+            f"model.channels={list(channels)}: expected L = {num_levels} numbers of at least 1, of the channels that "
+            f"enter levels 1 to {num_levels}"
+        )
+    return (levels, *channels)

@@ -1,0 +1,357 @@
+"""The states of a density: p(y, x) = <x|Psi_y>^2 / Z, with norms, entropies, conditionals and samples (eq. 32, 33).
+
+Every node of the tree may have matrices of its own. All is exact up to round-off in float64.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from qcnn_lightning.basis import LevelsBasis, make_basis, quadrature
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.pixels import check_images
+from qcnn_lightning.states.checks import as_tensor, check_tensors
+from qcnn_lightning.states.conditional import Given, Sampler, environments, given_pixels
+from qcnn_lightning.states.entropy import RESOLUTION, cut_spectrum, renyi_entropy, von_neumann_entropy
+from qcnn_lightning.states.gram import BlockStates, Environment, binary_exponent, times_power_of_two
+from qcnn_lightning.states.layout import ImageLayout
+from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, log_density
+
+NUMBERS_AT_A_TIME = 2**25
+"""Numbers in the block states of the images of a part: 0.25 GB."""
+Images = Tensor | np.ndarray
+
+
+class DensityState:
+    """One quantum state per class, of a tree with matrices of its own at every node, or shared ones.
+
+    Args:
+        site_tensors: level l has the shape (s, d_{l+1}, d_l), d_0 local functions with the constant one; s = 1 matrix
+            for all nodes, 2 for left and right children, or N / 2^l for one at every node. float64.
+        top: ã^(L), (classes, d_L).
+        basis: local basis, as `make_basis` takes it.
+        padding: whether a site has no pixel; such sites have the constant function alone and count in no probability.
+        class_names: what the classes are called.
+        layout: where the sites stand in the image.
+
+    Raises:
+        InputError: as `NetworkState`, or a padding that does not fit.
+    """
+
+    def __init__(
+        self,
+        site_tensors: Sequence[Tensor | np.ndarray],
+        top: Tensor | np.ndarray,
+        basis: str = "levels",
+        padding: Tensor | np.ndarray | None = None,
+        class_names: Sequence[str] | None = None,
+        layout: ImageLayout | None = None,
+    ):
+        self.site_tensors = tuple(as_tensor(tensor) for tensor in site_tensors)
+        self.top = as_tensor(top)
+        check_tensors(self.site_tensors, self.top, own_matrices=True)
+        self.basis = make_basis(basis, self.site_tensors[0].shape[-1] - 1)
+        none = torch.zeros(self.num_sites, dtype=torch.bool)
+        self.padding: Tensor = (none if padding is None else as_tensor(padding)).to(self.top.device)
+        if self.padding.shape != (self.num_sites,) or self.padding.dtype != torch.bool or self.padding.all():
+            raise InputError(f"padding: expected {self.num_sites} booleans, one a site, with a pixel at least at one")
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.layout = layout
+
+    @property
+    def num_levels(self) -> int:
+        """L, the pooling levels."""
+        return len(self.site_tensors)
+
+    @property
+    def num_sites(self) -> int:
+        """N = 2^L, pixels and padding."""
+        return 2**self.num_levels
+
+    @property
+    def num_classes(self) -> int:
+        """The number of states."""
+        return len(self.top)
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """d_0 .. d_L, the constant function included."""
+        return tuple(tensor.shape[-1] for tensor in (*self.site_tensors, self.top))
+
+    @property
+    def log_levels(self) -> float:
+        """The logarithm of K for `basis=levels`, whose densities are probabilities times K^N; 0 for others."""
+        return math.log(self.basis.num_levels) if isinstance(self.basis, LevelsBasis) else 0.0
+
+    def __repr__(self) -> str:
+        matrices = [len(tensor) for tensor in self.site_tensors]
+        return (
+            f"DensityState(num_sites={self.num_sites}, num_classes={self.num_classes}, channels={self.channels}, "
+            f"basis={self.basis.name!r}, matrices={matrices})"
+        )
+
+    @property
+    def tree(self) -> NodeTree:
+        """All block states; kept, unless gradients flow back through them."""
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*self.site_tensors, self.top)):
+            return build_node_tree(self.site_tensors, self.top, self.padding)
+        return self._tree_without_gradient
+
+    @cached_property
+    @torch.no_grad()
+    def _tree_without_gradient(self) -> NodeTree:
+        return build_node_tree(self.site_tensors, self.top, self.padding)
+
+    def log_norm(self) -> Float[Tensor, " classes"]:
+        """Return log <Psi_y|Psi_y> (eq. 36)."""
+        return self.tree.log_norms()
+
+    def log_partition(self) -> Float[Tensor, ""]:
+        """Return log Z, Z = sum_y <Psi_y|Psi_y> (eq. 33)."""
+        norm, exponent = self.tree.scaled_norm()
+        return norm.log() + 2 * math.log(2) * exponent.double()
+
+    def overlaps(self) -> Float[Tensor, "classes classes"]:
+        """Return <Psi_y|Psi_y'> / sqrt(<Psi_y|Psi_y> <Psi_y'|Psi_y'>) (eq. 36)."""
+        gram = self.tree.classes.gram()
+        norm = gram.diagonal().sqrt()
+        return gram / torch.outer(norm, norm)
+
+    def log_amplitude(self, x: Images) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
+        """Return log |<x|Psi_y>| and the sign of <x|Psi_y> (-1, 0, 1) (eq. 31).
+
+        Args:
+            x: (batch, N) grey levels in tree order, uint8 or floats in [0, 1].
+
+        Raises:
+            InputError: x has another shape, dtype or range, or grey levels that the basis does not have.
+        """
+        amplitude, exponent = self._amplitudes(torch.as_tensor(x))
+        return amplitude.abs().log() + math.log(2) * exponent.double(), amplitude.sign()
+
+    def conditional_probability(self, x: Images) -> Float[Tensor, "batch classes"]:
+        """Return p(y | known pixels), the other pixels summed over exactly (eq. 34).
+
+        Args:
+            x: as `log_joint` takes it.
+
+        Raises:
+            InputError: as `log_joint`; or the known pixels of an image have probability 0.
+        """
+        joint = self.log_joint(x)
+        self._check_possible(joint)
+        return joint.softmax(-1)
+
+    def log_joint(self, x: Images) -> Float[Tensor, "batch classes"]:
+        """Return log p(y, x), nats: a probability of the images with K levels, or a density on [0, 1]^N (eq. 33).
+
+        Args:
+            x: (batch, N) grey levels in tree order: uint8, or floats in [0, 1] where NaN is a missing pixel, summed
+                over. Sites without a pixel may hold anything.
+
+        Raises:
+            InputError: x has another shape, dtype or range, or grey levels that the basis does not have.
+        """
+        features, known = self._known(torch.as_tensor(x))
+        tree = self.tree
+        if known.all():
+            joint = log_density(tree, *self._contracted(tree, features))
+        else:
+            norm, of_norm = tree.scaled_norm()
+            parts = [given_pixels(tree, *part) for part in self._parts(features, known)]
+            squares = torch.cat([part.classes for part in parts])
+            exponent = torch.cat([part.exponent for part in parts])
+            joint = squares.log() + math.log(2) * (exponent - 2 * of_norm).double() - norm.log()
+        return joint - self.log_levels * (known & ~self.padding).sum(-1, keepdim=True).double()
+
+    def log_probability(self, x: Images) -> Float[Tensor, " batch"]:
+        """Return log p(x) = log sum_y p(y, x), nats; missing pixels (NaN) are summed over. `log_joint` says what x is.
+
+        Raises:
+            InputError: as `log_joint`.
+        """
+        return self.log_joint(x).logsumexp(-1)
+
+    @torch.no_grad()
+    def pixel_probabilities(self, observed: Images, label: int | None = None) -> Float[Tensor, "batch sites levels"]:
+        """Return p(x_p = x_k | known pixels) of every pixel and grey level; at known pixels the others' alone count.
+
+        Grey levels are the K of `basis=levels`; else the 256 points of Gauss's quadrature, with its weights.
+
+        Args:
+            observed: as `log_joint` takes it.
+            label: of this class; None for the mixture of all.
+
+        Raises:
+            InputError: as `log_joint`, no such class, or an observation of probability 0.
+        """
+        features, known = self._known(torch.as_tensor(observed))
+        parts = []
+        for part in self._parts(features, known):
+            given, image = self._conditioned(part, label)
+            outside = environments(self.tree, given.mapped, image)[0]
+            weight = torch.einsum("kf,mnfg,kg->mnk", self._outcomes, outside, self._outcomes).clamp(min=0)
+            parts.append(weight / weight.sum(-1, keepdim=True))
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def sample(
+        self, num_samples: int, label: int | None = None, observed: Images | None = None, seed: int = 0
+    ) -> Float[Tensor, "samples sites"]:
+        """Draw images from p(x), p(x | y) or p(x | known pixels), exactly and independently; one batch.
+
+        Args:
+            num_samples: how many.
+            label: y; None for the mixture of all classes.
+            observed: known grey levels, NaN where to draw: (N,), the same for all samples, or (num_samples, N). Known
+                pixels stay as they are.
+            seed: of the draws.
+
+        Returns:
+            Grey levels in [0, 1] in tree order: those of the basis, or points of Gauss's quadrature; 0 without a pixel.
+
+        Raises:
+            InputError: no such class, an observation that does not fit or has probability 0, or no samples.
+        """
+        if num_samples < 1:
+            raise InputError(f"n={num_samples}: the number of samples must be at least 1")
+        pixels = torch.full((1, self.num_sites), math.nan) if observed is None else torch.as_tensor(observed)
+        pixels = pixels.unsqueeze(0) if pixels.ndim == 1 else pixels
+        if len(pixels) not in (1, num_samples):
+            raise InputError(f"observed has {len(pixels)} images: expected 1, or n={num_samples}")
+        features, known = self._known(pixels)
+        grey = pixels.double().to(self.top.device) / (255 if pixels.dtype == torch.uint8 else 1)
+        generator = torch.Generator(self.top.device).manual_seed(seed)
+        points, _ = quadrature(self.basis, self.top)
+        images = torch.where(self.padding, 0, grey).expand(num_samples, -1).clone()
+        # One image for all samples needs its blocks once.
+        several = list(zip(self._parts(features, known), images.split(self._images_at_a_time()), strict=False))
+        for part, drawn in several if len(pixels) > 1 else [((features, known), images)]:
+            given, image = self._conditioned(part, label)
+            sampler = Sampler(self.tree, given, self._outcomes, generator)
+            sampler.draw(self.num_levels, 0, image.expand(len(drawn), -1, -1))
+            for site, outcome in sampler.drawn.items():
+                drawn[:, site] = torch.where(given.known[0][:, site], drawn[:, site], points[outcome])
+        return images
+
+    def schmidt_spectrum(self) -> Float[Tensor, "classes rank"]:
+        """Return the Schmidt probabilities between the two halves of the image, descending (eq. 45); differentiable."""
+        tree = self.tree
+        halves = tree.levels[-1].mapped
+        left, right = halves.gram()
+        # No mean is split off, so the average over the block's pixels, which borders the overlaps, is zero.
+        block = BlockStates(torch.zeros_like(left[0]), left, halves.exponent[0])
+        overlaps = tree.top.unsqueeze(1) * tree.top.unsqueeze(2) * right
+        bordered = torch.nn.functional.pad(overlaps, (1, 0, 1, 0)).movedim(0, 1)
+        return cut_spectrum(block, Environment(bordered))
+
+    def entanglement_entropy(self) -> Float[Tensor, " classes"]:
+        """Return S = -sum_k p_k log p_k between the two halves of the image, nats (eq. 38, 44)."""
+        return von_neumann_entropy(self.schmidt_spectrum())
+
+    def renyi_entropy(self, alpha: int | float) -> Float[Tensor, " classes"]:
+        """Return the Rényi entropy of order alpha between the two halves of the image, nats."""
+        return renyi_entropy(self.schmidt_spectrum(), alpha)
+
+    @torch.no_grad()
+    def block_entropies(self, level: int) -> Float[Tensor, "classes blocks"]:
+        """Return the entropy of every aligned block of 2^level sites with the rest, nats (eq. 38, 44).
+
+        Args:
+            level: 0 (one pixel) to L-1 (half the image).
+
+        Raises:
+            InputError: no such level.
+        """
+        if not 0 <= level < self.num_levels:
+            raise InputError(f"level={level}: expected 0 (one pixel) to {self.num_levels - 1} (half the image)")
+        return self._entropies(self._environments()[level], level)
+
+    @torch.no_grad()
+    def entropy_profile(self) -> Float[Tensor, "classes levels"]:
+        """Return the mean over the blocks of `block_entropies(l)`, nats, for l = 0 .. L-1."""
+        outside = self._environments()
+        return torch.stack([self._entropies(outside[level], level).mean(-1) for level in range(self.num_levels)], -1)
+
+    def _environments(self) -> list[Tensor]:
+        image = self.tree.top.unsqueeze(1) * self.tree.top.unsqueeze(2)
+        return environments(self.tree, [level.mapped.gram().unsqueeze(0) for level in self.tree.levels], image)
+
+    def _entropies(self, outside: Float[Tensor, "classes nodes states states"], level: int) -> Tensor:
+        if level == 0:
+            gram = self.tree.pixels.gram()
+        else:
+            mapped = self.tree.levels[level - 1].mapped.gram()
+            gram = mapped[0::2] * mapped[1::2]
+        eigenvalues, eigenvectors = torch.linalg.eigh(gram)
+        root = eigenvectors * eigenvalues.clamp(min=0).sqrt().unsqueeze(-2)
+        weights = torch.linalg.eigvalsh(root.mT @ outside @ root)
+        weights = torch.where(weights > RESOLUTION * weights[..., -1:], weights, 0)
+        return von_neumann_entropy(weights / weights.sum(-1, keepdim=True))
+
+    @cached_property
+    def _outcomes(self) -> Float[Tensor, "outcomes local"]:
+        points, weights = quadrature(self.basis, self.top)
+        return self._local_functions(points) * weights.sqrt().unsqueeze(-1)
+
+    def _local_functions(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape local"]:
+        return torch.cat((torch.ones_like(x).unsqueeze(-1), self.basis(x)), dim=-1)
+
+    def _known(self, x: Tensor) -> tuple[Float[Tensor, "batch sites local"], Bool[Tensor, "batch sites"]]:
+        """Return f_i of every pixel, and which are known: all but NaN, and sites without a pixel."""
+        x = x.to(self.top.device)
+        if x.ndim != 2 or x.shape[1] != self.num_sites:
+            check_images(x, self.num_sites)
+        known = self.padding | (~x.isnan() if x.is_floating_point() else torch.ones_like(x, dtype=torch.bool))
+        seen = torch.where(known & ~self.padding, x, torch.zeros_like(x))
+        check_images(seen, self.num_sites, self.basis)
+        grey = seen.double() / (255 if x.dtype == torch.uint8 else 1)
+        features = self._local_functions(grey)
+        features[:, self.padding, 1:] = 0
+        return features, known
+
+    def _amplitudes(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
+        check_images(x, self.num_sites)
+        return self._contracted(self.tree, self._known(x)[0])
+
+    @staticmethod
+    def _contracted(
+        tree: NodeTree, features: Tensor
+    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
+        parts = [amplitudes(tree, part) for part in features.split(500)]
+        amplitude, exponent = zip(*parts, strict=True)
+        return torch.cat(amplitude), torch.cat(exponent)
+
+    def _images_at_a_time(self) -> int:
+        largest = max(level.mapped.covariance.numel() for level in self.tree.levels)
+        return max(1, NUMBERS_AT_A_TIME // (4 * largest))
+
+    def _parts(self, features: Tensor, known: Tensor) -> list[tuple[Tensor, Tensor]]:
+        number = self._images_at_a_time()
+        return list(zip(features.split(number), known.split(number), strict=True))
+
+    def _conditioned(self, part: tuple[Tensor, Tensor], label: int | None) -> tuple[Given, Float[Tensor, "_ d d"]]:
+        """Return the known pixels' blocks and the environment of the whole image, for one class or all."""
+        if label is not None and not -self.num_classes <= label < self.num_classes:
+            raise InputError(f"label={label}: there is no such class; expected 0 to {self.num_classes - 1}")
+        given = given_pixels(self.tree, *part)
+        chosen = slice(None) if label is None else [label]
+        self._check_possible(torch.where(given.classes[:, chosen] > 0, 0.0, -math.inf))
+        # Powers of two that differ between classes: relative to the largest.
+        exponent = self.tree.classes.exponent[chosen]
+        top = times_power_of_two(self.tree.top[chosen], (exponent - exponent.amax()).unsqueeze(-1))
+        image = (top.mT @ top).unsqueeze(0)
+        return given, times_power_of_two(image, -binary_exponent(image.abs().amax()))
+
+    def _check_possible(self, joint: Tensor) -> None:
+        impossible = (joint == -math.inf).all(-1)
+        if impossible.any():
+            raise InputError(
+                f"the known pixels of image {int(impossible.nonzero()[0])} have probability 0 (or below 1e-300 of the "
+                "largest): nothing can be said given them"
+            )
