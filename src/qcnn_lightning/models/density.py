@@ -58,7 +58,7 @@ class Density(Model):
         channels: Sequence[int] | None = None,
         sharing: str = "none",
         from_level: int | np.integer = 0,
-        spread: float = 0.5,
+        spread: float = 1.0,
     ):
         super().__init__()
         levels = 256 if levels is None else levels

@@ -1,0 +1,134 @@
+"""Samples of a trained density, from the command line."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from commands import command, train_command
+from composing import data_module, ready
+from qcnn_lightning.data.flattening import lay_on_image, pixel_order
+from qcnn_lightning.evaluation.evaluate import last_checkpoint
+from qcnn_lightning.runs.rebuild import network_of
+
+TRAIN = (
+    *("data=digits", "data.levels=2", "data.flatten=z_left_right", "model=density", "model.d=8", "model.spread=0.5"),
+    *("cost=negative_log_likelihood", "optimizer.lr=0.02", "trainer.max_epochs=12", "logger=none", "hydra.run.dir=run"),
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with the run of a density of binarised digits."""
+    folder = tmp_path_factory.mktemp("density")
+    done = train_command(*TRAIN, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images():
+    module = ready(data_module("digits", "data.levels=2", "data.flatten=z_left_right"))
+    test, labels = module.splits["test"]
+    return lay_on_image(test, module.pixel_order, module.image_shape).numpy() / 255, labels.numpy()
+
+
+def sample(folder, *arguments):
+    done = command("qcnn_lightning.sample", *arguments, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_samples_are_a_picture_and_an_array_and_the_seed_decides_them(trained):
+    said = sample(trained, "run=run", "n=10")
+    assert "10 samples: run/samples.png, run/samples.npy" in said
+    first = np.load(trained / "run" / "samples.npy")
+    assert first.shape == (10, 8, 8)
+    assert set(np.unique(first)) == {0, 1}
+    with Image.open(trained / "run" / "samples.png") as picture:
+        assert picture.size == (4 * 9, 3 * 9)
+    sample(trained, "run=run", "n=10", "out=again.png")
+    assert np.array_equal(np.load(trained / "again.npy"), first)
+    sample(trained, "run=run", "n=10", "seed=1", "out=other.png")
+    assert not np.array_equal(np.load(trained / "other.npy"), first)
+
+
+def test_samples_of_a_class_have_the_means_of_its_pixels(trained):
+    sample(trained, "run=run", "n=400", "label=0", "out=zeros.png")
+    order = pixel_order("z_left_right", 8, 8)
+    state = network_of(last_checkpoint(trained / "run")).state()
+    unknown = torch.full((1, 64), torch.nan)
+    white = lay_on_image(state.pixel_probabilities(unknown, label=0)[..., 1], order, (8, 8))[0]
+    assert np.abs(np.load(trained / "zeros.npy").mean(0) - white.numpy()).max() < 5 * 0.5 / 400**0.5
+
+
+def test_half_an_image_is_completed_and_the_other_half_stays(trained, images):
+    shown, _ = images
+    said = sample(trained, "run=run", "n=30", "observed=half", "out=half.png")
+    assert "of 30 images classified correctly by p(y | observed pixels)" in said
+    drawn = np.load(trained / "half.npy")
+    assert np.array_equal(drawn[:, :, :4], shown[:30, :, :4])
+    assert not np.array_equal(drawn[:, :, 4:], shown[:30, :, 4:])
+
+
+def test_a_mask_says_which_pixels_stay(trained, images):
+    shown, labels = images
+    mask = np.zeros((8, 8), dtype=np.uint8)
+    mask[2:7, 1:5] = 255
+    Image.fromarray(mask).save(trained / "mask.png")
+    sample(trained, "run=run", "n=20", "label=3", "observed=mask.png", "out=masked.png")
+    drawn = np.load(trained / "masked.npy")
+    assert np.array_equal(drawn[:, 2:7, 1:5], shown[labels == 3][:20, 2:7, 1:5])
+
+
+def test_classification_survives_missing_pixels(trained):
+    def accuracy(missing):
+        said = sample(trained, "run=run", "n=360", f"missing={missing}", "out=missing.png")
+        return float(said.split("%")[0])
+
+    everything, half, nothing = accuracy(0), accuracy(0.5), accuracy(1)
+    assert everything > 30
+    assert everything > nothing
+    assert half > nothing
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "give run=DIR"),
+        (("run=nowhere",), "nowhere: no such folder"),
+        (("run=run", "n=0"), "n=0: must be a whole number, 1 or more"),
+        (("run=run", "seed=-1"), "seed=-1"),
+        (("run=run", "label=eleven"), "label=eleven: there is no such class"),
+        (("run=run", "observed=half", "missing=0.5"), "not both"),
+        (("run=run", "missing=1.5"), "missing=1.5: must be from 0 to 1"),
+        (("run=run", "observed=there.png"), "observed=there.png: say half"),
+        (("run=run", "observed=run/samples.png"), "has 27 x 36 pixels: the images have 8 x 8"),
+        (("run=run", "observed=half", "n=361"), "n=361: split=test has 360 such images"),
+        (("run=run", "out=samples.jpg"), "out=samples.jpg: the picture is a .png file"),
+        (("run=run", "split=val", "observed=half"), "split=val: the run held no images out"),
+        (("run=run", "lable=3"), "the nearest is label"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(trained, arguments, told):
+    sample(trained, "run=run", "n=10")
+    done = command("qcnn_lightning.sample", *arguments, folder=trained)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert told in line
+
+
+def test_a_classifier_has_no_samples(tmp_path):
+    done = train_command(
+        "data=digits",
+        "model.d=2",
+        "model.kernel=plain",
+        "trainer.max_epochs=1",
+        "logger=none",
+        "hydra.run.dir=run",
+        folder=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    done = command("qcnn_lightning.sample", "run=run", folder=tmp_path)
+    assert done.returncode == 2
+    assert "its QCNN is no density; samples need model=density" in done.stderr
