@@ -32,7 +32,7 @@ def lines(axes):
 
 
 def test_figure_2_shows_the_mean_over_seeds(sweep):
-    chosen = [experiment for experiment in sweep.groups if experiment.variant == "d=18"]
+    chosen = [experiment for experiment in sweep.groups if experiment.variant == "d = 18"]
     accuracy, cost, left_right, up_down = figure_2(chosen, Choices(window=2)).axes
     for axes, expected in ((accuracy, 4), (cost, 4), (left_right, 2), (up_down, 2)):
         assert len(lines(axes)) == expected
@@ -56,7 +56,7 @@ def test_figure_2_has_no_empty_panel_where_only_one_bipartition_was_measured(tmp
 
 
 def test_every_figure_names_its_axes_and_its_seeds(sweep):
-    chosen = [group for group in sweep.groups if group.variant == "d=18"]
+    chosen = [group for group in sweep.groups if group.variant == "d = 18"]
     for figure in (
         figure_2(chosen, Choices()),
         figure_3a(chosen, Choices(first_epoch=20)),
@@ -80,7 +80,7 @@ def test_figure_3_starts_at_its_first_epoch_and_has_an_island_per_run(sweep):
     for axes in panels:
         assert len(lines(axes)) == 8
         assert {len(line.get_xdata()) for line in lines(axes)} == {10}
-    chosen = [experiment for experiment in sweep.groups if experiment.variant == "d=18"]
+    chosen = [experiment for experiment in sweep.groups if experiment.variant == "d = 18"]
     train, test = figure_3a(chosen, Choices(first_epoch=20)).axes
     assert {len(line.get_xdata()) for line in lines(train) + lines(test)} == {20}
     assert (train.get_xlabel(), test.get_xlabel()) == ("train cost", "test cost")
@@ -100,7 +100,7 @@ def test_runs_of_different_lengths_each_start_by_their_own_and_figure_3_says_so(
     write_run(tmp_path / "long", epochs=100, seed=1)
     figure = figure_3b(read_collection(tmp_path), Choices())
     assert {len(line.get_xdata()) for axes in figure.axes for line in lines(axes)} == {14, 70}
-    assert figure.get_suptitle() == "2 runs, from epoch 6 to 30, depending on the run's length"
+    assert figure.get_suptitle() == "2 runs, seeds 0, 1, from epoch 6 to 30, depending on the run's length"
 
 
 def test_a_run_that_has_only_begun_starts_by_the_length_that_it_shall_have(tmp_path):
@@ -147,12 +147,12 @@ def test_a_variant_is_not_named_twice_by_a_class_and_its_settings(tmp_path):
         config = write_run(tmp_path / name, epochs=2) / ".hydra/config.yaml"
         config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"scheduler": scheduler}))
     assert {item.variant for item in read_collection(tmp_path).groups} == {
-        "scheduler=StepLR",
-        "scheduler=OneCycleLR",
+        "scheduler = StepLR",
+        "scheduler = OneCycleLR",
     }
     config.write_text(config.read_text().replace("OneCycleLR", "StepLR"))
     variants = {item.variant for item in read_collection(tmp_path).groups}
-    assert variants == {"max_lr=None, step_size=10", "max_lr=0.1, step_size=None"}
+    assert variants == {"max lr = none, step size = 10", "max lr = 0.1, step size = none"}
 
 
 def test_bars_are_standard_deviations_over_seeds(sweep):
@@ -231,7 +231,7 @@ def test_variants_have_a_colour_each_in_all_panels(tmp_path):
     assert len(colours[0]) == 2
     assert all(found == colours[0] for found in colours)
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["d=2", "d=18", "test", "train"]
+    assert [text.get_text() for text in legend.get_texts()] == ["d = 2", "d = 18", "test", "train"]
 
 
 def test_only_what_is_asked_for_is_drawn(tmp_path):

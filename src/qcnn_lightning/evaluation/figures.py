@@ -18,7 +18,8 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.measure import Entanglement, Evaluation, Examples
-from qcnn_lightning.figure_style import ENTROPY, FORMATS, OKABE_ITO, data_name, save, styled
+from qcnn_lightning.figure_style import FORMATS, OKABE_ITO, save, styled
+from qcnn_lightning.labels import ENTROPY, data_name
 
 BLUE, VERMILION = OKABE_ITO[:2]
 OTHERS = "0.8"
