@@ -1,7 +1,11 @@
+import itertools
+import json
+
 import matplotlib as mpl
 import numpy as np
 import pytest
 import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic import curves, write_run, write_sweep
 
 from qcnn_lightning.figure_style import FORMATS, STYLE, save
@@ -10,6 +14,7 @@ from qcnn_lightning.report.figures import (
     compare_variants,
     entropy_against_d,
     entropy_per_class,
+    entropy_profile,
     figure_2,
     figure_3a,
     figure_3b,
@@ -240,3 +245,62 @@ def test_only_what_is_asked_for_is_drawn(tmp_path):
     names, _ = draw_all(collection, out, Choices(), [planned_figures], ["png"], only={"variants"})
     assert names == ["variants"]
     assert [path.name for path in out.iterdir()] == ["variants.png"]
+
+
+def test_bands_and_bars_end_at_what_is_possible(tmp_path):
+    for seed, (accuracy, entropy) in enumerate(((1.0, 0.0), (0.9, 0.9), (1.0, 0.0))):
+        numbers = {"accuracy/test": accuracy, "accuracy/train": accuracy, "ee/mean": entropy}
+        write_run(tmp_path / str(seed), seed=seed, table=curves(epochs=4).assign(**numbers))
+    collection = read_collection(tmp_path)
+    accuracies, _, entropies = figure_2(collection.groups, Choices()).axes
+    for axes, low, high in ((accuracies, 0, 1), (entropies, 0, np.inf)):
+        bands = np.concatenate([path.vertices for band in axes.collections for path in band.get_paths()])
+        assert bands[:, 1].min() >= low
+        assert bands[:, 1].max() <= high
+    for figure, low, high in (
+        (entropy_against_d(collection, Choices()), 0, 9),
+        (accuracy_against_parameters(collection), 0, 1),
+    ):
+        (bars,) = figure.axes[0].containers
+        ends = np.concatenate(bars[2][0].get_segments())[:, 1]
+        assert 0 <= ends.min() < ends.max() <= high
+
+
+def test_an_outlier_does_not_squeeze_the_other_points_and_is_counted(tmp_path):
+    table = curves(epochs=90)
+    table.loc[table["epoch"] == 60, "cost/test"] = 1.2
+    write_run(tmp_path, table=table)
+    collection = read_collection(tmp_path)
+    for figure in (figure_3a(collection.groups, Choices()), figure_3b(collection, Choices())):
+        train, test = figure.axes
+        assert test.get_xlim()[1] < 0.5
+        assert test.get_xlabel() == "test cost (1 of 60 points, up to 1.2, not shown)"
+        assert train.get_xlabel() == "train cost"
+
+
+def test_profiles_are_seen_whole(sweep):
+    figure = entropy_profile([group for group in sweep.groups if group.data == "mnist"])
+    for axes in figure.axes:
+        assert axes.get_ylim()[1] >= max(line.get_ydata().max() for line in axes.lines)
+
+
+def test_names_of_many_classes_do_not_cover_one_another(tmp_path):
+    names = [f"a_rather_long_name_of_class_{label}" for label in range(47)]
+    summary = write_run(tmp_path, epochs=3, num_classes=47) / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"class_names": names}))
+    with mpl.rc_context(STYLE):
+        figure = entropy_per_class(read_collection(tmp_path).groups)
+        FigureCanvasAgg(figure).draw()
+        boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert len(boxes) > 5
+    assert all(above.y0 >= below.y1 for above, below in itertools.pairwise(boxes))
+    assert min(box.x0 for box in boxes) >= 0
+
+
+def test_a_run_has_a_short_name_that_no_other_has(tmp_path):
+    write_sweep(tmp_path, d=(2, 18), seeds=(0, 1), epochs=1)
+    write_run(tmp_path / "again", data="mnist", d=18, seed=1, epochs=1)
+    names = list(read_collection(tmp_path).run_names.values())
+    assert "Fashion-MNIST, d = 18, seed 1" in names
+    assert "MNIST, d = 18, seed 1 (again)" in names
+    assert len(set(names)) == len(names) == 9

@@ -168,9 +168,9 @@ def test_runs_are_compared_seed_by_seed_in_one_setting_alone(tmp_path):
         ("full sharing, left/right", 0, 3),
         ("full sharing, left/right", -0.1, 3),
         ("full sharing, left/right", 0.1, 3),
-        ("sharing=sibling, left/right", 0, 3),
-        ("sharing=sibling, left/right", -0.1, 3),
-        ("sharing=sibling, left/right", 0.1, 2),
+        ("sibling sharing, left/right", 0, 3),
+        ("sibling sharing, left/right", -0.1, 3),
+        ("sibling sharing, left/right", 0.1, 2),
     ]
     differences = list(table["accuracy difference"])
     assert math.isnan(differences[0].value)
