@@ -63,7 +63,8 @@ OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 def quote_paths(*keys: str) -> None:
     """Let these keys take plain paths: job folders have "=" and "," in their names, which are Hydra's syntax.
 
-    Quotes the value of every such `key=value` in `sys.argv`, except lists, null and quoted values.
+    Quotes the value of every such `key=value` in `sys.argv`, and the items of a list of paths that there are; null,
+    what is quoted already, and other lists stay as they are.
     """
     for position, argument in enumerate(sys.argv):
         key, _, value = argument.partition("=")
@@ -71,6 +72,21 @@ def quote_paths(*keys: str) -> None:
             continue
         if Path(value).exists() or not value.startswith(("[", '"')):
             sys.argv[position] = f"{key}='{value}'"
+        elif value.startswith("[") and (paths := paths_in(value[1:].removesuffix("]"))):
+            sys.argv[position] = f"{key}=[{','.join(map(quoted, paths))}]"
+
+
+def paths_in(text: str) -> list[str]:
+    """Return the paths that there are, of a list that is separated by commas, which the paths may hold as well."""
+    pieces = text.split(",")
+    for number in range(1, len(pieces) + 1):
+        first = ",".join(pieces[:number]).strip()
+        if first and Path(first).exists():
+            if number == len(pieces):
+                return [first]
+            if rest := paths_in(",".join(pieces[number:])):
+                return [first, *rest]
+    return []
 
 
 def quoted(path: str | Path) -> str:

@@ -1,5 +1,8 @@
 """What a user meets first: construction, errors, files, and what symmetry says about the numbers."""
 
+import copy
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,14 +148,19 @@ def test_tensors_that_make_no_state(change: Callable[[list[Tensor], Tensor], obj
         NetworkState(site_tensors, top)
 
 
-def test_arrays_that_are_no_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_of_numpy_serve_as_tensors(state: NetworkState, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = NetworkState([tensor.numpy() for tensor in state.site_tensors], state.top.numpy())
+    assert arrays == state
+    x = np.random.default_rng(0).integers(0, 256, (3, 8), dtype=np.uint8)
+    for images in (x, x / 255):
+        assert torch.equal(arrays.amplitude(images), state.amplitude(torch.from_numpy(images)))
+        assert torch.equal(arrays.conditional_probability(images), state.conditional_probability(images))
     # As for a user: the suite's own check of types would look at one of the tensors, drawn at random, before we do.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    site_tensors, top = random_tensors([2, 3, 4, 5], 3, matrices=2)
-    with pytest.raises(InputError, match=r"site_tensors\[1\] is a ndarray"):
-        NetworkState([site_tensors[0], site_tensors[1].numpy(), site_tensors[2]], top)
-    with pytest.raises(InputError, match="top is a ndarray"):
-        NetworkState(site_tensors, top.numpy())
+    with pytest.raises(InputError, match=r"site_tensors\[1\] is a list"):
+        NetworkState([state.site_tensors[0], state.site_tensors[1].tolist(), state.site_tensors[2]], state.top)
+    with pytest.raises(InputError, match=r"top has dtype torch.float32"):
+        NetworkState(state.site_tensors, state.top.numpy().astype(np.float32))
 
 
 def test_tops_and_bases_that_make_no_state() -> None:
@@ -251,3 +259,30 @@ def test_a_file_with_any_byte_altered_is_refused(tmp_path):
             NetworkState.load(path)
     path.write_bytes(content)
     NetworkState.load(path)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda whole: pickle.loads(pickle.dumps(whole))])
+def test_copies_of_a_network_and_of_its_state_are_whole_and_have_tensors_of_their_own(copied):
+    network = QCNN(16, 3, d=4, kernel="plain")
+    x = torch.randint(256, (20, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    network.fix_population_statistics(x)
+    state = network.state()
+    other_network, other = copied(network), copied(state)
+    assert torch.equal(other_network.eval()(x), network.eval()(x))
+    assert all(map(torch.equal, (*other.site_tensors, other.top), (*state.site_tensors, state.top)))
+    torch.testing.assert_close(other.entanglement_entropy(), state.entanglement_entropy())
+    assert other.basis.name == state.basis.name
+    with torch.no_grad():
+        for tensor in (*other.site_tensors, other.top, *other_network.parameters()):
+            tensor.zero_()
+    assert torch.equal(network.state().top, state.top)
+    assert state.top.abs().sum() > 0
+    assert all(parameter.abs().sum() > 0 for parameter in network.parameters() if parameter.ndim > 2)
+
+
+def test_a_pipe_in_place_of_a_state_is_told_at_once(tmp_path):
+    os.mkfifo(tmp_path / "state.safetensors")
+    with pytest.raises(
+        InputError, match=r"state\.safetensors cannot be read as a state: there is no such regular file"
+    ):
+        NetworkState.load(tmp_path / "state.safetensors")

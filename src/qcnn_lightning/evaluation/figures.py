@@ -6,7 +6,6 @@ bar or row.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -17,16 +16,26 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.evaluation.measure import Entanglement, Evaluation, Examples
+from qcnn_lightning.evaluation.entanglement import Entanglement
+from qcnn_lightning.evaluation.layout import (
+    aspect_of,
+    bare,
+    class_labels,
+    class_panels,
+    class_rows,
+    is_chain,
+    matrix_figure,
+    subject,
+    write_numbers,
+)
+from qcnn_lightning.evaluation.measure import Evaluation, Examples
 from qcnn_lightning.figure_style import FORMATS, OKABE_ITO, save, styled
-from qcnn_lightning.labels import ENTROPY, caption, class_label, data_name, setting, shortened
+from qcnn_lightning.labels import ENTROPY, shortened
 
 BLUE, VERMILION = OKABE_ITO[:2]
 OTHERS = "0.8"
 # Smaller Schmidt probabilities are round-off.
 SMALLEST_PROBABILITY = 1e-14
-MOST_CLASSES_WITH_NUMBERS = 20
-PANELS_IN_A_ROW = 5
 PIXEL_ENTROPY_RANGE = 1000
 # Inches; and characters.
 EXAMPLE_WIDTH, EXAMPLE_HEIGHT, EXAMPLE_NAME = 0.68, 0.86, 13
@@ -61,6 +70,8 @@ def missing(name: str, evaluation: Evaluation) -> bool:
     """Return whether the model lacks what a figure shows: states, or block entropies."""
     if evaluation.entanglement is None:
         return name not in ("confusion", "examples")
+    if name == "interaction_order":
+        return evaluation.entanglement.interaction_order is None
     return name in ("entropy_profile", "pixel_entropies") and not evaluation.entanglement.block_entropies
 
 
@@ -106,7 +117,7 @@ def draw_schmidt_spectra(evaluation: Evaluation) -> Figure:
         axes.text(
             0.96,
             0.94,
-            f"$S$ = {entanglement.entropy[label]:.3g} nats\n$e^S$ = {entanglement.effective_schmidt_rank[label]:.3f}",
+            f"S = {entanglement.entropy[label]:.3g} nats\nexp S = {entanglement.effective_schmidt_rank[label]:.3f}",
             transform=axes.transAxes,
             ha="right",
             va="top",
@@ -117,7 +128,7 @@ def draw_schmidt_spectra(evaluation: Evaluation) -> Figure:
     panels[0].yaxis.set_minor_formatter(NullFormatter())
     panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.supxlabel("place k in the spectrum", fontsize=9)
-    figure.supylabel("Schmidt probability $p_k$", fontsize=9)
+    figure.supylabel("Schmidt probability", fontsize=9)
     figure.suptitle(f"Schmidt spectrum, half against half of the image\n{subject(evaluation)}")
     return figure
 
@@ -143,6 +154,27 @@ def draw_entropy_profile(evaluation: Evaluation) -> Figure:
     figure.supylabel(ENTROPY, fontsize=9)
     what = "all blocks of a size alike" if entanglement.sites_are_alike else "mean, and range over the blocks"
     figure.suptitle(f"Entropy of a block against the rest ({what})\n{subject(evaluation)}")
+    return figure
+
+
+def draw_interaction_order(evaluation: Evaluation) -> Figure:
+    """Draw, for every class, the weight of the terms that involve exactly k pixels."""
+    weights = states_of(evaluation).interaction_order.numpy()  # type: ignore[union-attr]
+    last = int(np.nonzero(weights > SMALLEST_PROBABILITY)[1].max(initial=1))
+    shown = np.where(weights > SMALLEST_PROBABILITY, weights, np.nan)[:, : last + 1]
+    figure, panels = class_panels(len(weights), height=1.75, sharex=True, sharey=True)
+    for label, axes in enumerate(panels):
+        axes.plot(shown.T, color=OTHERS, linewidth=0.6)
+        axes.plot(shown[label], color=BLUE, linewidth=1.4)
+        mean = weights[label] @ np.arange(weights.shape[1])
+        axes.set_title(f"{evaluation.class_names[label]}: {mean:.3g}", loc="left")
+    panels[0].set_yscale("log")
+    panels[0].yaxis.set_major_locator(LogLocator(numticks=6))
+    panels[0].yaxis.set_minor_formatter(NullFormatter())
+    panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    figure.supxlabel("pixels k in a term; in the titles their mean", fontsize=9)
+    figure.supylabel("weight of all terms of k pixels", fontsize=9)
+    figure.suptitle(f"Order of interaction: pixels that terms of a state involve\n{subject(evaluation)}")
     return figure
 
 
@@ -206,8 +238,8 @@ def draw_overlaps(evaluation: Evaluation) -> Figure:
         dark=np.abs(overlaps) > 0.55 * largest,
         skip=diagonal,
     )
-    axes.set(xlabel="class $y'$", ylabel="class $y$")
-    figure.colorbar(image, ax=axes, label=r"$\langle\Psi_y|\Psi_{y'}\rangle$", shrink=0.85)
+    axes.set(xlabel="class", ylabel="class")
+    figure.colorbar(image, ax=axes, label="overlap of the states", shrink=0.85)
     axes.set_title(f"Overlaps of the normalised states (each with itself: 1)\n{subject(evaluation)}")
     return figure
 
@@ -302,99 +334,12 @@ def short(number: float) -> str:
     return f"{number:.2g}" if number == 0 or number >= 0.01 else f"{number:.1e}".replace("e-0", "e-")
 
 
-def class_panels(number: int, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """Return a figure with a panel for every class."""
-    columns = min(PANELS_IN_A_ROW, number)
-    rows = -(-number // columns)
-    figure = Figure(figsize=(max(5.2, 1.75 * columns), 1.0 + height * rows))
-    panels = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
-    for axes in panels[number:]:
-        axes.remove()
-    return figure, panels[:number]
-
-
-def class_rows(names: Sequence[str], columns: int) -> tuple[Figure, list[Axes]]:
-    """Return a figure with a row for every class, the first one on top, in one or several columns."""
-    figure = Figure(figsize=(3.2 + 2.6 * columns, max(2.2, 1.0 + 0.24 * len(names))))
-    panels = list(figure.subplots(1, columns, squeeze=False, sharey=True).flat)
-    for axes in panels:
-        axes.set_yticks(range(len(names)), names)
-        axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0)
-    panels[0].set_ylabel("class")
-    return figure, panels
-
-
-def matrix_figure(evaluation: Evaluation) -> tuple[Figure, Axes]:
-    """Return a figure for a matrix of classes by classes."""
-    names = class_labels(evaluation)
-    number = len(names)
-    side = max(3.0, 0.42 * number)
-    figure = Figure(figsize=(side + 1.6, side + 0.9))
-    axes = figure.subplots()
-    axes.set_xticks(range(number), names)
-    if max(map(len, names)) > 3:
-        axes.tick_params(axis="x", labelrotation=45)
-        for text in axes.get_xticklabels():
-            text.set(ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(number), names)
-    axes.tick_params(length=0)
-    axes.grid(visible=False)
-    return figure, axes
-
-
-def write_numbers(
-    axes: Axes, matrix: np.ndarray, form: Callable[[Any], str], dark: np.ndarray, skip: np.ndarray
-) -> None:
-    """Write the entries of a matrix into its cells, in white on dark ones; none if they are too many."""
-    if len(matrix) > MOST_CLASSES_WITH_NUMBERS:
-        return
-    for (row, column), value in np.ndenumerate(matrix):
-        if not skip[row, column]:
-            colour = "white" if dark[row, column] else "black"
-            axes.text(column, row, form(value), ha="center", va="center", fontsize=6.5, color=colour)
-
-
-def is_chain(image: np.ndarray) -> bool:
-    """Return whether an image is one row or column of pixels; it then has no outline."""
-    return min(image.shape) == 1
-
-
-def aspect_of(image: np.ndarray) -> Literal["auto", "equal"]:
-    """Return how to draw pixels: square, but stretched for a chain, which would be a hairline."""
-    return "auto" if is_chain(image) else "equal"
-
-
-def bare(axes: Axes) -> None:
-    """Take ticks and grid away from an image."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(visible=False)
-
-
-def class_labels(evaluation: Evaluation) -> list[str]:
-    """Return the classes' names, short enough to stand beside one another."""
-    return [class_label(name) for name in evaluation.class_names]
-
-
-def subject(evaluation: Evaluation) -> str:
-    """Name the network that is shown, with the seed that it was trained from."""
-    model, data = evaluation.model, evaluation.data
-    return caption(
-        data_name(data["name"]),
-        setting("data.flatten", data["flatten"]),
-        *(setting(f"model.{name}", model[name]) for name in ("d", "sharing") if name in model),
-        *(setting("seed", data["seed"]) for _ in range(data.get("seed") is not None)),
-        "" if evaluation.epoch is None else f"epoch {evaluation.epoch}",
-    )
-
-
 FIGURES: dict[str, Callable[[Evaluation], Figure]] = {
     "entropies": draw_entropies,
     "schmidt_spectra": draw_schmidt_spectra,
     "entropy_profile": draw_entropy_profile,
     "pixel_entropies": draw_pixel_entropies,
+    "interaction_order": draw_interaction_order,
     "overlaps": draw_overlaps,
     "confusion": draw_confusion,
     "examples": draw_examples,

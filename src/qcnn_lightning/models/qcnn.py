@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError, checked_settings
-from qcnn_lightning.kernels.cpu_kernel import CpuKernel, reason_against
+from qcnn_lightning.kernels.cpu_kernel import CpuKernel, evaluated_scores, is_available, reason_against
 from qcnn_lightning.models.convolution import NormalisedConvolution, product_pooling
 from qcnn_lightning.models.model import Model
 from qcnn_lightning.models.statistics import ChannelStatistics, batch_statistics
@@ -142,11 +142,41 @@ class QCNN(Model):
         Raises:
             InputError: x has another shape, dtype or range.
         """
+        if torch.compiler.is_compiling():
+            # There are no values to check.
+            return self._compiled(x)
         check_images(x, self.num_sites)
         kernel = self.fast_kernel(x)
         if kernel is not None:
             fixed = () if self.training else [level.statistics() for level in self.all_levels]
             return kernel.differentiable(x, fixed)
+        return self._plain(x)
+
+    def _compiled(self, x: Tensor) -> Tensor:
+        """Return the scores for `torch.compile` and `torch.export`: in evaluation by the operator, else by formulas."""
+        evaluates = not self.training and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+        if not evaluates or self.kernel == "plain" or x.dtype != torch.uint8 or x.device.type != "cpu":
+            return self._plain(x)
+        if not is_available():
+            return self._plain(x)
+        levels = self.all_levels
+        statistics = [level.statistics() for level in levels]
+        scores: Tensor = evaluated_scores(
+            x,
+            self.grey_level_functions(self.classification.weight.dtype, x.device),
+            [
+                *(level.gamma for level in levels),
+                *(level.beta for level in levels),
+                *(level.weight for level in levels),
+            ],
+            [mean for mean, _ in statistics],
+            [var for _, var in statistics],
+            [level.epsilon for level in levels],
+            self.precision == "high",
+        )
+        return scores
+
+    def _plain(self, x: Tensor) -> Tensor:
         features = self.represent(x)
         for level in self.levels:
             features = product_pooling(features, *level(features))
@@ -164,6 +194,8 @@ class QCNN(Model):
 
     def grey_level_functions(self, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "256 d_0"]:
         """Return f_i(g / 255) for the grey levels g = 0 .. 255 and i = 1 .. d_0; evaluated once."""
+        if torch.compiler.is_compiling():
+            return self.basis(torch.arange(256, dtype=dtype, device=device) / 255)
         if (dtype, device) not in self._grey_level_functions:
             with torch.inference_mode(False):  # or a table made in evaluation could not serve training
                 grey_levels = torch.arange(256, dtype=dtype, device=device) / 255

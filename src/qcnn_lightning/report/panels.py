@@ -63,7 +63,7 @@ def trend_panel(axes: Axes, groups: Sequence[Group], choices: Choices, half: str
     """Draw the entropy trends of one bipartition, `half`, over the epochs."""
     for group in groups:
         draw_group(axes, group, group.entropy_trends(choices.window), colour_of(group.data), "-", marks)
-    over_epochs(axes, f"mean EE, {half} (nats)".replace("$", r"\$"))
+    over_epochs(axes, f"mean EE, {half} (nats)")
     axes.set_ylim(bottom=0)
 
 
