@@ -1,9 +1,13 @@
 """Images as models and states take them: (batch, N) grey levels, uint8 or floats in [0, 1]."""
 
 import torch
+from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from qcnn_lightning.errors import InputError
+
+PADDING = -1
+"""Entry of a pixel order at a site without a pixel."""
 
 
 def check_images(x: Tensor, num_sites: int) -> None:
@@ -28,3 +32,19 @@ def check_images(x: Tensor, num_sites: int) -> None:
         raise InputError(
             f"x has entries from {x.min():g} to {x.max():g}: expected grey levels in [0, 1], or 0 to 255 as uint8"
         )
+
+
+def lay_on_image(
+    chain: Shaped[Tensor, "*shape sites"], order: Int64[Tensor, " sites"], image_shape: tuple[int, int]
+) -> Shaped[Tensor, "*shape height width"]:
+    """Return image[order[s]] = chain[s], without padding sites: the inverse of `lay_on_chain`.
+
+    Args:
+        chain: values at the sites: pixels, or anything else.
+        order: site -> pixel of the row-major image, or `PADDING`.
+        image_shape: (height, width).
+    """
+    shown = order != PADDING
+    image = chain.new_empty(*chain.shape[:-1], int(shown.sum()))
+    image[..., order[shown]] = chain[..., shown]
+    return image.unflatten(-1, image_shape)

@@ -21,14 +21,14 @@ from qcnn_lightning.costs import SquaredDistance
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import PADDING
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.evaluation.evaluate import NUMBERS, STATE, rebuild_data
+from qcnn_lightning.evaluation.entanglement import measure_entanglement
+from qcnn_lightning.evaluation.evaluate import NUMBERS, STATE, evaluate, rebuild_data
 from qcnn_lightning.evaluation.figures import FIGURES, draw_all
 from qcnn_lightning.evaluation.measure import (
     Classification,
     choose_examples,
     disagreement,
     measure,
-    measure_entanglement,
 )
 from qcnn_lightning.evaluation.pixel_orders import draw_pixel_orders
 from qcnn_lightning.evaluation.tables import show_evaluation
@@ -91,6 +91,8 @@ def test_the_state_is_left_beside_the_numbers(run, digits, tmp_path):
     entropies = [own["entanglement_entropy"] for own in classes]
     assert state.entanglement_entropy().tolist() == pytest.approx(entropies, rel=1e-12)
     images, _ = digits.splits["test"]
+    assert state.class_names == digits.class_names
+    assert state.layout.pixel_order == tuple(digits.pixel_order.tolist())
     ours, theirs = state.conditional_probability(images), evaluation.classification.probabilities
     assert torch.allclose(ours, theirs, rtol=1e-10, atol=1e-12)
 
@@ -128,6 +130,7 @@ def test_entanglement_is_that_of_the_states(digits, sharing):
         (entanglement.log_norm, state.log_norm()),
         (entanglement.overlaps, state.overlaps()),
         (entanglement.profile, state.entropy_profile()),
+        (entanglement.mean_order, state.interaction_order() @ torch.arange(65.0).double()),
     ):
         assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-13)
     assert entanglement.sites_are_alike == (sharing == "full")
@@ -258,6 +261,49 @@ def test_map_of_pixels_shows_their_entropies_and_none_is_drawn_where_all_are_ali
     assert "all pixels of a class have one entropy" in figure.get_suptitle()
 
 
+def ensemble_of(run, other, *overrides):
+    return evaluate(composed("evaluate", f"runs=['{run}','{other}']", "figures=[]", *overrides))
+
+
+def test_an_ensemble_averages_scores_and_states(run, digits, tmp_path):
+    copy = tmp_path / "seed=1"
+    shutil.copytree(run, copy)
+    last = copy / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    for name, tensor in content["state_dict"].items():
+        if name.endswith("weight"):
+            tensor.add_(0.05 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1)))
+    torch.save(content, last)
+    evaluation, folder = ensemble_of(run, copy, f"out='{tmp_path / 'both'}'")
+    singles = [
+        evaluation_of(f"run={one}", f"out={tmp_path / str(number)}")[0] for number, one in enumerate((run, copy))
+    ]
+    images, labels = digits.splits["test"]
+    amplitudes = sum(single.state.amplitude(images) for single in singles) / 2
+    assert torch.allclose(NetworkState.load(folder / STATE).amplitude(images), amplitudes, rtol=1e-9, atol=1e-12)
+    right = (amplitudes.abs().argmax(1) == labels).double().mean().item()
+    assert evaluation.classification.accuracy == pytest.approx(right, abs=1e-6)
+    vectors = NetworkState.sum([single.state for single in singles])
+    assert torch.equal(evaluation.entanglement.entropy, vectors.entanglement_entropy())
+    numbers = json.loads((folder / NUMBERS).read_text())
+    assert [Path(path).parents[1] for path in numbers["model"]["ensemble"]] == [run, copy]
+
+
+def test_runs_that_make_no_ensemble(run, tmp_path):
+    with pytest.raises(InputError, match="at least two different runs"):
+        ensemble_of(run, run)
+    with pytest.raises(InputError, match="give one of run=DIR"):
+        ensemble_of(run, run, f"run='{run}'")
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    last = other / "checkpoints" / "last.ckpt"
+    content = torch.load(last, weights_only=True)
+    content["ImageDataModule"]["pixel_order"] = content["ImageDataModule"]["pixel_order"].flip(0)
+    torch.save(content, last)
+    with pytest.raises(InputError, match="different images or pixel orders"):
+        ensemble_of(run, other)
+
+
 def test_each_split_and_each_checkpoint_keeps_its_own_results(run):
     assert evaluation_of(f"run={run}")[1] == run / "evaluation"
     evaluation, folder = evaluation_of(f"run={run}", "split=val")
@@ -270,8 +316,8 @@ def test_each_split_and_each_checkpoint_keeps_its_own_results(run):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([], "run=DIR or checkpoint=FILE.*neither was given"),
-        (["run={run}", "checkpoint={run}/checkpoints/last.ckpt"], "run=DIR or checkpoint=FILE.*both were given"),
+        ([], "give one of run=DIR, .*given: none"),
+        (["run={run}", "checkpoint={run}/checkpoints/last.ckpt"], "give one of run=DIR, .*given: run, checkpoint"),
         (["run={run}/nowhere"], "nowhere: no such folder"),
         (["run={empty}"], "last.ckpt: no such file; .*first epoch"),
         (["checkpoint={run}/checkpoints/other.ckpt"], "checkpoint=.*other.ckpt: no such file"),

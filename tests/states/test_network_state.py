@@ -145,14 +145,19 @@ def test_tensors_that_make_no_state(change: Callable[[list[Tensor], Tensor], obj
         NetworkState(site_tensors, top)
 
 
-def test_arrays_that_are_no_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_arrays_of_numpy_serve_as_tensors(state: NetworkState, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = NetworkState([tensor.numpy() for tensor in state.site_tensors], state.top.numpy())
+    assert arrays == state
+    x = np.random.default_rng(0).integers(0, 256, (3, 8), dtype=np.uint8)
+    for images in (x, x / 255):
+        assert torch.equal(arrays.amplitude(images), state.amplitude(torch.from_numpy(images)))
+        assert torch.equal(arrays.conditional_probability(images), state.conditional_probability(images))
     # As for a user: the suite's own check of types would look at one of the tensors, drawn at random, before we do.
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    site_tensors, top = random_tensors([2, 3, 4, 5], 3, matrices=2)
-    with pytest.raises(InputError, match=r"site_tensors\[1\] is a ndarray"):
-        NetworkState([site_tensors[0], site_tensors[1].numpy(), site_tensors[2]], top)
-    with pytest.raises(InputError, match="top is a ndarray"):
-        NetworkState(site_tensors, top.numpy())
+    with pytest.raises(InputError, match=r"site_tensors\[1\] is a list"):
+        NetworkState([state.site_tensors[0], state.site_tensors[1].tolist(), state.site_tensors[2]], state.top)
+    with pytest.raises(InputError, match=r"top has dtype torch.float32"):
+        NetworkState(state.site_tensors, state.top.numpy().astype(np.float32))
 
 
 def test_tops_and_bases_that_make_no_state() -> None:

@@ -158,3 +158,12 @@ def test_a_state_that_vanishes() -> None:
     assert state.log_norm()[1] == -math.inf
     assert state.entanglement_entropy()[0].isfinite()
     assert state.entanglement_entropy()[1].isnan()
+
+
+def test_logarithms_of_amplitudes_have_all_digits() -> None:
+    """Exponents are integers: times log 2 they must not become single precision numbers."""
+    with torch.no_grad():
+        state = NetworkState.from_network(moved_network(64, 2, sharing="sibling", start="default"))
+    x = torch.rand(3, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    logarithm, sign = state.log_amplitude(x)
+    torch.testing.assert_close(sign * logarithm.exp(), state.amplitude(x), rtol=1e-13, atol=0)

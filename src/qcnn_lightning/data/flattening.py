@@ -35,14 +35,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Real, Shaped
+from jaxtyping import Int64, Real
 from torch import Tensor
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.own_parts import own_part
-
-PADDING = -1
-"""Entry of `pixel_order` at a site without a pixel."""
+from qcnn_lightning.pixels import PADDING as PADDING
+from qcnn_lightning.pixels import lay_on_image as lay_on_image
 
 _CUTS_COLUMNS: dict[str, Callable[[int], bool]] = {
     "left_right": lambda level: True,
@@ -135,22 +134,6 @@ def lay_on_chain(
     chain = pixels[:, order.clamp(min=0)]
     chain[:, order == PADDING] = 0
     return chain
-
-
-def lay_on_image(
-    chain: Shaped[Tensor, "*shape sites"], order: Int64[Tensor, " sites"], image_shape: tuple[int, int]
-) -> Shaped[Tensor, "*shape height width"]:
-    """Return image[order[s]] = chain[s], without padding sites: the inverse of `lay_on_chain`.
-
-    Args:
-        chain: values at the sites: pixels, or anything else.
-        order: site -> pixel of the row-major image, or `PADDING`.
-        image_shape: (height, width).
-    """
-    shown = order != PADDING
-    image = chain.new_empty(*chain.shape[:-1], int(shown.sum()))
-    image[..., order[shown]] = chain[..., shown]
-    return image.unflatten(-1, image_shape)
 
 
 def _halved(cuts_columns: Callable[[int], bool], height: int, width: int) -> Int64[Tensor, " sites"]:

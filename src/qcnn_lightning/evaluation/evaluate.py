@@ -15,15 +15,18 @@ from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import FLATTENINGS
 from qcnn_lightning.data.sources import SOURCES
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.evaluation.ensemble import Ensemble, check_same_images
+from qcnn_lightning.evaluation.fidelity import draw_fidelity
 from qcnn_lightning.evaluation.figures import check_formats, draw_all, figure_files
 from qcnn_lightning.evaluation.measure import Evaluation, as_json, measure
 from qcnn_lightning.files import inside, replace_atomically
 from qcnn_lightning.runs import LAST
 from qcnn_lightning.runs.checkpoint import StoredCheckpoint, read_checkpoint
 from qcnn_lightning.runs.rebuild import cost_of, named_part, network_of
-from qcnn_lightning.runs.run import Run
+from qcnn_lightning.runs.run import STATES, Run
 from qcnn_lightning.runs.settings import PATHS_IN_A_CONFIG, without_paths
 from qcnn_lightning.states import NetworkState
+from qcnn_lightning.states.layout import ImageLayout
 
 log = logging.getLogger(__name__)
 
@@ -49,11 +52,15 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
         raise InputError(f"split={config.split}: choose one of {', '.join(SPLITS)}")
     check_formats(config.figures)
     device = choose_device(config.device)
-    checkpoint, folder = find_checkpoint(config)
+    checkpoints, folder = find_checkpoints(config)
+    checkpoint = checkpoints[0]
     for name in (NUMBERS, STATE, *figure_files(config.figures)):
         inside(folder, name)
     own = [str(path) for path in config.own]
     network = network_of(checkpoint, own)
+    if len(checkpoints) > 1:
+        check_same_images(checkpoints)
+        network = Ensemble([network, *(network_of(other, own) for other in checkpoints[1:])])
     cost = cost_of(checkpoint, own)
     epoch = checkpoint.content.get("epoch")
     settings = without_paths(checkpoint.config)
@@ -63,40 +70,55 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     if images.get("content", datamodule.state_dict()["content"]) != datamodule.state_dict()["content"]:
         log.warning("the network was trained with other images")
     check_fit(network, datamodule, config.split)
-    log.info("evaluating %s on %s", checkpoint.path, device)
+    log.info("evaluating %s on %s", ", ".join(str(one.path) for one in checkpoints), device)
+    if len(checkpoints) > 1:
+        settings = settings | {"model": settings["model"] | {"ensemble": [str(one.path) for one in checkpoints]}}
     evaluation = measure(network.to(device), cost, datamodule, config.split, checkpoint.path, epoch, settings)
 
     make_folder(folder)
     replace_atomically(folder / NUMBERS, as_json(evaluation.as_plain_data()))
     if isinstance(evaluation.state, NetworkState):
-        evaluation.state.save(folder / STATE)
+        layout = ImageLayout.of(datamodule.pixel_order, datamodule.image_shape)
+        evaluation.state.described(datamodule.class_names, layout).save(folder / STATE)
     if config.figures:
         draw_all(evaluation, folder, config.figures)
+        if config.run is not None and Path(str(config.run), STATES).is_file():
+            kept = NetworkState.load_epochs(inside(Path(str(config.run)), STATES))
+            draw_fidelity(kept, folder, config.figures)
     return evaluation, folder
 
 
-def find_checkpoint(config: DictConfig) -> tuple[StoredCheckpoint, Path]:
-    """Return the checkpoint, and the folder for the results.
+def find_checkpoints(config: DictConfig) -> tuple[list[StoredCheckpoint], Path]:
+    """Return the checkpoint, or those of an ensemble, and the folder for the results.
 
     Raises:
-        InputError: neither or both of `run` and `checkpoint` are given, or do not exist; or the folder for the results
-            is a link out of the run folder.
+        InputError: not one of `run`, `runs` and `checkpoint` is given, or they do not exist; or the folder for the
+            results is a link out of the run folder.
     """
-    if (config.run is None) == (config.checkpoint is None):
-        given = "both were given" if config.run is not None else "neither was given"
-        raise InputError(f"give either run=DIR or checkpoint=FILE; {given}")
+    given = [name for name in ("run", "runs", "checkpoint") if config[name] not in (None, [])]
+    if len(given) != 1:
+        raise InputError(
+            f"give one of run=DIR, runs=[DIR,DIR] and checkpoint=FILE; given: {', '.join(given) or 'none'}"
+        )
     if config.run is not None:
-        checkpoint, folder = last_checkpoint(Path(str(config.run))), Path(str(config.run), "evaluation")
+        checkpoints, folder = [last_checkpoint(Path(str(config.run)))], Path(str(config.run), "evaluation")
+    elif config.checkpoint is None:
+        if isinstance(config.runs, str):
+            raise InputError(f"runs={config.runs}: give a list, like runs=[DIR,DIR]")
+        folders = [Path(str(run)) for run in config.runs]
+        if len({run.resolve() for run in folders}) < max(2, len(folders)):
+            raise InputError(f"runs={list(config.runs)}: an ensemble needs at least two different runs")
+        checkpoints, folder = [last_checkpoint(run) for run in folders], folders[0].parent / "ensemble-evaluation"
     else:
         path = Path(str(config.checkpoint))
         if path.is_dir():
             raise InputError(f"checkpoint={path} is a folder; for a run folder give run={path}")
         if not path.is_file():
             raise InputError(f"checkpoint={path}: no such file")
-        checkpoint, folder = read_checkpoint(path), path.with_name(f"{path.stem}-evaluation")
+        checkpoints, folder = [read_checkpoint(path)], path.with_name(f"{path.stem}-evaluation")
     # Each split keeps its own results.
     own = folder.name if config.split == "test" else f"{folder.name}-{config.split}"
-    return checkpoint, inside(folder.parent, own) if config.out is None else Path(str(config.out))
+    return checkpoints, inside(folder.parent, own) if config.out is None else Path(str(config.out))
 
 
 def last_checkpoint(folder: Path) -> StoredCheckpoint:

@@ -17,7 +17,8 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.evaluation.measure import Entanglement, Evaluation, Examples
+from qcnn_lightning.evaluation.entanglement import Entanglement
+from qcnn_lightning.evaluation.measure import Evaluation, Examples
 from qcnn_lightning.figure_style import ENTROPY, FORMATS, OKABE_ITO, data_name, save, styled
 
 BLUE, VERMILION = OKABE_ITO[:2]
@@ -58,6 +59,8 @@ def missing(name: str, evaluation: Evaluation) -> bool:
     """Return whether the model lacks what a figure shows: states, or block entropies."""
     if evaluation.entanglement is None:
         return name not in ("confusion", "examples")
+    if name == "interaction_order":
+        return evaluation.entanglement.interaction_order is None
     return name in ("entropy_profile", "pixel_entropies") and not evaluation.entanglement.block_entropies
 
 
@@ -140,6 +143,27 @@ def draw_entropy_profile(evaluation: Evaluation) -> Figure:
     figure.supylabel(ENTROPY, fontsize=9)
     what = "all blocks of a size alike" if entanglement.sites_are_alike else "mean, and range over the blocks"
     figure.suptitle(f"Entropy of a block against the rest ({what})\n{subject(evaluation)}")
+    return figure
+
+
+def draw_interaction_order(evaluation: Evaluation) -> Figure:
+    """Draw, for every class, the weight of the terms that involve exactly k pixels."""
+    weights = states_of(evaluation).interaction_order.numpy()  # type: ignore[union-attr]
+    last = int(np.nonzero(weights > SMALLEST_PROBABILITY)[1].max(initial=1))
+    shown = np.where(weights > SMALLEST_PROBABILITY, weights, np.nan)[:, : last + 1]
+    figure, panels = class_panels(len(weights), height=1.75, sharex=True, sharey=True)
+    for label, axes in enumerate(panels):
+        axes.plot(shown.T, color=OTHERS, linewidth=0.6)
+        axes.plot(shown[label], color=BLUE, linewidth=1.4)
+        mean = weights[label] @ np.arange(weights.shape[1])
+        axes.set_title(f"{evaluation.class_names[label]}: {mean:.3g}", loc="left")
+    panels[0].set_yscale("log")
+    panels[0].yaxis.set_major_locator(LogLocator(numticks=6))
+    panels[0].yaxis.set_minor_formatter(NullFormatter())
+    panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    figure.supxlabel("pixels k in a term; in the titles their mean", fontsize=9)
+    figure.supylabel("weight of all terms of k pixels", fontsize=9)
+    figure.suptitle(f"Order of interaction: pixels that terms of a state involve\n{subject(evaluation)}")
     return figure
 
 
@@ -367,6 +391,7 @@ FIGURES: dict[str, Callable[[Evaluation], Figure]] = {
     "schmidt_spectra": draw_schmidt_spectra,
     "entropy_profile": draw_entropy_profile,
     "pixel_entropies": draw_pixel_entropies,
+    "interaction_order": draw_interaction_order,
     "overlaps": draw_overlaps,
     "confusion": draw_confusion,
     "examples": draw_examples,

@@ -20,9 +20,9 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from qcnn_lightning.costs import Cost
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import lay_on_image
+from qcnn_lightning.evaluation.entanglement import Entanglement, measure_entanglement
 from qcnn_lightning.models.model import num_parameters
-from qcnn_lightning.states import NetworkState, State
-from qcnn_lightning.states.entropy import renyi_entropy, von_neumann_entropy
+from qcnn_lightning.states import State
 
 BATCH_SIZE = 1000
 EXAMPLES = 6
@@ -74,59 +74,6 @@ class Classification:
         """The mean of p(l(x)|x) over every class's images; NaN if there are none."""
         total = self.probabilities.new_zeros(self.probabilities.shape[1])
         return total.index_add(0, self.labels, self.own_probabilities) / self.class_sizes
-
-
-@dataclass(frozen=True)
-class Entanglement:
-    """The numbers of the classes' states.
-
-    Attributes:
-        schmidt_spectrum: Schmidt probabilities between the two halves of the image, descending (eq. 45).
-        log_norm: log <Psi_y|Psi_y>.
-        overlaps: <Psi_y|Psi_y'> of the normalised states (eq. 36).
-        block_entropies: for every level l, the entropy of every aligned block of 2^l sites with the rest, nats; empty
-            if the state does not give them.
-    """
-
-    schmidt_spectrum: Float[Tensor, "classes rank"]
-    log_norm: Float[Tensor, " classes"]
-    overlaps: Float[Tensor, "classes classes"]
-    block_entropies: tuple[Tensor, ...]
-
-    @property
-    def entropy(self) -> Float[Tensor, " classes"]:
-        """S = -sum_k p_k log p_k between the two halves of the image, nats (eq. 38, 44)."""
-        return von_neumann_entropy(self.schmidt_spectrum)
-
-    @property
-    def renyi_2(self) -> Float[Tensor, " classes"]:
-        """-log sum_k p_k^2 between the two halves of the image, nats: the Rényi entropy of order 2."""
-        return renyi_entropy(self.schmidt_spectrum, 2)
-
-    @property
-    def effective_schmidt_rank(self) -> Float[Tensor, " classes"]:
-        """e^S: so many equal Schmidt values have this entropy."""
-        return self.entropy.exp()
-
-    @property
-    def profile(self) -> Float[Tensor, "classes levels"]:
-        """The mean entropy of the blocks of 1, 2, 4, ... sites, nats."""
-        if not self.block_entropies:
-            return self.entropy.new_empty(len(self.entropy), 0)
-        return torch.stack([entropies.mean(-1) for entropies in self.block_entropies], dim=-1)
-
-    @property
-    def block_sizes(self) -> list[int]:
-        """Number of sites of the blocks of every level."""
-        return [2**level for level in range(len(self.block_entropies))]
-
-    @property
-    def sites_are_alike(self) -> bool:
-        """Whether all blocks of a level have the same entropy, as with full weight sharing."""
-        return all(
-            bool(torch.isclose(entropies, entropies[:, :1], rtol=0, atol=0, equal_nan=True).all())
-            for entropies in self.block_entropies
-        )
 
 
 @dataclass(frozen=True)
@@ -215,12 +162,15 @@ class Evaluation:
                 "effective_schmidt_rank": entanglement.effective_schmidt_rank,
                 "log_norm": entanglement.log_norm,
             }
+            if entanglement.mean_order is not None:
+                classes["mean_interaction_order"] = entanglement.mean_order
             of_states = {
                 "overlaps": entanglement.overlaps,
                 "schmidt_spectrum": entanglement.schmidt_spectrum,
                 "block_sizes": entanglement.block_sizes,
                 "entropy_profile": entanglement.profile,
                 "pixel_entropies": self.pixel_entropies,
+                "interaction_order": entanglement.interaction_order,
             }
         columns = [plain(column) for column in classes.values()]
         return plain(
@@ -333,20 +283,6 @@ def disagreement(network: nn.Module, state: State, images: Real[Tensor, "images 
     amplitude = sign * logarithm.exp()
     scores = network(images.to(next(network.parameters()).device)).cpu().double()
     return ((scores - amplitude).abs().max() / amplitude.abs().max()).item()
-
-
-def measure_entanglement(state: State) -> Entanglement:
-    """Measure the states of all classes."""
-    return Entanglement(
-        schmidt_spectrum=state.schmidt_spectrum(),
-        log_norm=state.log_norm(),
-        overlaps=state.overlaps(),
-        block_entropies=(
-            tuple(state.block_entropies(level) for level in range(state.num_levels))
-            if isinstance(state, NetworkState)
-            else ()
-        ),
-    )
 
 
 def choose_examples(

@@ -61,6 +61,8 @@ def show_evaluation(evaluation: Evaluation, folder: Path, console: Console | Non
             "effective rank": [f"{value:.3f}" for value in entanglement.effective_schmidt_rank.tolist()],
             "log norm": [f"{value:.4f}" for value in entanglement.log_norm.tolist()],
         }
+        if entanglement.mean_order is not None:
+            columns["pixels in a term"] = [f"{value:.3f}" for value in entanglement.mean_order.tolist()]
     tables = [table("class", names, columns)]
     if entanglement is not None and entanglement.block_entropies:
         profile = {

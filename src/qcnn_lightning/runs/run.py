@@ -44,11 +44,12 @@ SUMMARY = "summary.json"
 LOG = "train.log"
 TRACEBACK = "traceback.txt"
 """Why the last attempt failed: the message, an empty line, the traceback."""
+STATES = "states.safetensors"
 COMPOSED, ABOUT_HYDRA, OVERRIDES = HYDRA_FILES = (".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml")
 MARKS_OF_A_RUN = (METRICS, SUMMARY, COMPOSED, TRACEBACK)
 # What a run writes, the loggers' folders included.
 WRITTEN = (
-    *(LOCK, LOG, METRICS, SUMMARY, TRACEBACK, *HYDRA_FILES),
+    *(LOCK, LOG, METRICS, SUMMARY, TRACEBACK, STATES, *HYDRA_FILES),
     *(LAST, PREVIOUS, BEST, "wandb", "tensorboard/hparams.yaml"),
 )
 STATUSES = ("finished", "running", "failed", "interrupted")

@@ -114,7 +114,7 @@ def block_spectra_below(levels: Sequence[TreeLevel], outside: Environment, num_c
 
 def von_neumann_entropy(probabilities: Float[Tensor, "*shape components"]) -> Float[Tensor, "*shape"]:
     """Return S = -sum_k p_k log p_k, nats (eq. 44)."""
-    return -(probabilities * _log_where_positive(probabilities)).sum(-1)
+    return _without_minus_zero(-(probabilities * _log_where_positive(probabilities)).sum(-1))
 
 
 def renyi_entropy(probabilities: Float[Tensor, "*shape components"], order: int | float) -> Float[Tensor, "*shape"]:
@@ -133,14 +133,19 @@ def renyi_entropy(probabilities: Float[Tensor, "*shape components"], order: int 
     if order == 1:
         return von_neumann_entropy(probabilities)
     if math.isinf(order):
-        return -probabilities.amax(-1).log()
+        return _without_minus_zero(-probabilities.amax(-1).log())
     logarithms = _log_where_positive(probabilities)
     if abs(order - 1) < 0.5:
         # sum p^n = 1 + sum p (p^(n - 1) - 1) keeps its digits as n goes to 1.
         moment = torch.log1p((probabilities * torch.expm1((order - 1) * logarithms)).sum(-1))
     else:
         moment = torch.where(probabilities > 0, order * logarithms, -torch.inf).logsumexp(-1)
-    return moment / (1 - order)
+    return _without_minus_zero(moment / (1 - order))
+
+
+def _without_minus_zero(entropy: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return an entropy that round-off may have left just below zero, or at -0.0."""
+    return entropy.clamp(min=0) + 0.0
 
 
 def _log_where_positive(probabilities: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

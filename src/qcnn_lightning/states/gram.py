@@ -23,7 +23,10 @@ from torch import Tensor
 from torch.nn import functional
 
 NUMBERS_AT_A_TIME = 2**19
-"""Overlaps of environments computed at a time: 4 MB, which fit into the processor's cache."""
+"""Overlaps of environments held at a time on the way down: 4 MB."""
+
+NUMBERS_IN_CACHE = 2**16
+"""Overlaps of environments computed at a time: 0.5 MB, which fit into a core's own cache."""
 
 
 def times_power_of_two(x: Float[Tensor, "*shape"], exponent: Int[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
@@ -54,6 +57,14 @@ def take_out_powers_of_two(
     return times_power_of_two(matrix, exponent - row_exponent.unsqueeze(-1)), row_exponent
 
 
+def congruent(
+    matrix: Float[Tensor, "rows columns"], overlaps: Float[Tensor, "rows blocks rows"]
+) -> Float[Tensor, "columns blocks columns"]:
+    """Return matrix^T W matrix for many matrices W, which are the middle axis."""
+    # No powers of two to take out: Tr W G = <Psi|Psi> at every level.
+    return torch.tensordot(matrix, overlaps @ matrix, dims=([0], [0]))
+
+
 def beside_constant(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "1+rows 1+columns"]:
     """Return diag(1, matrix): a state before the others stays as it is."""
     return torch.block_diag(matrix.new_ones(1, 1), matrix)
@@ -81,12 +92,6 @@ class BlockStates:
     def gram(self) -> Float[Tensor, "states states"]:
         """Return mean mean^T + covariance: the Gram matrix without powers of two."""
         return torch.outer(self.mean, self.mean) + self.covariance
-
-    @cached_property
-    def gram_beside_constant(self) -> Float[Tensor, "bordered bordered"]:
-        """The Gram matrix of |f_0 .. f_0> and the states, without powers of two."""
-        mean = functional.pad(self.mean, (1, 0), value=1)
-        return torch.outer(mean, mean) + functional.pad(self.covariance, (1, 0, 1, 0))
 
     @cached_property
     @torch.no_grad()
@@ -204,9 +209,9 @@ class Environment:
         bordered = torch.cat((average.unsqueeze(1), coefficients), dim=1)
         return cls(bordered.mT.contiguous().unsqueeze(-1) * bordered)
 
-    def parts(self) -> list["Environment"]:
-        """Split the blocks into parts of at most `NUMBERS_AT_A_TIME` overlaps, at least one block each."""
-        blocks_at_a_time = max(1, NUMBERS_AT_A_TIME // len(self.overlaps) ** 2)
+    def parts(self, numbers: int | None = None) -> list["Environment"]:
+        """Split the blocks into parts of at most so many (`NUMBERS_AT_A_TIME`) overlaps, at least one block each."""
+        blocks_at_a_time = max(1, (NUMBERS_AT_A_TIME if numbers is None else numbers) // len(self.overlaps) ** 2)
         return [Environment(part) for part in self.overlaps.split(blocks_at_a_time, dim=1)]
 
     def of_child(self, level: TreeLevel, side: int) -> "Environment":
@@ -214,16 +219,23 @@ class Environment:
 
         W_k = ã_k^T (W * H_{1-k}) ã_k: the sibling's mapped states join the outside (theory.md, eq. B1, M4).
         """
-        child, sibling = level.mapped[side], level.mapped[-1 - side]
-        fluctuations = self.overlaps[1:, :, 1:] * sibling.covariance.unsqueeze(1)
-        cross = fluctuations @ child.mean
-        overlaps = self.overlaps * sibling.gram_beside_constant.unsqueeze(1)
-        overlaps[0, :, 0] += child.mean @ cross
-        overlaps[0, :, 1:] += cross.mT
-        overlaps[1:, :, 0] += cross
-        matrix = level.bordered[side]
-        # No powers of two to take out: Tr W G = <Psi|Psi> at every level.
-        return Environment(torch.tensordot(matrix, overlaps @ matrix, dims=([0], [0])))
+        parts = self.parts(NUMBERS_IN_CACHE)
+        return Environment(torch.cat([part._child_overlaps(level, side) for part in parts], dim=1))
+
+    def _child_overlaps(self, level: TreeLevel, side: int) -> Float[Tensor, "outside blocks outside"]:
+        sibling = level.mapped[-1 - side]
+        covariance = functional.pad(sibling.covariance, (1, 0, 1, 0))
+        child_mean = functional.pad(level.mapped[side].mean, (1, 0))
+        sibling_mean = functional.pad(sibling.mean, (1, 0), value=1)
+        fluctuations = self.overlaps * covariance.unsqueeze(1)
+        # Rows and columns: beside open pixels (`states/open_blocks.py`) overlaps are not symmetric.
+        rows = fluctuations @ child_mean
+        columns = torch.tensordot(child_mean, fluctuations, dims=1)
+        overlaps = torch.addcmul(fluctuations, self.overlaps, torch.outer(sibling_mean, sibling_mean).unsqueeze(1))
+        overlaps[:, :, 0] += rows
+        overlaps[0] += columns
+        overlaps[0, :, 0] += child_mean @ rows
+        return congruent(level.bordered[side], overlaps)
 
     def of_children(self, level: TreeLevel) -> "Environment":
         """Return the environments of both halves of every block, left first; of one half if they share ã."""

@@ -4,40 +4,38 @@ A `NetworkState` is the tree tensor network of eq. 11-16: its site tensors and n
 round-off in float64, needs no state vector, and can be differentiated with respect to the site tensors.
 """
 
-import hashlib
-import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
 from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.pixels import check_images
+from qcnn_lightning.states.amplitudes import contract, dense_vectors
+from qcnn_lightning.states.checks import as_tensor, check_tensors
+from qcnn_lightning.states.dense_tree import DenseTree, pooled_tree
+from qcnn_lightning.states.ensemble import check_comparable, overlaps_between, summed_tensors
 from qcnn_lightning.states.entropy import block_spectra_below, cut_spectrum, renyi_entropy, von_neumann_entropy
-from qcnn_lightning.states.gram import (
-    Environment,
-    binary_exponent,
-    build_tree,
-    take_out_powers_of_two,
-    times_power_of_two,
-)
+from qcnn_lightning.states.gram import Environment, binary_exponent, times_power_of_two
+from qcnn_lightning.states.layout import ImageLayout
+from qcnn_lightning.states.observables import Observables
+from qcnn_lightning.states.state_file import read_epochs, read_state, write_state
 
-LARGEST_DENSE_SIZE = 2**24
 IMAGES_AT_A_TIME = 500
-FILE_FORMAT = "qcnn_lightning.NetworkState with checksum"
-FORMAT_WITHOUT_CHECKSUM = "qcnn_lightning.NetworkState"
 
 
-class NetworkState:
+Images: TypeAlias = Tensor | np.ndarray
+"""(batch, N) grey levels in tree order, uint8 or floats in [0, 1]."""
+
+
+class NetworkState(Observables):
     """One quantum state per class, given by the site tensors of a tree tensor network.
 
     Args:
@@ -45,19 +43,35 @@ class NetworkState:
             if each has its own, the left one first. Index 0 is the constant channel (eq. 12, 15).
         top: ã^(L), (classes, d_L + 1) (eq. 16).
         basis: local basis, as `make_basis` takes it (eq. 19).
+        class_names: what the classes are called, for files and figures.
+        layout: where the sites stand in the image, for files and figures.
 
-    All tensors are float64 and on one device. They are kept as given: gradients reach their origin.
+    All tensors are float64 and on one device, or NumPy arrays. They are kept as given: gradients reach their origin.
+    States are equal if their tensors and bases are. `state[y]` is the state of one class, `state[[0, 3]]` of some.
 
     Raises:
         InputError: no level, shapes that do not fit together, another dtype, entries that are not finite, or an unknown
             basis.
     """
 
-    def __init__(self, site_tensors: Sequence[Tensor], top: Tensor, basis: str = "fourier"):
-        _check_tensors(site_tensors, top)
-        self.site_tensors = tuple(site_tensors)
-        self.top = top
-        self.basis = make_basis(basis, site_tensors[0].shape[-1] - 1)
+    def __init__(
+        self,
+        site_tensors: Sequence[Tensor | np.ndarray],
+        top: Tensor | np.ndarray,
+        basis: str = "fourier",
+        class_names: Sequence[str] | None = None,
+        layout: ImageLayout | None = None,
+    ):
+        self.site_tensors = tuple(as_tensor(tensor) for tensor in site_tensors)
+        self.top = as_tensor(top)
+        check_tensors(self.site_tensors, self.top)
+        self.basis = make_basis(basis, self.channels[0])
+        self.class_names = None if class_names is None else tuple(class_names)
+        self.layout = layout
+        if self.class_names is not None and len(self.class_names) != len(top):
+            raise InputError(f"class_names has {len(self.class_names)} names, the state has {len(top)} classes")
+        if layout is not None and len(layout.pixel_order) != self.num_sites:
+            raise InputError(f"layout has {len(layout.pixel_order)} sites, the state has {self.num_sites}")
 
     @classmethod
     def from_network(cls, network: Any, statistics: Any = None) -> "NetworkState":
@@ -78,28 +92,78 @@ class NetworkState:
 
     def __deepcopy__(self, memo: Any) -> "NetworkState":
         """Return a copy with tensors of its own: leaves, from which no gradient reaches the network."""
-        site_tensors, top = ([tensor.detach().clone() for tensor in part] for part in (self.site_tensors, [self.top]))
-        return type(self)(site_tensors, top[0], self.basis.name)
+        site_tensors = [tensor.detach().clone() for tensor in self.site_tensors]
+        top = self.top.detach().clone()
+        return type(self)(site_tensors, top, self.basis.name, self.class_names, self.layout)
 
-    @property
-    def num_levels(self) -> int:
-        """L, the pooling levels."""
-        return len(self.site_tensors)
+    def described(self, class_names: Sequence[str] | None, layout: ImageLayout | None) -> "NetworkState":
+        """Return the same states with these names of classes and this layout.
 
-    @property
-    def num_sites(self) -> int:
-        """N = 2^L, the pixels."""
-        return 2**self.num_levels
+        Raises:
+            InputError: they do not fit.
+        """
+        return NetworkState(self.site_tensors, self.top, self.basis.name, class_names, layout)
 
-    @property
-    def num_classes(self) -> int:
-        """The number of states."""
-        return len(self.top)
+    @classmethod
+    def sum(cls, states: Sequence["NetworkState"], weights: Sequence[float] | None = None) -> "NetworkState":
+        """Return sum_k c_k |Psi^(k)_y>: the state of an ensemble whose scores are averaged (theory.md, eq. E2).
 
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """d_0 .. d_L, without the constant channel."""
-        return tuple(tensor.shape[-1] - 1 for tensor in (*self.site_tensors, self.top))
+        Channels add up: the entropies of the sum are exact, and take K^3 times as long for K states.
+
+        Args:
+            states: of networks with the same pixels, classes and basis.
+            weights: c_k; None for 1 / K each.
+
+        Raises:
+            InputError: the states do not fit together, or the weights are not as many.
+        """
+        if not states:
+            raise InputError("states is empty: a sum needs at least one state")
+        weights = [1 / len(states)] * len(states) if weights is None else list(weights)
+        if len(weights) != len(states):
+            raise InputError(f"weights has {len(weights)} numbers, there are {len(states)} states")
+        for other in states[1:]:
+            check_comparable(states[0], other)
+            if other.num_classes != states[0].num_classes:
+                raise InputError(f"states with {states[0].num_classes} and {other.num_classes} classes have no sum")
+        site_tensors, top = summed_tensors([(state.site_tensors, state.top) for state in states], weights)
+        return cls(site_tensors, top, states[0].basis.name, states[0].class_names, states[0].layout)
+
+    @classmethod
+    def from_dense_tree(cls, tree: DenseTree, basis: str = "fourier") -> "NetworkState":
+        """Return the states of a tree of dense tensors, exactly; channels are the terms of its slices (`pooled_tree`).
+
+        Args:
+            tree: the dense tensors.
+            basis: local basis of its leaves.
+
+        Raises:
+            InputError: as the constructor.
+        """
+        site_tensors, top = pooled_tree(tree)
+        return cls(site_tensors, top, basis)
+
+    def __len__(self) -> int:
+        return self.num_classes
+
+    def __getitem__(self, classes: int | slice | Sequence[int] | Tensor | np.ndarray) -> "NetworkState":
+        chosen = np.arange(self.num_classes)[classes if isinstance(classes, slice) else np.asarray(classes)]
+        labels = chosen.reshape(-1).tolist()
+        names = None if self.class_names is None else [self.class_names[label] for label in labels]
+        return NetworkState(self.site_tensors, self.top[labels], self.basis.name, names, self.layout)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, NetworkState):
+            return NotImplemented
+        ours, theirs = ((*state.site_tensors, state.top) for state in (self, other))
+        return (
+            self.basis.name == other.basis.name
+            and len(ours) == len(theirs)
+            and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.basis.name, self.channels, self.num_classes))
 
     def __repr__(self) -> str:
         matrices = {len(tensor) for tensor in self.site_tensors}
@@ -114,12 +178,24 @@ class NetworkState:
 
         Minus infinity for a state that vanishes.
         """
-        classes = build_tree(self.site_tensors, self.top).classes
+        classes = self._tree().classes
         return classes.gram().diagonal().log() + 2 * math.log(2) * classes.exponent.double()
 
-    def overlaps(self) -> Float[Tensor, "classes classes"]:
-        """Return <Psi_y|Psi_y'> / sqrt(<Psi_y|Psi_y> <Psi_y'|Psi_y'>) (eq. 36); NaN where a state vanishes."""
-        gram = build_tree(self.site_tensors, self.top).classes.gram()
+    def overlaps(self, other: "NetworkState | None" = None) -> Float[Tensor, "classes other_classes"]:
+        """Return <Psi_y|Psi_y'> / sqrt(<Psi_y|Psi_y> <Psi_y'|Psi_y'>) (eq. 36); NaN where a state vanishes.
+
+        The square of an overlap is the fidelity of the two states.
+
+        Args:
+            other: states of another network, epoch or run, of as many pixels (theory.md, eq. E1); None for these.
+
+        Raises:
+            InputError: the other states have other pixels or another basis.
+        """
+        if other is not None:
+            check_comparable(self, other)
+            return overlaps_between(self._tree(), other._tree())
+        gram = self._tree().classes.gram()
         norm = gram.diagonal().sqrt()
         return gram / torch.outer(norm, norm)
 
@@ -165,23 +241,20 @@ class NetworkState:
         """
         return renyi_entropy(self.schmidt_spectrum(), alpha)
 
-    def effective_schmidt_rank(self) -> Float[Tensor, " classes"]:
-        """Return e^S with S between the two halves of the image: so many equal Schmidt values have this entropy."""
-        return self.entanglement_entropy().exp()
-
-    def block_entropies(self, level: int) -> Float[Tensor, "classes blocks"]:
+    def block_entropies(self, level: int, alpha: int | float = 1) -> Float[Tensor, "classes blocks"]:
         """Return S = -sum_k p_k log p_k of every aligned block of 2^level pixels with the rest, nats (eq. 38, 44).
 
         Args:
             level: 0 (one pixel) to L-1 (half the image).
+            alpha: order, as `renyi_entropy` takes it; 1 is the entanglement entropy.
 
         Returns:
             Entropies of the N / 2^level blocks, left to right.
 
         Raises:
-            InputError: no such level.
+            InputError: no such level or order.
         """
-        return von_neumann_entropy(self.block_spectra(level))
+        return renyi_entropy(self.block_spectra(level), alpha)
 
     def entropy_profile(self) -> Float[Tensor, "classes levels"]:
         """Return the mean over the blocks of `block_entropies(l)`, nats, for l = 0 .. L-1."""
@@ -191,7 +264,7 @@ class NetworkState:
 
     def _spectra(self, lowest: int, num_levels: int) -> list[Float[Tensor, "classes _ _"]]:
         """Return the block spectra of `num_levels` levels, from `lowest` up."""
-        tree = build_tree(self.site_tensors, self.top)
+        tree = self._tree()
         image = Environment.of_everything(tree.states, tree.top)
         *lower, top = tree.levels[lowest:]
         distinct = block_spectra_below(lower, image.of_children(top), num_levels) if lower else []
@@ -207,7 +280,7 @@ class NetworkState:
         by_path = distinct.unflatten(0, (self.num_classes, *matrices))
         return by_path.expand(-1, *(2 for _ in matrices), -1).flatten(1, -2)
 
-    def amplitude(self, x: Tensor) -> Float[Tensor, "batch classes"]:
+    def amplitude(self, x: Images) -> Float[Tensor, "batch classes"]:
         """Return alpha_y(x) = <x|Psi_y>, the scores in evaluation (eq. 31).
 
         Args:
@@ -218,7 +291,7 @@ class NetworkState:
         """
         return times_power_of_two(*self._scaled_amplitude(x))
 
-    def conditional_probability(self, x: Tensor) -> Float[Tensor, "batch classes"]:
+    def conditional_probability(self, x: Images) -> Float[Tensor, "batch classes"]:
         """Return p(y|x) = alpha_y(x)^2 / sum_y' alpha_y'(x)^2, even if amplitudes over- or underflow (eq. 34).
 
         Args:
@@ -235,7 +308,7 @@ class NetworkState:
         weights = times_power_of_two(amplitude, exponent - magnitude.amax(-1, keepdim=True)).square()
         return weights / weights.sum(-1, keepdim=True)
 
-    def log_amplitude(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
+    def log_amplitude(self, x: Images) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
         """Return log |<x|Psi_y>| and the sign of <x|Psi_y> (-1, 0, 1), even if amplitudes over- or underflow (eq. 31).
 
         Args:
@@ -245,44 +318,20 @@ class NetworkState:
             InputError: x has another shape, dtype or range.
         """
         amplitude, exponent = self._scaled_amplitude(x)
-        return amplitude.abs().log() + math.log(2) * exponent, amplitude.sign()
+        return amplitude.abs().log() + math.log(2) * exponent.double(), amplitude.sign()
 
-    def _scaled_amplitude(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
-        """Return a and e with alpha_y(x) = a 2^e.
-
-        Powers of two are taken out of every channel, because site tensors scale whole channels, and out of every site
-        of every image, because images differ.
-        """
+    def _scaled_amplitude(self, x: Images) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
+        """Return a and e with alpha_y(x) = a 2^e."""
+        x = torch.as_tensor(x)
         check_images(x, self.num_sites)
         # A whole test set's features in float64 would fill the memory.
-        contracted = [self._contract(self.represent(images)) for images in x.split(IMAGES_AT_A_TIME)]
+        contracted = [
+            contract(self.site_tensors, self.top, self.represent(images)) for images in x.split(IMAGES_AT_A_TIME)
+        ]
         amplitudes, exponents = zip(*contracted, strict=True)
         return torch.cat(amplitudes), torch.cat(exponents)
 
-    def _contract(
-        self, features: Float[Tensor, "batch sites functions"]
-    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
-        """Contract represented images with the tree, from pixels to classes."""
-        channel_exponent = features.new_zeros(features.shape[-1], dtype=torch.int64)
-        site_exponent = features.new_zeros(features.shape[:-1], dtype=torch.int64)
-        for site_tensor in self.site_tensors:
-            scaled, row_exponent = take_out_powers_of_two(site_tensor, channel_exponent)
-            left = functional.linear(features[:, 0::2], scaled[0])
-            right = functional.linear(features[:, 1::2], scaled[-1])
-            features = left * right
-            channel_exponent = row_exponent[0] + row_exponent[-1]
-            site_exponent = site_exponent[:, 0::2] + site_exponent[:, 1::2]
-
-            shift = binary_exponent(features.detach().abs().amax(-1))
-            features = times_power_of_two(features, -shift.unsqueeze(-1))
-            site_exponent = site_exponent + shift
-            shift = binary_exponent(features.detach().abs().amax((0, 1)))
-            features = times_power_of_two(features, -shift)
-            channel_exponent = channel_exponent + shift
-        scaled, row_exponent = take_out_powers_of_two(self.top, channel_exponent)
-        return functional.linear(features[:, 0], scaled), site_exponent + row_exponent
-
-    def represent(self, x: Tensor) -> Float[Tensor, "batch sites functions"]:
+    def represent(self, x: Images) -> Float[Tensor, "batch sites functions"]:
         """Return f_i(x_p), i = 0 .. d_0: the factors <x_p| of <x| in the local basis (eq. 12, 23, 28, 29).
 
         Args:
@@ -291,8 +340,8 @@ class NetworkState:
         Raises:
             InputError: x has another shape, dtype or range.
         """
+        x = torch.as_tensor(x).to(self.top.device)
         check_images(x, self.num_sites)
-        x = x.to(self.top.device)
         if x.dtype == torch.uint8:
             grey_levels = torch.arange(256, dtype=torch.float64, device=x.device) / 255
             return functional.embedding(x.int(), self._local_functions(grey_levels))
@@ -310,85 +359,32 @@ class NetworkState:
         Raises:
             InputError: max(d_L + 1, classes) vectors of (d_0 + 1)^N numbers would be more than 2^24 numbers.
         """
-        local_dimension = self.channels[0] + 1
-        size = max(self.channels[-1] + 1, self.num_classes) * local_dimension**self.num_sites
-        if size > LARGEST_DENSE_SIZE:
-            raise InputError(
-                f"the state vectors have {local_dimension}^{self.num_sites} entries each: dense() takes small systems, "
-                f"up to {LARGEST_DENSE_SIZE} numbers in all"
-            )
-        states = torch.eye(local_dimension, dtype=self.top.dtype, device=self.top.device)
-        for site_tensor in self.site_tensors:
-            left, right = site_tensor[0] @ states, site_tensor[-1] @ states
-            states = (left.unsqueeze(-1) * right.unsqueeze(-2)).flatten(1)
-        return self.top @ states
+        return dense_vectors(self.site_tensors, self.top)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file: site_tensor_0 .. site_tensor_{L-1} and top, with basis and checksum as metadata.
+        """Write a safetensors file that describes itself (docs/state_format.md).
 
         Raises:
             InputError: the file cannot be written.
         """
-        tensors = {f"site_tensor_{level}": tensor for level, tensor in enumerate(self.site_tensors)} | {"top": self.top}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        metadata = {"format": FILE_FORMAT, "basis": self.basis.name, "num_levels": str(self.num_levels)}
-        metadata["sha256"] = _digest(tensors, metadata)
-        replace_atomically(Path(path), save(tensors, metadata=metadata))
+        write_state(path, self)
 
     @classmethod
     def load(cls, path: str | Path) -> "NetworkState":
-        """Read a state that `save` wrote.
+        """Read a state that `save` wrote, in this or an earlier format.
 
         Raises:
             InputError: the file is missing, is not a safetensors file, holds no state, or was altered.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dictionary
-            if metadata.get("format") not in (FILE_FORMAT, FORMAT_WITHOUT_CHECKSUM):
-                raise InputError(f"{path} was not written by NetworkState.save")
-            digest = metadata.pop("sha256", None)
-            if metadata["format"] == FILE_FORMAT and digest != _digest(tensors, metadata):
-                raise InputError(f"{path} was altered since it was written: its checksum differs")
-            site_tensors = [tensors[f"site_tensor_{level}"] for level in range(int(metadata["num_levels"]))]
-            return cls(site_tensors, tensors["top"], basis=metadata["basis"])
-        except (OSError, SafetensorError, KeyError) as error:
-            raise InputError(f"{path} cannot be read as a state: {error}") from error
+        tensors, description = read_state(path)
+        return cls(*tensors, **description)
 
+    @classmethod
+    def load_epochs(cls, path: str | Path) -> dict[int, "NetworkState"]:
+        """Read the states of a run's epochs, `states.safetensors` of its folder; epoch -1 is before training.
 
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Return the SHA-256 of metadata and tensors, with their names and shapes."""
-    digest = hashlib.sha256(repr(sorted(metadata.items())).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _check_tensors(site_tensors: Sequence[Any], top: Any) -> None:
-    """Raise InputError unless the tensors make a tree tensor network."""
-    if not len(site_tensors):
-        raise InputError("site_tensors is empty: a state has at least one level, so two pixels")
-    named = [(f"site_tensors[{level}]", tensor) for level, tensor in enumerate(site_tensors)] + [("top", top)]
-    for name, tensor in named:
-        if not isinstance(tensor, Tensor):
-            raise InputError(f"{name} is a {type(tensor).__name__}: expected a float64 tensor")
-        if tensor.dtype != torch.float64:
-            raise InputError(f"{name} has dtype {tensor.dtype}: entropies need torch.float64")
-        if not tensor.isfinite().all():
-            raise InputError(f"{name} has entries that are infinite or not a number")
-    for level, (name, tensor) in enumerate(named[:-1]):
-        if tensor.ndim != 3 or tensor.shape[0] not in (1, 2) or tensor.shape[2] < 2:
-            raise InputError(
-                f"{name} has shape {tuple(tensor.shape)}: expected (s, d_{level + 1} + 1, d_{level} + 1), "
-                "s = 1 matrix for all sites, or s = 2 for left and right children"
-            )
-    if top.ndim != 2 or not len(top):
-        raise InputError(f"top has shape {tuple(top.shape)}: expected (classes, d_L + 1)")
-    for (name, tensor), (name_above, above) in itertools.pairwise(named):
-        if tensor.shape[1] != above.shape[-1]:
-            raise InputError(
-                f"{name_above} has shape {tuple(above.shape)}: its last dimension must be {tensor.shape[1]}, the "
-                f"number of rows of {name}, {tuple(tensor.shape)}"
-            )
+        Raises:
+            InputError: as `load`.
+        """
+        by_epoch, description = read_epochs(path)
+        return {epoch: cls(*tensors, **description) for epoch, tensors in by_epoch.items()}

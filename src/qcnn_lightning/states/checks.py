@@ -1,0 +1,44 @@
+"""Checks of the tensors that make a state."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qcnn_lightning.errors import InputError
+
+
+def as_tensor(array: Any) -> Any:
+    """Return an array of NumPy's as a tensor, anything else as it is."""
+    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+
+
+def check_tensors(site_tensors: Sequence[Any], top: Any) -> None:
+    """Raise InputError unless the tensors make a tree tensor network."""
+    if not len(site_tensors):
+        raise InputError("site_tensors is empty: a state has at least one level, so two pixels")
+    named = [(f"site_tensors[{level}]", tensor) for level, tensor in enumerate(site_tensors)] + [("top", top)]
+    for name, tensor in named:
+        if not isinstance(tensor, Tensor):
+            raise InputError(f"{name} is a {type(tensor).__name__}: expected a float64 tensor or array")
+        if tensor.dtype != torch.float64:
+            raise InputError(f"{name} has dtype {tensor.dtype}: entropies need torch.float64")
+        if not tensor.isfinite().all():
+            raise InputError(f"{name} has entries that are infinite or not a number")
+    for level, (name, tensor) in enumerate(named[:-1]):
+        if tensor.ndim != 3 or tensor.shape[0] not in (1, 2) or tensor.shape[2] < 2:
+            raise InputError(
+                f"{name} has shape {tuple(tensor.shape)}: expected (s, d_{level + 1} + 1, d_{level} + 1), "
+                "s = 1 matrix for all sites, or s = 2 for left and right children"
+            )
+    if top.ndim != 2 or not len(top):
+        raise InputError(f"top has shape {tuple(top.shape)}: expected (classes, d_L + 1)")
+    for (name, tensor), (name_above, above) in itertools.pairwise(named):
+        if tensor.shape[1] != above.shape[-1]:
+            raise InputError(
+                f"{name_above} has shape {tuple(above.shape)}: its last dimension must be {tensor.shape[1]}, the "
+                f"number of rows of {name}, {tuple(tensor.shape)}"
+            )

@@ -1,0 +1,138 @@
+"""The file of a state: safetensors with metadata that say how to rebuild its amplitudes (docs/state_format.md)."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.states.layout import ImageLayout
+
+FORMAT = "qcnn_lightning.NetworkState 2"
+FORMAT_OF_EPOCHS = "qcnn_lightning.NetworkState of epochs 1"
+EARLIER_FORMATS = ("qcnn_lightning.NetworkState with checksum", "qcnn_lightning.NetworkState")
+"""The last one has no checksum."""
+
+POOLING = "product: phi_i = (site_tensor_left phi_left)_i (site_tensor_right phi_right)_i"
+GREY_LEVELS = "x = g / 255 for 8-bit g; black is x = 0, white is x = 1"
+
+
+def write_state(path: str | Path, state: Any) -> None:
+    """Write a `NetworkState`.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    _write(path, _tensors_of(state), _metadata_of(state, FORMAT), state.layout)
+
+
+def write_epochs(path: str | Path, states: Mapping[int, Any]) -> None:
+    """Write the states of several epochs of one run; every tensor has the epochs as its first axis.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    epochs = sorted(states)
+    by_epoch = [_tensors_of(states[epoch]) for epoch in epochs]
+    tensors = {name: torch.stack([tensors[name] for tensors in by_epoch]) for name in by_epoch[0]}
+    last = states[epochs[-1]]
+    _write(path, tensors | {"epochs": torch.tensor(epochs)}, _metadata_of(last, FORMAT_OF_EPOCHS), last.layout)
+
+
+def _tensors_of(state: Any) -> dict[str, Tensor]:
+    named = {f"site_tensor_{level}": tensor for level, tensor in enumerate(state.site_tensors)} | {"top": state.top}
+    return {name: tensor.detach().cpu() for name, tensor in named.items()}
+
+
+def _metadata_of(state: Any, file_format: str) -> dict[str, str]:
+    metadata = {
+        "format": file_format,
+        "version": version("qcnn-lightning"),
+        "basis": state.basis.name,
+        "num_levels": str(state.num_levels),
+        "pooling": POOLING,
+        "grey_levels": GREY_LEVELS,
+    }
+    if state.class_names is not None:
+        metadata["class_names"] = json.dumps(state.class_names)
+    return metadata
+
+
+def _write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str], layout: ImageLayout | None) -> None:
+    if layout is not None:
+        tensors["pixel_order"] = torch.tensor(layout.pixel_order)
+        metadata["image_shape"] = json.dumps([layout.height, layout.width])
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    metadata["sha256"] = digest(tensors, metadata)
+    replace_atomically(Path(path), save(tensors, metadata=metadata))
+
+
+def read_state(path: str | Path) -> tuple[tuple[list[Tensor], Tensor], dict[str, Any]]:
+    """Return site tensors and top, and the other arguments of `NetworkState`.
+
+    Raises:
+        InputError: the file is missing, is not a safetensors file, holds no state, or was altered.
+    """
+    site_tensors, top, _, description = _read(path, (FORMAT, *EARLIER_FORMATS))
+    return (site_tensors, top), description
+
+
+def read_epochs(path: str | Path) -> tuple[dict[int, tuple[list[Tensor], Tensor]], dict[str, Any]]:
+    """Return site tensors and top of every epoch, and the other arguments of `NetworkState`.
+
+    Raises:
+        InputError: as `read_state`.
+    """
+    site_tensors, tops, epochs, description = _read(path, (FORMAT_OF_EPOCHS,))
+    by_epoch = {
+        epoch: ([tensors[place] for tensors in site_tensors], tops[place]) for place, epoch in enumerate(epochs)
+    }
+    return by_epoch, description
+
+
+def _read(path: str | Path, formats: tuple[str, ...]) -> tuple[list[Tensor], Tensor, list[int], dict[str, Any]]:
+    """Return site tensors, top, epochs (none in the file of one state), and the description."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dictionary
+        if metadata.get("format") not in formats:
+            raise InputError(
+                f"{path} was not written by NetworkState.save, or by a later version of it: its format is "
+                f"{metadata.get('format')}, expected {formats[0]}"
+            )
+        expected = metadata.pop("sha256", None)
+        if metadata["format"] != EARLIER_FORMATS[-1] and expected != digest(tensors, metadata):
+            raise InputError(f"{path} was altered since it was written: its checksum differs")
+        for key, ours in (("pooling", POOLING), ("grey_levels", GREY_LEVELS)):
+            if metadata.get(key, ours) != ours:
+                raise InputError(f"{path} has {key}={metadata[key]!r}, which this version does not know: {ours!r}")
+        site_tensors = [tensors[f"site_tensor_{level}"] for level in range(int(metadata["num_levels"]))]
+        description: dict[str, Any] = {"basis": metadata["basis"]}
+        if "class_names" in metadata:
+            description["class_names"] = json.loads(metadata["class_names"])
+        if "pixel_order" in tensors:
+            description["layout"] = ImageLayout.of(tensors["pixel_order"], json.loads(metadata["image_shape"]))
+        epochs = tensors["epochs"].tolist() if formats == (FORMAT_OF_EPOCHS,) else []
+        return site_tensors, tensors["top"], epochs, description
+    except InputError:
+        raise
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path} cannot be read as a state: {error}") from error
+
+
+def digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return the SHA-256 of metadata and tensors, with their names and shapes."""
+    result = hashlib.sha256(repr(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        result.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        result.update(tensor.numpy().tobytes())
+    return result.hexdigest()
