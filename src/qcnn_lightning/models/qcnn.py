@@ -14,9 +14,9 @@ from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.kernels.cpu_kernel import CpuKernel, reason_against
 from qcnn_lightning.models.convolution import NormalisedConvolution, product_pooling
-from qcnn_lightning.models.model import Model
+from qcnn_lightning.models.model import Model, num_parameters
 from qcnn_lightning.models.statistics import ChannelStatistics, batch_statistics
-from qcnn_lightning.pixels import check_images
+from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.tree import NetworkState
 
 log = logging.getLogger(__name__)
@@ -78,6 +78,8 @@ class QCNN(Model):
             operators; "auto", fused where it works. All compute the same function up to round-off.
         precision: of the fused kernel's float32 products. "highest" keeps 24 bits; "high" keeps 16 bits where matrix
             units make that faster.
+        white: where the grey level 1 lies in the basis's interval [0, 1]; x lies at white x. In the Fourier basis 0 and
+            1 are the same point, so below 1 black and white are different states; 1 is the paper's.
 
     Raises:
         InputError: a value that no network can have.
@@ -96,6 +98,7 @@ class QCNN(Model):
         start_gamma: float = 0.3,
         kernel: str = "auto",
         precision: str = "high",
+        white: float = 1.0,
     ):
         super().__init__()
         num_sites, num_classes, d = int(num_sites), int(num_classes), int(d)
@@ -115,7 +118,8 @@ class QCNN(Model):
             raise InputError(f"model.precision={precision}: choose one of {', '.join(PRECISIONS)}")
         if kernel not in KERNELS:
             raise InputError(f"model.kernel={kernel}: choose one of {', '.join(KERNELS)}")
-        self.kernel, self.precision = kernel, precision
+        self.d, self.sharing, self.kernel, self.precision = d, sharing, kernel, precision
+        self.white = checked_white(white)
         self._logged: set[str] = set()
         self._cpu_kernel: CpuKernel | None = None
         self._grey_level_functions: dict[tuple[torch.dtype, torch.device], Tensor] = {}
@@ -132,6 +136,21 @@ class QCNN(Model):
             for level in self.levels:
                 level.start_near_constant(start_gamma, constant=1.0)
             self.classification.start_near_constant(start_gamma, constant=1 / num_classes)
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={value!r}" for name, value in self.facts().items())
+        return f"QCNN({facts})"
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the network is: sites, d, channels, sharing, basis, parameters."""
+        names = ("num_sites", "num_classes", "d", "channels", "sharing")
+        facts = {name: getattr(self, name) for name in names} | {"basis": self.basis.name, "white": self.white}
+        return facts | {"kernel": self.kernel, "num_parameters": num_parameters(self)}
+
+    def _repr_html_(self) -> str:
+        from qcnn_lightning.notebook import network_html
+
+        return network_html("QCNN", self.facts(), self.channels, self.num_classes, self.sharing)
 
     def forward(self, x: Tensor) -> Float[Tensor, "batch {self.num_classes}"]:
         """Return alpha_y(x), the score and the amplitude of every class (eq. 10, 31).
@@ -156,18 +175,18 @@ class QCNN(Model):
     def represent(
         self, x: Float[Tensor, "batch sites"] | UInt8[Tensor, "batch sites"]
     ) -> Float[Tensor, "batch sites d_0"]:
-        """Return zeta^(0)_{p,i} = f_i(x_p), i = 1 .. d_0 (eq. 1)."""
+        """Return zeta^(0)_{p,i} = f_i(white x_p), i = 1 .. d_0 (eq. 1)."""
         dtype = self.classification.weight.dtype
         if x.dtype != torch.uint8:
-            return self.basis(x.to(dtype))
+            return self.basis(self.white * x.to(dtype))
         return functional.embedding(x.int(), self.grey_level_functions(dtype, x.device))
 
     def grey_level_functions(self, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "256 d_0"]:
-        """Return f_i(g / 255) for the grey levels g = 0 .. 255 and i = 1 .. d_0; evaluated once."""
+        """Return f_i(white g / 255) for the grey levels g = 0 .. 255 and i = 1 .. d_0; evaluated once."""
         if (dtype, device) not in self._grey_level_functions:
             with torch.inference_mode(False):  # or a table made in evaluation could not serve training
                 grey_levels = torch.arange(256, dtype=dtype, device=device) / 255
-                self._grey_level_functions[dtype, device] = self.basis(grey_levels)
+                self._grey_level_functions[dtype, device] = self.basis(self.white * grey_levels)
         return self._grey_level_functions[dtype, device]
 
     @property
@@ -274,7 +293,7 @@ class QCNN(Model):
         seen = f"{len(levels)} grey levels, from {levels[0]:g} to {levels[-1]:g}"
         if constant.all():
             advice = (
-                "black and white are the same point of the Fourier basis's circle: choose model.basis=legendre"
+                "black and white are the same point of the Fourier basis's circle: choose data.white=0.75"
                 if len(levels) > 1
                 else "images that are all the same cannot be told apart"
             )
