@@ -34,7 +34,7 @@ def check_images(x: Tensor, num_sites: int) -> None:
         )
 
 
-def checked_white(white: float) -> float:
+def checked_white(white: int | float) -> float:
     """Return where white lies in a basis's interval [0, 1]: grey level x lies at white x, black at 0.
 
     In the Fourier basis 0 and 1 are the same point: with white = 1, black and white are the same state.

@@ -49,7 +49,7 @@ class ImageDataModule(pl.LightningDataModule):
         test_fraction: float | None = None,
         size: int | None,
         flatten: str | Tensor,
-        white: float = 1.0,
+        white: int | float = 1.0,
         val_size: int,
         batch_size: int,
         batches_per_item: int = 1,

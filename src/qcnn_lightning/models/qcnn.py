@@ -98,7 +98,7 @@ class QCNN(Model):
         start_gamma: float = 0.3,
         kernel: str = "auto",
         precision: str = "high",
-        white: float = 1.0,
+        white: int | float = 1.0,
     ):
         super().__init__()
         num_sites, num_classes, d = int(num_sites), int(num_classes), int(d)

@@ -63,7 +63,7 @@ class NetworkState(Observables):
         basis: str = "fourier",
         class_names: Sequence[str] | None = None,
         layout: ImageLayout | None = None,
-        white: float = 1.0,
+        white: int | float = 1.0,
     ):
         self.site_tensors = tuple(as_tensor(tensor) for tensor in site_tensors)
         self.top = as_tensor(top)
