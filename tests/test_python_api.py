@@ -306,8 +306,8 @@ def test_print_shows_what_a_network_is(trained):
 def test_the_diagram_has_a_node_per_site_and_a_line_per_child_as_far_as_there_is_room(channels, leaves):
     drawn = tree_svg(channels, 10, "sibling")
     levels = len(channels) - 1
-    expected = sum(min(32, 2 ** (levels - level)) for level in range(levels + 1))
+    expected = sum(min(64, 2 ** (levels - level)) for level in range(levels + 1))
     assert drawn.count("<circle") == expected
-    joined = sum(2 ** (levels - level) for level in range(levels) if 2 ** (levels - level) <= 32)
+    joined = sum(2 ** (levels - level) for level in range(levels) if 2 ** (levels - level) <= 64)
     assert drawn.count("<line") == joined + 1
     assert f"{leaves} pixels" in drawn

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from qcnn_lightning.figure_style import METADATA, OKABE_ITO, make_drawable, ordered_colour, styled
 
-MOST_LEAVES = 32
+MOST_NODES = 64
+"""Of a row of the diagram."""
 ROW, WIDTH, RADIUS = 26, 520, 4.0
 
 
@@ -27,8 +28,8 @@ def facts_html(title: str, facts: Mapping[str, Any]) -> str:
 def tree_svg(channels: Sequence[int], num_classes: int, sharing: str) -> str:
     """Draw a tree tensor network: a row per level, from the pixels to the classes, with its nodes and its channels.
 
-    Left and right children have two colours if each side has a matrix of its own. Of a large tree, only the first
-    pixels are drawn, and that more follow.
+    Left and right children have two colours if each side has a matrix of its own. Rows of more than `MOST_NODES` nodes
+    show that many, without lines.
 
     Args:
         channels: d_0 .. d_L, without the constant one.
@@ -36,9 +37,8 @@ def tree_svg(channels: Sequence[int], num_classes: int, sharing: str) -> str:
         sharing: "full", "sibling" or "mixed".
     """
     num_levels = len(channels) - 1
-    # Rows that would be too wide end in dots, as does what hangs on them.
-    shown = [min(2 ** (num_levels - level), MOST_LEAVES) for level in range(num_levels + 1)]
-    cut = [2 ** (num_levels - level) > MOST_LEAVES for level in range(num_levels + 1)]
+    there = [2 ** (num_levels - level) for level in range(num_levels + 1)]
+    shown = [min(number, MOST_NODES) for number in there]
     height = ROW * (num_levels + 2)
     colours = (OKABE_ITO[0], OKABE_ITO[1] if sharing != "full" else OKABE_ITO[0])
 
@@ -50,17 +50,18 @@ def tree_svg(channels: Sequence[int], num_classes: int, sharing: str) -> str:
 
     lines, nodes, words = [], [], []
     for level, number in enumerate(shown):
+        radius = RADIUS if number < 32 else RADIUS / 2
         for node in range(number):
-            if level < num_levels and not cut[level]:
+            if level < num_levels and number == there[level]:
                 lines.append(
                     f'<line x1="{x(level, node):.1f}" y1="{y(level)}" x2="{x(level + 1, node // 2):.1f}" '
                     f'y2="{y(level + 1)}" stroke="{colours[node % 2]}"/>'
                 )
-            nodes.append(f'<circle cx="{x(level, node):.1f}" cy="{y(level)}" r="{RADIUS if number < 32 else 2.5}"/>')
-        many, name = 2 ** (num_levels - level), f"d{level} = {channels[level]}" if level else f"d0 = {channels[0]}"
-        kind = "pixels" if level == 0 else "nodes" if many > 1 else "node"
-        dots = " (some are drawn)" if cut[level] else ""
-        words.append(f'<text x="{WIDTH + 12}" y="{y(level) + 4}">{many} {kind}, {name}{dots}</text>')
+            nodes.append(f'<circle cx="{x(level, node):.1f}" cy="{y(level)}" r="{radius}"/>')
+        kind = "pixels" if level == 0 else "nodes" if number > 1 else "node"
+        some = "" if number == there[level] else f" ({number} drawn)"
+        told = f"{there[level]} {kind}, d{level} = {channels[level]}{some}"
+        words.append(f'<text x="{WIDTH + 12}" y="{y(level) + 4}">{told}</text>')
     top = ROW / 2
     lines.append(f'<line x1="{WIDTH / 2}" y1="{y(num_levels)}" x2="{WIDTH / 2}" y2="{top}" stroke="{OKABE_ITO[2]}"/>')
     words.append(f'<text x="{WIDTH + 12}" y="{top + 4}">{num_classes} classes</text>')
@@ -73,7 +74,7 @@ def tree_svg(channels: Sequence[int], num_classes: int, sharing: str) -> str:
 
 def network_html(title: str, facts: Mapping[str, Any], channels: Sequence[int], num_classes: int, sharing: str) -> str:
     """Return the facts and the diagram of a tree tensor network."""
-    return facts_html(title, facts) + tree_svg(channels, num_classes, sharing)
+    return f"{facts_html(title, facts)}<div>{tree_svg(channels, num_classes, sharing)}</div>"
 
 
 def state_html(state: Any) -> str:
@@ -123,4 +124,4 @@ def png_of(figure: Figure) -> bytes:
 
 def figure_html(figure: Figure) -> str:
     """Return a figure as an image inside a page."""
-    return f'<br><img src="data:image/png;base64,{base64.b64encode(png_of(figure)).decode()}">'
+    return f'<div><img src="data:image/png;base64,{base64.b64encode(png_of(figure)).decode()}"></div>'
