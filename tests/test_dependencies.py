@@ -39,7 +39,7 @@ def rglob(folder: str, kind: str) -> list[Path]:
 def imported(*folders: str) -> dict[str, set[str]]:
     """Distributions that the files of these folders import, also within functions, and the files."""
     # Also the module that users write by docs/extend.md.
-    ours = {"qcnn_lightning", "reproduction", "mine"}
+    ours = {"qcnn_lightning", "reproduction", "tests", "mine"}
     ours |= {path.stem for folder in ("tests", "benchmarks") for path in rglob(folder, "py")}
     distributions = packages_distributions()
     found: dict[str, set[str]] = {}

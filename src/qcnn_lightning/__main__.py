@@ -8,6 +8,7 @@ COMMANDS = {
     "train": ("experiment=quickstart", "train a network, or with -m a sweep"),
     "runs": ("multirun/<sweep>", "a table of jobs, also while they run"),
     "evaluate": ("run=multirun/<sweep>/<job>", "measure a trained network: spectra, profiles, overlaps"),
+    "predict": ("run=multirun/<sweep>/<job> images=photos", "what a trained network takes images for"),
     "report": ("runs=multirun/<sweep>", "many runs on a page, in figures and tables"),
     "dashboard": ("entity=<you>", "the view of entropy against cost in Weights & Biases"),
 }
@@ -17,7 +18,7 @@ def overview() -> str:
     """Return the commands, an example each."""
     lines = [f"qcnn_lightning {__version__}: q-CNNs and the entanglement of their quantum states", ""]
     for name, (arguments, told) in COMMANDS.items():
-        lines.append(f"  {f'qcnn-{name} {arguments}':<42} {told}")
+        lines.append(f"  {f'qcnn-{name} {arguments}':<62} {told}")
     return "\n".join(
         [*lines, "", "qcnn-<command> --help lists settings; python -m qcnn_lightning.<command> is the same."]
     )

@@ -77,16 +77,34 @@ def with_quoted_paths(arguments: Iterable[str], keys: Iterable[str]) -> list[str
 
     Args:
         arguments: of a command.
-        keys: those that take a path. In every such `key=value` the value is quoted, except lists, null and quoted ones.
+        keys: those that take a path. In every such `key=value` the value is quoted, and the items of a list of paths
+            that there are; null, what is quoted already, and other lists stay as they are.
     """
 
     def quoted_path(argument: str) -> str:
         key, _, value = argument.partition("=")
         if key not in keys or value in ("", "null") or "'" in value:
             return argument
-        return f"{key}='{value}'" if Path(value).exists() or not value.startswith(("[", '"')) else argument
+        if Path(value).exists() or not value.startswith(("[", '"')):
+            return f"{key}='{value}'"
+        if value.startswith("[") and (paths := paths_in(value[1:].removesuffix("]"))):
+            return f"{key}=[{','.join(map(quoted, paths))}]"
+        return argument
 
     return [quoted_path(argument) for argument in arguments]
+
+
+def paths_in(text: str) -> list[str]:
+    """Return the paths that there are, of a list that is separated by commas, which the paths may hold as well."""
+    pieces = text.split(",")
+    for number in range(1, len(pieces) + 1):
+        first = ",".join(pieces[:number]).strip()
+        if first and Path(first).exists():
+            if number == len(pieces):
+                return [first]
+            if rest := paths_in(",".join(pieces[number:])):
+                return [first, *rest]
+    return []
 
 
 def quoted(path: str | Path) -> str:

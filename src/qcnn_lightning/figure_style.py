@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, get_font
 from matplotlib.font_manager import findfont as find_font
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator
 
 from qcnn_lightning.files import replace_atomically
 
@@ -44,6 +44,8 @@ STYLE: dict[Any, Any] = {
     "legend.fontsize": 8,
     "legend.frameon": False,
     "lines.linewidth": 1.3,
+    # Names of classes and of runs are text.
+    "text.parse_math": False,
     "pdf.fonttype": 42,
     # Otherwise the SVG's internal names are drawn at random.
     "svg.hashsalt": "qcnn_lightning",
@@ -69,9 +71,8 @@ def make_drawable(figure: Figure) -> None:
     texts = [found for found in figure.findobj(Text) if isinstance(found, Text)]
     axes = [axis for of_axes in figure.axes for axis in (of_axes.xaxis, of_axes.yaxis)]
     # Words at ticks become texts when they are drawn.
-    formatters = [(axis, axis.get_major_formatter()) for axis in axes]
-    at_ticks = [(axis, formatter) for axis, formatter in formatters if isinstance(formatter, FixedFormatter)]
-    words = [*(text.get_text() for text in texts), *(str(word) for _, formatter in at_ticks for word in formatter.seq)]
+    at_ticks = {axis: axis.get_major_formatter().format_ticks(axis.get_majorticklocs().tolist()) for axis in axes}
+    words = [*(text.get_text() for text in texts), *(word for labels in at_ticks.values() for word in labels)]
     usual = find_font(FontProperties())
     missing = {letter for word in words for letter in word if ord(letter) > 127} - letters_of(usual)
     if not missing:
@@ -85,9 +86,10 @@ def make_drawable(figure: Figure) -> None:
     for text in texts:
         text.set_fontfamily(families)
         text.set_text(text.get_text().translate(codes))
-    for axis, formatter in at_ticks:
+    for axis, labels in at_ticks.items():
         axis.set_tick_params(labelfontfamily=families)
-        axis.set_major_formatter(FixedFormatter([str(word).translate(codes) for word in formatter.seq]))
+        if not "".join(labels).isascii() and isinstance(axis.get_major_locator(), FixedLocator):
+            axis.set_major_formatter(FixedFormatter([label.translate(codes) for label in labels]))
 
 
 @lru_cache(maxsize=1000)

@@ -1,4 +1,4 @@
-"""Atomic file replacement, and paths that stay inside a folder."""
+"""Atomic file replacement, paths that stay inside a folder, and tables that spreadsheets may open."""
 
 import os
 import re
@@ -7,11 +7,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from qcnn_lightning.errors import InputError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+SIGNIFICANT_DIGITS = 6
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 TEMPORARY = re.compile(r"\.(?P<file>.+)\.\d+")
 
 SMALL_FILE = 8192
@@ -46,7 +52,7 @@ def replace_atomically(path: Path, content: str | bytes, previous: Path | None =
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(as_bytes(content) if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         if previous is not None and path.exists():
@@ -58,6 +64,15 @@ def replace_atomically(path: Path, content: str | bytes, previous: Path | None =
         # If its folder is a file, the error above has said so.
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def as_bytes(text: str) -> bytes:
+    """Return a text in UTF-8; a name of a file that the system could not decode as the bytes that it is."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        # Half of a letter, as JSON can spell it.
+        return text.encode(errors="backslashreplace")
 
 
 def check_writable(folder: Path) -> None:
@@ -106,3 +121,12 @@ def remove_temporaries(folder: Path) -> None:
 def temporaries_in(folder: Path) -> list[Path]:
     """Return the temporary files in a folder, of processes that were killed or are writing."""
     return [path for path in folder.glob(".*") if TEMPORARY.fullmatch(path.name) and path.is_file()]
+
+
+def as_csv(table: "pd.DataFrame") -> str:
+    """Return a table as CSV; text that a spreadsheet would take for a formula begins with an apostrophe."""
+
+    def as_text(cell: Any) -> Any:
+        return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
+
+    return table.map(as_text).to_csv(index=False, float_format=f"%.{SIGNIFICANT_DIGITS}g")

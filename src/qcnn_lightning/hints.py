@@ -69,6 +69,46 @@ EXTRAS = {
 }
 """A package in a message -> the choice that needs it, and the extra to install."""
 
+SHORT_LOOK = "for a short look choose data=digits or trainer.max_epochs=1"
+WHOLE_EPOCHS = "every epoch trains and measures on all images: leave it out"
+ONE_STEP = (
+    "every batch is one optimisation step with its whole gradient (eq. 48): leave it out, and choose data.batch_size "
+    "and optimizer.lr"
+)
+OURS = "a run sets it itself: leave it out"
+REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "gradient_clip_val": ((None, 0), ONE_STEP),
+    "accumulate_grad_batches": ((None, 1), ONE_STEP),
+    "check_val_every_n_epoch": ((1,), "a run has a row for every epoch: leave it out"),
+    "val_check_interval": ((None, 1.0), "a run has a row for every epoch: leave it out"),
+    "limit_train_batches": (
+        (None, 1.0),
+        f"{WHOLE_EPOCHS}; {SHORT_LOOK}",
+    ),
+    "limit_val_batches": ((None, 1.0), WHOLE_EPOCHS),
+    "overfit_batches": ((0, 0.0), f"{WHOLE_EPOCHS}; {SHORT_LOOK}"),
+    "fast_dev_run": ((False,), f"it leaves no results; {SHORT_LOOK}"),
+    "max_time": (
+        (None,),
+        "a run ends after trainer.max_epochs; to stop it by the clock say `timeout 1h python -m ...`: the same command "
+        "resumes it",
+    ),
+    "max_steps": ((None, -1), "a run ends after trainer.max_epochs, so that every epoch is whole: leave it out"),
+    "min_steps": ((None,), "a run ends after trainer.max_epochs: leave it out"),
+    "callbacks": ((), "callbacks are a part of their own: +callbacks.<name>._target_=<class>"),
+    "logger": ((), "the logger is a part of its own: logger=wandb|mlflow|tensorboard|many_loggers|csv|none"),
+    "plugins": ((), OURS),
+    "enable_progress_bar": ((), OURS),
+    "enable_model_summary": ((), OURS),
+    "enable_checkpointing": ((True,), "a run keeps checkpoints so that it can be resumed: leave it out"),
+    "num_sanity_val_steps": ((), OURS),
+    "use_distributed_sampler": ((), OURS),
+    "default_root_dir": ((), "results go to hydra.run.dir"),
+    "reload_dataloaders_every_n_epochs": ((0,), OURS),
+    "inference_mode": ((True,), OURS),
+}
+"""Settings of the Trainer that a run cannot have: the values that change nothing, and what to do instead."""
+
 
 def in_our_words(error: BaseException, given: Sequence[str] | None = None) -> str | None:
     """Return one line for an error of Hydra's that a user's typing has caused; None for any other.
@@ -117,8 +157,6 @@ def refused_setting(key: str, value: str = "") -> str:
     if key in RENAMED:
         return f"{key} is now called {RENAMED[key]}"
     if key.startswith("trainer."):
-        from qcnn_lightning.training.trainer import REFUSED
-
         if reason := REFUSED.get(key.removeprefix("trainer.")):
             return f"{told}: {reason[1]}"
         if key.removeprefix("trainer.") in names_of(pkgutil.resolve_name("pytorch_lightning.Trainer")):
@@ -215,10 +253,10 @@ def given_value(key: str, given: Iterable[str]) -> str:
 
 
 def command_here() -> str:
-    """Return which command this process is: train, evaluate, report or dashboard."""
+    """Return which command this process is: "train", "evaluate", ..."""
     started = Path(sys.argv[0])
     name = started.parent.name if started.stem == "__main__" else started.stem.removeprefix("qcnn-")
-    return name if name in ("evaluate", "report", "dashboard") else "train"
+    return name if name in ("evaluate", "predict", "report", "dashboard") else "train"
 
 
 def known_settings(command: str | None = None) -> tuple[str, ...]:

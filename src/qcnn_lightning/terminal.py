@@ -17,7 +17,12 @@ STREAMS = ("stdin", "stdout", "stderr")
 
 
 def is_starting(package: str) -> bool:
-    """Return whether this process is `python -m <package>...` and has not got further than importing the package."""
+    """Return whether this process is a command of the package that has not got further than importing it.
+
+    A command is `python -m <package>...`, or a script such as `qcnn-train`.
+    """
+    if os.path.basename(sys.argv[0]).startswith("qcnn-"):  # noqa: PTH119  pathlib takes time
+        return True
     given = sys.orig_argv
     return sys.argv[:1] == ["-m"] and "-m" in given[:-1] and given[given.index("-m") + 1].partition(".")[0] == package
 

@@ -351,6 +351,8 @@ def main(arguments: list[str] | None = None) -> None:
                 print(f"{number}: {case.file}, {case.what}\n    {reader}: {what}", flush=True)
             if given.only is not None:
                 print(case)
+            elif len(cases) % 100 == 0:
+                print(f"{len(cases)} of {given.number} damages", flush=True)
     counts = Counter((case.file, outcome_of(case)) for case in cases)
     print(f"\n{'file':28}{'damages':>10}{'right':>10}{'told':>10}{'violations':>12}")
     for file in FILES:

@@ -307,7 +307,7 @@ def checkpoint_content(random: Random, path: Path) -> str:
     elif kind == "tensor":
         weights = stored["state_dict"]
         name = list(weights)[random.integers(len(weights))]
-        made = [torch.zeros(0), torch.tensor(torch.nan), weights[name].int(), weights[name][..., :1], "x", None]
+        made = [torch.zeros(0), torch.tensor(torch.nan), weights[name].int(), weights[name].flatten()[:1], "x", None]
         made += [torch.full_like(weights[name], torch.inf), weights[name].to_sparse(), weights[name].bool()]
         weights[name] = made[random.integers(len(made))]
         told = f"{name} -> {weights[name]!r:.60}"

@@ -38,8 +38,8 @@ KINDS = {
     "serial sweep": (*SWEPT, "seed=0,1,2"),
     "joblib sweep": (*SWEPT, "seed=0,1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
 }
-SECONDS_TO_END = 30
-"""Within which jobs end once their sweep was killed."""
+SECONDS_TO_END = 330
+"""Within which all processes end: joblib's workers that had no job when their sweep was killed wait for one 300 s."""
 
 
 @dataclass
@@ -99,7 +99,14 @@ def kill(process: Command, kind: str, folder: Path, moments: random.Random) -> N
 
 
 def complete(
-    kind: str, folder: Path, epochs: int, longest: float, most_kills: int, moments: random.Random, tally: Tally
+    kind: str,
+    folder: Path,
+    epochs: int,
+    longest: float,
+    most_kills: int,
+    moments: random.Random,
+    tally: Tally,
+    mark: str,
 ) -> None:
     """Train to the end, with kills in between, and see what is left.
 
@@ -111,8 +118,8 @@ def complete(
         most_kills: after so many it is left alone.
         moments: decides when.
         tally: takes notes.
+        mark: of all processes.
     """
-    mark = uuid.uuid4().hex
     for left in range(most_kills, -1, -1):
         process = start(kind, folder, epochs, mark)
         if left:
@@ -130,16 +137,21 @@ def complete(
         tally.violations.append(
             f"{kind}: exit code {process.returncode}: {process.stdout[-600:]}{process.stderr[-600:]}"
         )
-    tally.violations += [f"{kind}: {what}" for what in leftovers(folder, mark)]
+    tally.violations += [f"{kind}: {what}" for what in leftovers(folder)]
 
 
-def leftovers(folder: Path, mark: str) -> Iterator[str]:
-    """Name what should not be there once training has ended: processes, locks, temporary files, tracebacks."""
+def remaining_processes(mark: str) -> Iterator[str]:
+    """Name the processes that do not end by themselves."""
     end = time.monotonic() + SECONDS_TO_END
     while (alive := list(processes(mark))) and time.monotonic() < end:
         time.sleep(0.1)
     for pid in alive:
         yield f"process {pid} is still there: {Path(f'/proc/{pid}/cmdline').read_text()}"
+
+
+def leftovers(folder: Path) -> Iterator[str]:
+    """Name what should not be there once training has ended: locks that are held, temporary files, tracebacks."""
+    yield from (f"process {pid} still holds a lock" for pid in holders(folder))
     for run in map(Run, sorted((folder / "runs").glob("[0-9]*"))):
         if run.status != "finished":
             yield f"{run.name} is {run.status}"
@@ -170,7 +182,7 @@ def differences(folder: Path, whole: Path) -> Iterator[str]:
 
 
 def campaign(
-    kinds: list[str], kills: int, seed: int, epochs: int, folder: Path, kills_a_round: int = 6
+    kinds: list[str], kills: int, seed: int, epochs: int, folder: Path, kills_a_round: int = 6, patient: bool = True
 ) -> dict[str, Tally]:
     """Kill every kind of training so often; return what came of it.
 
@@ -181,24 +193,27 @@ def campaign(
         epochs: of every run.
         folder: where to work.
         kills_a_round: most kills before a training is left to end.
+        patient: wait at the end until all processes have ended.
     """
     # The libraries are imported once, which is not to be measured.
     assert command("qcnn_lightning.train", "--help", folder=folder).returncode == 0
-    moments = random.Random(seed)
+    moments, mark = random.Random(seed), uuid.uuid4().hex
     tallies = {kind: Tally() for kind in kinds}
     for number, kind in enumerate(kinds):
         whole, tally = folder / "whole" / str(number), tallies[kind]
         began = time.monotonic()
-        complete(kind, whole, epochs, 0, 0, moments, tally)
+        complete(kind, whole, epochs, 0, 0, moments, tally, mark)
         longest = time.monotonic() - began
         print(kind, "takes", round(longest, 1), "s", flush=True)
         wanted = kills // len(kinds) + (number < kills % len(kinds))
         tally.rounds = 0
         while tally.kills < wanted and not tally.violations:
             here = folder / str(number) / str(tally.rounds)
-            complete(kind, here, epochs, longest, min(kills_a_round, wanted - tally.kills), moments, tally)
+            complete(kind, here, epochs, longest, min(kills_a_round, wanted - tally.kills), moments, tally, mark)
             tally.violations += differences(here, whole)
             print(f"{kind}: {tally.kills} kills, {tally.rounds} times to the end", flush=True)
+    if patient:
+        tallies[kinds[-1]].violations += remaining_processes(mark)
     return tallies
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from qcnn_lightning.data.sources import download, idx
 from qcnn_lightning.errors import InputError
@@ -154,3 +155,26 @@ def test_client_that_fails_gives_its_complaint_as_the_reason(tmp_path):
 def test_client_that_is_not_installed_is_said_to_be_so(tmp_path):
     with pytest.raises(download.SourceUnavailableError, match="no-such-client is not installed"):
         download._run("npm", ["no-such-client", "pack"], tmp_path)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_a_killed_download_left_is_removed_by_the_next_that_looks(tiny, tiny_set, tmp_path, there):
+    raw = tmp_path / "Tiny" / "raw"
+    raw.mkdir(parents=True)
+    (tmp_path / "Tiny" / ".fetch-killed").mkdir()
+    (tmp_path / "Tiny" / ".fetch-killed" / "half.gz").write_bytes(b"half")
+    (raw / ".train-images-idx3-ubyte.4711").write_bytes(b"half")
+    if there:
+        tiny.write(raw)
+    assert len(idx.idx_files(tiny_set, tmp_path)) == 4
+    assert tiny.fetched == (0 if there else 1)
+    assert {path.name for path in (tmp_path / "Tiny").iterdir()} == {"raw"}
+    assert {path.name for path in raw.iterdir()} == set(tiny_set.sha256)
+
+
+def test_what_another_process_downloads_just_now_stays(tiny, tiny_set, tmp_path):
+    tiny.write(tmp_path / "Tiny" / "raw")
+    (tmp_path / "Tiny" / ".fetch-living").mkdir()
+    with FileLock(tmp_path / ".Tiny.lock"):
+        idx.idx_files(tiny_set, tmp_path)
+    assert (tmp_path / "Tiny" / ".fetch-living").is_dir()

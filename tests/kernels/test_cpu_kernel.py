@@ -12,6 +12,7 @@ import time
 
 import pytest
 import torch
+from filelock import FileLock
 
 from qcnn_lightning import QCNN
 from qcnn_lightning.costs import CrossEntropy, SquaredDistance, mean_and_gradient
@@ -416,3 +417,34 @@ def test_the_operator_itself_refuses_what_are_no_labels(labels, told, operator):
         operator.squared_distance(
             images(3), labels, kernel.table, kernel.parameters, [], [], 0.1, kernel.epsilon, kernel.bfloat16_products
         )
+
+
+def loaded(source, **environment):
+    """Load the operators of a source in a process of its own: PyTorch compiles a name but once in each."""
+    code = (
+        "import os, pathlib; from qcnn_lightning.kernels import build;"
+        f"build.SOURCES = pathlib.Path({str(source.parent)!r});"
+        "before = dict(os.environ); build.load_operators(); assert os.environ.get('CXX') == before.get('CXX')"
+    )
+    subprocess.run([sys.executable, "-c", code], env=os.environ | environment, check=True)
+    (folder,) = (source.parents[1] / "cache").iterdir()
+    return folder
+
+
+def test_the_compiler_may_be_a_command_of_several_words(small_operator):
+    launcher = small_operator.with_name("launcher")
+    launcher.write_text('#!/bin/sh\ntouch "$0.called"\nexec "$@"\n')
+    launcher.chmod(0o755)
+    folder = loaded(small_operator, CXX=f"{launcher} g++")
+    assert launcher.with_name("launcher.called").exists()
+    assert {path.name for path in folder.iterdir()} == {"qcnn_lightning_cpu.so", "compiling.lock"}
+
+
+def test_what_a_job_left_that_was_killed_after_compiling_is_removed_by_the_next(small_operator):
+    folder = loaded(small_operator)
+    (folder / "building").mkdir()
+    with FileLock(folder / "compiling.lock"):
+        build.remove_left_build(folder)
+        assert (folder / "building").exists(), "another process compiles just now"
+    loaded(small_operator)
+    assert not (folder / "building").exists()

@@ -265,3 +265,28 @@ def wait_for(condition, process):
         assert process.poll() is None, process.stdout.read().decode()
         assert time.monotonic() < deadline, "the page was not written"
         time.sleep(0.1)
+
+
+@pytest.mark.parametrize("second", [["ant", "bee"], ["ant", "bee", "猫"]])
+def test_runs_on_two_folders_of_images_are_drawn_together_and_no_repetitions_of_each_other(tmp_path, second):
+    for index, names in enumerate((["cat", "dog"], second)):
+        run = write_run(tmp_path / f"r{index}", data="folder", seed=index, epochs=12, num_classes=len(names))
+        summary = json.loads((run / "summary.json").read_text())
+        (run / "summary.json").write_text(json.dumps(summary | {"class_names": names}))
+    settings = ReportSettings(**{**vars(QUICK), "formats": ("svg", "png")})
+    report = write_report([tmp_path], tmp_path / "out", settings)
+    assert not [item for item in report.left_out if item.what.startswith("r")]
+    accuracies = pd.read_csv(tmp_path / "out" / "accuracies.csv")
+    assert accuracies["seeds"].tolist() == [1, 1]
+    assert accuracies["variant"].tolist() == [
+        f"classes={json.dumps(names, ensure_ascii=False)}" for names in (["cat", "dog"], second)
+    ]
+
+
+def test_runs_on_other_folders_with_the_same_classes_are_no_repetitions_either(tmp_path):
+    for index, root in enumerate(("/pets", "/photos")):
+        run = write_run(tmp_path / f"r{index}", data="folder", seed=index, epochs=9)
+        config = (run / ".hydra/config.yaml").read_text()
+        (run / ".hydra/config.yaml").write_text(config.replace("data:\n", f"data:\n  root: {root}\n"))
+    write_report([tmp_path], tmp_path / "out", QUICK)
+    assert pd.read_csv(tmp_path / "out" / "accuracies.csv")["variant"].tolist() == ["root=/pets", "root=/photos"]

@@ -2,9 +2,11 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import yaml
+from matplotlib import font_manager
+from matplotlib.figure import Figure
 from synthetic import curves, write_run, write_sweep
 
-from qcnn_lightning.figure_style import FORMATS, STYLE, save
+from qcnn_lightning.figure_style import FORMATS, STYLE, letters_of, make_drawable, save
 from qcnn_lightning.report.figures import (
     accuracy_against_parameters,
     compare_variants,
@@ -18,6 +20,7 @@ from qcnn_lightning.report.figures import (
 )
 from qcnn_lightning.report.groups import read_collection
 from qcnn_lightning.report.layout import Choices, draw_all
+from qcnn_lightning.report.svg import chart_of
 
 
 @pytest.fixture(scope="module")
@@ -240,3 +243,41 @@ def test_only_what_is_asked_for_is_drawn(tmp_path):
     names, _ = draw_all(collection, out, Choices(), [planned_figures], ["png"], only={"variants"})
     assert names == ["variants"]
     assert [path.name for path in out.iterdir()] == ["variants.png"]
+
+
+def figure_called(*names):
+    figure = Figure()
+    axes = figure.subplots()
+    axes.set_title(names[0])
+    axes.set_yticks(range(len(names)), names)
+    return figure
+
+
+def fonts_called(*names):
+    return [entry for entry in font_manager.fontManager.ttflist if entry.name in names]
+
+
+def test_letters_that_no_font_has_are_written_by_their_numbers(tmp_path, monkeypatch):
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts_called("DejaVu Sans"))
+    save(figure_called("猫", "größe", "dog"), tmp_path / "drawn", FORMATS)
+    save(figure_called(r"\u732b", "größe", "dog"), tmp_path / "expected", FORMATS)
+    assert (tmp_path / "drawn.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+def test_letters_that_another_font_has_are_drawn_with_it(tmp_path, monkeypatch):
+    # A letter that only one of matplotlib's own fonts has stands for one of a font that somebody has installed.
+    other = next(entry for entry in fonts_called("STIXGeneral") if entry.style == "normal")
+    letter = min(letters_of(other.fname) - letters_of(font_manager.findfont("DejaVu Sans")))
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts_called("DejaVu Sans", "STIXGeneral"))
+    figure = figure_called(f"a {letter}", "b")
+    make_drawable(figure)
+    title = figure.axes[0].title
+    assert title.get_text() == f"a {letter}"
+    assert title.get_fontfamily() == ["DejaVu Sans", "STIXGeneral"]
+    monkeypatch.undo()
+    save(figure, tmp_path / "drawn", FORMATS)
+
+
+def test_the_page_has_letters_as_they_are():
+    chart = chart_of(figure_called("猫", "dog"))
+    assert chart.svg.count("猫") == 2

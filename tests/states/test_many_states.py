@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quimb.tensor as qtn
 import torch
 from drawn_networks import moved_network, random_tensors
 from torch import Tensor
@@ -173,7 +174,6 @@ def norm_and_density(network: object, sites: list[int]) -> tuple[float, np.ndarr
 
 
 def test_quimb_finds_the_same_norms_density_matrices_and_entropies(large: NetworkState) -> None:
-    pytest.importorskip("quimb")
     network = large.to_quimb(1)
     assert network.sites == tuple(range(64))
     for sites in ([5], [7, 50], [33, 32, 2]):
@@ -196,9 +196,6 @@ def test_quimb_finds_the_same_norms_density_matrices_and_entropies(large: Networ
 
 
 def test_quimb_finds_the_same_amplitudes_and_overlaps(large: NetworkState) -> None:
-    pytest.importorskip("quimb")
-    import quimb.tensor as qtn
-
     x = torch.rand(1, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     log_amplitude, sign = large.log_amplitude(x)
     network = large.to_quimb(2)

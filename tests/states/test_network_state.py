@@ -1,5 +1,8 @@
 """What a user meets first: construction, errors, files, and what symmetry says about the numbers."""
 
+import copy
+import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +26,7 @@ def state() -> NetworkState:
 
 
 def test_repr_tells_what_it_is(state: NetworkState) -> None:
-    text = "num_sites=8, num_classes=3, channels=(2, 3, 4, 5), basis='fourier', sharing="
+    text = "num_sites=8, num_classes=3, channels=(2, 3, 4, 5), basis='fourier', white=1.0, sharing="
     assert repr(state) == f"NetworkState({text}'sibling')"
     assert repr(NetworkState(*random_tensors([2, 3, 4, 5], 3, 1))) == f"NetworkState({text}'full')"
 
@@ -256,3 +259,30 @@ def test_a_file_with_any_byte_altered_is_refused(tmp_path):
             NetworkState.load(path)
     path.write_bytes(content)
     NetworkState.load(path)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda whole: pickle.loads(pickle.dumps(whole))])
+def test_copies_of_a_network_and_of_its_state_are_whole_and_have_tensors_of_their_own(copied):
+    network = QCNN(16, 3, d=4, kernel="plain")
+    x = torch.randint(256, (20, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    network.fix_population_statistics(x)
+    state = network.state()
+    other_network, other = copied(network), copied(state)
+    assert torch.equal(other_network.eval()(x), network.eval()(x))
+    assert all(map(torch.equal, (*other.site_tensors, other.top), (*state.site_tensors, state.top)))
+    torch.testing.assert_close(other.entanglement_entropy(), state.entanglement_entropy())
+    assert other.basis.name == state.basis.name
+    with torch.no_grad():
+        for tensor in (*other.site_tensors, other.top, *other_network.parameters()):
+            tensor.zero_()
+    assert torch.equal(network.state().top, state.top)
+    assert state.top.abs().sum() > 0
+    assert all(parameter.abs().sum() > 0 for parameter in network.parameters() if parameter.ndim > 2)
+
+
+def test_a_pipe_in_place_of_a_state_is_told_at_once(tmp_path):
+    os.mkfifo(tmp_path / "state.safetensors")
+    with pytest.raises(
+        InputError, match=r"state\.safetensors cannot be read as a state: there is no such regular file"
+    ):
+        NetworkState.load(tmp_path / "state.safetensors")

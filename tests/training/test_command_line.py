@@ -4,8 +4,10 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from small_runs import SMALL
 
 from commands import TIMEOUT_S, train_command
@@ -148,3 +150,18 @@ def test_text_that_a_terminal_cannot_show_is_shown_by_its_code(tmp_path):
     assert done.returncode == 0, done.stderr
     assert r"gr\xf6\xdfe-\u732b" in done.stdout
     assert (tmp_path / "größe-猫" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("place", [("hydra.run.dir=run",), ("-m", "hydra.sweep.dir=.", "hydra.sweep.subdir=run")])
+def test_paths_are_meant_as_they_were_given_wherever_a_job_runs(tmp_path, place):
+    for label, name in enumerate(("cat", "dog")):
+        for number in range(6):
+            path = tmp_path / "photos" / "train" / name / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((4, 4), 40 + 20 * number + 100 * label, dtype=np.uint8)).save(path)
+    images = ("data=folder", "data.root=photos", "data.size=4", "data.batch_size=4", "model.d=2", "model.kernel=plain")
+    settings = (*images, "logger=none", "trainer.max_epochs=1", "hydra.job.chdir=true")
+    done = train_command(*place, *settings, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["class_names"] == ["cat", "dog"]
+    assert list((tmp_path / "data" / "cache").glob("folder-4x4-*"))

@@ -1,4 +1,7 @@
+import errno
+import logging
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -18,7 +21,7 @@ from qcnn_lightning.errors import InputError, RefusedRunError
 from qcnn_lightning.runs.settings import differences
 from qcnn_lightning.training.checkpoints import Checkpoints
 from qcnn_lightning.training.record import RunRecord
-from qcnn_lightning.training.run import train
+from qcnn_lightning.training.run import LogFile, train
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,24 @@ def test_a_finished_run_is_returned_at_once(composed, caplog):
     assert config.run_dir in line
     assert "finished already" in line
     assert "sweep.name" in line
+
+
+def test_a_finished_run_is_prolonged_where_the_schedule_does_not_know_its_end(composed):
+    settings = ("scheduler.scheduler.step_size=2", "callbacks.entanglement.profile_every_n_epochs=0")
+    whole = composed("trainer.max_epochs=4", *settings, folder="whole")
+    train(whole)
+    train(composed("trainer.max_epochs=2", *settings))
+    longer = composed("trainer.max_epochs=4", *settings)
+    train(longer)
+    assert_same_run(longer.run_dir, whole.run_dir)
+    with pytest.raises(RefusedRunError, match=r"trainer\.max_epochs: 4 -> 3"):
+        train(composed("trainer.max_epochs=3", *settings))
+
+
+def test_a_schedule_over_the_whole_training_is_not_prolonged(composed):
+    train(composed("trainer.max_epochs=1", "scheduler=one_cycle"))
+    with pytest.raises(RefusedRunError, match=r"trainer\.max_epochs: 1 -> 2"):
+        train(composed("trainer.max_epochs=2", "scheduler=one_cycle"))
 
 
 def files_of(folder: Path) -> dict[Path, tuple[bytes, int]]:
@@ -332,3 +353,37 @@ def test_a_checkpoint_that_could_not_be_read_back_is_known_after_the_first_epoch
         train(config)
     assert table_of(config.run_dir)["epoch"].tolist() == [-1, 0]
     assert summary_of(config.run_dir)["status"] == "failed"
+
+
+@pytest.mark.parametrize("logger", ["none", "csv"])
+def test_a_folder_that_is_deleted_ends_its_run_and_is_not_made_again(composed, monkeypatch, logger):
+    config = composed("trainer.max_epochs=5", f"logger={logger}")
+    save = Checkpoints.on_train_epoch_end
+
+    def save_and_delete(self, trainer, pl_module):
+        save(self, trainer, pl_module)
+        shutil.rmtree(config.run_dir)
+
+    monkeypatch.setattr(Checkpoints, "on_train_epoch_end", save_and_delete)
+    with pytest.raises(InputError, match="was deleted while it was trained in: the same command begins it again"):
+        train(config)
+    assert not Path(config.run_dir).exists()
+
+
+def test_a_log_without_room_is_told_once_and_the_run_goes_on(composed, monkeypatch, caplog):
+    config = composed("trainer.max_epochs=1")
+    emit = logging.StreamHandler.emit
+
+    def emit_on_a_full_disk(self, record):
+        if not isinstance(self, LogFile):
+            return emit(self, record)
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            self.handleError(record)
+
+    monkeypatch.setattr(LogFile, "emit", emit_on_a_full_disk)
+    caplog.set_level("INFO")
+    train(config)
+    (told,) = [message for message in caplog.messages if "train.log" in message]
+    assert told == f"cannot write {config.run_dir}/train.log: No space left on device; the run goes on"

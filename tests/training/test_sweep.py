@@ -286,3 +286,11 @@ def test_a_search_finds_its_best_trial_and_is_resumed_by_the_same_command(tmp_pa
     assert best.best_value == pytest.approx(max(accuracies))
     again = from_the_beginning("-m", *SEARCHED, "hydra/sweeper=search", *few, folder=tmp_path, warnings="default")
     assert again.stdout.count("finished already") == 2
+
+
+def test_a_worker_whose_sweep_died_while_it_started_ends_at_once(tmp_path):
+    code = (
+        "from qcnn_lightning.training.interruption import end_with_parent; end_with_parent(1 << 22); print('goes on')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (128 + signal.SIGTERM, "")

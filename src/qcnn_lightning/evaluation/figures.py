@@ -106,7 +106,7 @@ def draw_schmidt_spectra(evaluation: Evaluation) -> Figure:
         axes.text(
             0.96,
             0.94,
-            f"$S$ = {entanglement.entropy[label]:.3g} nats\n$e^S$ = {entanglement.effective_schmidt_rank[label]:.3f}",
+            f"S = {entanglement.entropy[label]:.3g} nats\nexp S = {entanglement.effective_schmidt_rank[label]:.3f}",
             transform=axes.transAxes,
             ha="right",
             va="top",
@@ -117,7 +117,7 @@ def draw_schmidt_spectra(evaluation: Evaluation) -> Figure:
     panels[0].yaxis.set_minor_formatter(NullFormatter())
     panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
     figure.supxlabel("place k in the spectrum", fontsize=9)
-    figure.supylabel("Schmidt probability $p_k$", fontsize=9)
+    figure.supylabel("Schmidt probability", fontsize=9)
     figure.suptitle(f"Schmidt spectrum, half against half of the image\n{subject(evaluation)}")
     return figure
 
@@ -227,7 +227,7 @@ def draw_overlaps(evaluation: Evaluation) -> Figure:
         dark=np.abs(overlaps) > 0.55 * largest,
         skip=diagonal,
     )
-    figure.colorbar(image, ax=axes, label=r"$\langle\Psi_y|\Psi_{y'}\rangle$", shrink=0.85)
+    figure.colorbar(image, ax=axes, label="overlap of the states", shrink=0.85)
     axes.set_title(f"Overlaps of the normalised states (each with itself: 1)\n{subject(evaluation)}")
     return figure
 

@@ -35,6 +35,38 @@ def reason_against(x: Tensor, dtype: torch.dtype) -> str | None:
     return None
 
 
+@torch.compiler.assume_constant_result
+def is_available() -> bool:
+    """Return whether there are operators on this machine; a compiler takes the answer as it is."""
+    try:
+        load_operators()
+    except UnavailableError:
+        return False
+    return True
+
+
+@torch.library.custom_op("qcnn_lightning::scores", mutates_args=())
+def evaluated_scores(
+    x: Tensor,
+    table: Tensor,
+    parameters: Sequence[Tensor],
+    mean: Sequence[Tensor],
+    var: Sequence[Tensor],
+    epsilon: Sequence[float],
+    bfloat16_products: bool,
+) -> Tensor:
+    """Return the scores by fixed statistics, as `CpuKernel.run` does: one operation that `torch.compile` can follow."""
+    arguments: Any = (x.contiguous(), table, parameters, mean, var, [], [], 0.0, epsilon, bfloat16_products, False)
+    scores: Tensor = load_operators().forward(*arguments)[0]
+    return scores
+
+
+@evaluated_scores.register_fake
+def _(x: Tensor, table: Tensor, parameters: Sequence[Tensor], *_: Any) -> Tensor:
+    # The last parameter is the matrix of the classification, (1, classes, d_L).
+    return table.new_empty(x.shape[0], parameters[-1].shape[1])
+
+
 @dataclass(frozen=True)
 class CpuKernel:
     """A q-CNN as the operators take it: lists over levels 0 .. L; level L is the classification.

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError, checked_settings
-from qcnn_lightning.kernels.cpu_kernel import CpuKernel, reason_against
+from qcnn_lightning.kernels.cpu_kernel import CpuKernel, evaluated_scores, is_available, reason_against
+from qcnn_lightning.models.channels import channel_schedule
 from qcnn_lightning.models.convolution import NormalisedConvolution, product_pooling
 from qcnn_lightning.models.model import Model, num_parameters
 from qcnn_lightning.models.statistics import ChannelStatistics, batch_statistics
@@ -27,35 +28,6 @@ KERNELS = ("auto", "plain", "fused")
 PRECISIONS = ("high", "highest")
 CONSTANT = 1e-6
 """Largest ratio of deviation to mean that counts as constant: float32's round-off."""
-
-
-def channel_schedule(channels: str | Sequence[int], d: int, num_levels: int) -> tuple[int, ...]:
-    """Return the channels d_0 .. d_L that enter levels 0 .. L, without the constant one (section 4.1, eq. 46).
-
-    Args:
-        channels: "linear" for d_l = d (l + 1), the paper's; "constant" for d_l = d; or the L + 1 numbers themselves.
-        d: channel multiplier.
-        num_levels: L.
-
-    Raises:
-        InputError: unknown schedule, wrong number of channels, or a number below 1.
-    """
-    if d < 1:
-        raise InputError(f"model.d={d}: the channel multiplier must be at least 1")
-    if channels == "linear":
-        return tuple(d * (level + 1) for level in range(num_levels + 1))
-    if channels == "constant":
-        return (d,) * (num_levels + 1)
-    if isinstance(channels, str):
-        raise InputError(f"model.channels={channels}: choose linear, constant, or a list of {num_levels + 1} numbers")
-    if len(channels) != num_levels + 1:
-        raise InputError(
-            f"model.channels={list(channels)} has {len(channels)} numbers: {2**num_levels} pixels make "
-            f"L = {num_levels} levels, which need L + 1 = {num_levels + 1}"
-        )
-    if min(channels) < 1:
-        raise InputError(f"model.channels={list(channels)}: every number of channels must be at least 1")
-    return tuple(channels)
 
 
 class QCNN(Model):
@@ -161,11 +133,41 @@ class QCNN(Model):
         Raises:
             InputError: x has another shape, dtype or range.
         """
+        if torch.compiler.is_compiling():
+            # There are no values to check.
+            return self._compiled(x)
         check_images(x, self.num_sites)
         kernel = self.fast_kernel(x)
         if kernel is not None:
             fixed = () if self.training else [level.statistics() for level in self.all_levels]
             return kernel.differentiable(x, fixed)
+        return self._plain(x)
+
+    def _compiled(self, x: Tensor) -> Tensor:
+        """Return the scores for `torch.compile` and `torch.export`: in evaluation by the operator, else by formulas."""
+        evaluates = not self.training and not torch.is_grad_enabled() and not torch.compiler.is_exporting()
+        if not evaluates or self.kernel == "plain" or x.dtype != torch.uint8 or x.device.type != "cpu":
+            return self._plain(x)
+        if not is_available():
+            return self._plain(x)
+        levels = self.all_levels
+        statistics = [level.statistics() for level in levels]
+        scores: Tensor = evaluated_scores(
+            x,
+            self.grey_level_functions(self.classification.weight.dtype, x.device),
+            [
+                *(level.gamma for level in levels),
+                *(level.beta for level in levels),
+                *(level.weight for level in levels),
+            ],
+            [mean for mean, _ in statistics],
+            [var for _, var in statistics],
+            [level.epsilon for level in levels],
+            self.precision == "high",
+        )
+        return scores
+
+    def _plain(self, x: Tensor) -> Tensor:
         features = self.represent(x)
         for level in self.levels:
             features = product_pooling(features, *level(features))
@@ -183,6 +185,8 @@ class QCNN(Model):
 
     def grey_level_functions(self, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "256 d_0"]:
         """Return f_i(white g / 255) for the grey levels g = 0 .. 255 and i = 1 .. d_0; evaluated once."""
+        if torch.compiler.is_compiling():
+            return self.basis(self.white * torch.arange(256, dtype=dtype, device=device) / 255)
         if (dtype, device) not in self._grey_level_functions:
             with torch.inference_mode(False):  # or a table made in evaluation could not serve training
                 grey_levels = torch.arange(256, dtype=dtype, device=device) / 255

@@ -101,6 +101,8 @@ class FixedStatistics(nn.Module):
 
     def forward(self) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
         """Return mean and variance: the population's if fixed, else the running averages."""
-        if self.population_fixed:
-            return self.population_mean, self.population_var
-        return self.running_mean, self.running_var
+        # No `if`: a compiler follows tensors, not their values.
+        return (
+            torch.where(self.population_fixed, self.population_mean, self.running_mean),
+            torch.where(self.population_fixed, self.population_var, self.running_var),
+        )

@@ -29,8 +29,8 @@ LONGEST_FILE_NAME = 140
 
 
 def wrapped(text: str, width: float) -> str:
-    """Break a text into lines of at most this many inches, between words where possible; "$" stays a dollar sign."""
-    return textwrap.fill(text, int(width / CHARACTER_WIDTH), break_on_hyphens=False).replace("$", r"\$")
+    """Break a text into lines of at most this many inches, between words where possible."""
+    return textwrap.fill(text, int(width / CHARACTER_WIDTH), break_on_hyphens=False)
 
 
 def title_above(figure: Figure, *parts: str) -> None:

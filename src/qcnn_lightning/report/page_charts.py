@@ -68,7 +68,7 @@ def cards_of(collection: Collection, choices: Choices) -> Iterator[Card]:
 
     def trend(axes: Axes, half: str) -> None:
         trend_panel(axes, [group for group in groups if group.bipartition == half], choices, marks)
-        axes.set_ylabel(f"mean EE, {half} (nats)".replace("$", r"\$"))
+        axes.set_ylabel(f"mean EE, {half} (nats)")
 
     def islands(axes: Axes, cost: str) -> None:
         against_cost_panel(axes, collection.runs, cost, choices, lambda run: ISLAND, marks)

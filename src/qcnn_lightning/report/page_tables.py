@@ -177,7 +177,7 @@ def with_deviation(mean: float, deviation: float, scale: float, digits: int) -> 
 
 def link_to(folder: Path, out: Path) -> str:
     """Return the link from the page to a folder."""
-    return quote(os.path.relpath(folder, out.resolve())) + "/"
+    return quote(os.fsencode(os.path.relpath(folder, out.resolve()))) + "/"
 
 
 def finite(value: Any) -> float | None:

@@ -5,14 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
-
-import pandas as pd
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.figure_style import FORMATS
-from qcnn_lightning.files import inside, replace_atomically
+from qcnn_lightning.files import as_csv, inside, replace_atomically
 from qcnn_lightning.report.figures import planned_figures, without_panels
 from qcnn_lightning.report.groups import Collection, LeftOut, read_collection
 from qcnn_lightning.report.layout import Choices, draw_all
@@ -25,8 +22,6 @@ PAGE = "report.html"
 FIGURES = "figures"
 TABLES = ("accuracies.csv", "correlations.csv", "runs.csv")
 REFRESH_S = 5.0
-SIGNIFICANT_DIGITS = 6
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True)
@@ -174,15 +169,6 @@ def state_of_files(paths: Sequence[Path]) -> list[tuple[str, int, int]]:
     found = [run.folder / mark for run in find_runs(paths) for mark in MARKS_OF_A_RUN]
     states = [(str(path), path.stat()) for path in found if path.is_file()]
     return sorted((name, state.st_mtime_ns, state.st_size) for name, state in states)
-
-
-def as_csv(table: pd.DataFrame) -> str:
-    """Return a table as CSV; text that a spreadsheet would take for a formula begins with an apostrophe."""
-
-    def as_text(cell: Any) -> Any:
-        return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULAS) else cell
-
-    return table.map(as_text).to_csv(index=False, float_format=f"%.{SIGNIFICANT_DIGITS}g")
 
 
 def unequal_lengths(collection: Collection) -> list[LeftOut]:

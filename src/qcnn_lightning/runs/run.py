@@ -30,7 +30,7 @@ from qcnn_lightning.runs.metrics import (
     read_table,
     summary_of,
 )
-from qcnn_lightning.runs.settings import CLASSES, differences, settings_of
+from qcnn_lightning.runs.settings import CLASSES, MAX_EPOCHS, differences, is_longer, settings_of
 from qcnn_lightning.runs.untrusted import MOST_BYTES_OF_SETTINGS, parse_yaml, read_json, read_text
 
 if TYPE_CHECKING:
@@ -310,6 +310,8 @@ class Run:
         if not found.record["rows"]:
             raise InputError(f"{found.path} has no rows of epochs: it is no checkpoint of a run")
         changes = differences(found.config, config)
+        if is_longer(found.config, config):
+            del changes[MAX_EPOCHS]
         if changes:
             lines = "".join(f"\n  {key}: {old} -> {new}" for key, (old, new) in changes.items())
             raise RefusedRunError(

@@ -26,6 +26,7 @@ FREE_TO_CHANGE = (
 """Settings, and whole groups of them, that do not change what is learned; all others must stay as they were."""
 CLASSES = "data.classes"
 """What a run's images showed, to readers one more setting: runs of other classes are no repetitions of it."""
+MAX_EPOCHS = "trainer.max_epochs"
 PATHS_IN_A_CONFIG = {"": ("run_dir",), "data": ("root", "path", "cache", "system_folders")}
 ADDED_SINCE = {
     "average_decay": 0.0,
@@ -83,6 +84,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
     return {
         key: (olds.get(key, "none"), news.get(key, "none")) for key in keys if olds.get(key, ...) != news.get(key, ...)
     }
+
+
+def is_longer(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return whether the new settings ask for more epochs, by a schedule that does not know how many there will be."""
+    olds, news = settings_of(old), settings_of(new)
+    before, now = olds.get(MAX_EPOCHS), news.get(MAX_EPOCHS)
+    more = isinstance(before, int) and isinstance(now, int) and now > before
+    return more and news.get("scheduler.interval") == "epoch"
 
 
 def without_paths(config: Mapping[str, Any]) -> dict[str, Any]:

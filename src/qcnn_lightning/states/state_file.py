@@ -107,6 +107,8 @@ def read_epochs(path: str | Path) -> tuple[dict[int, tuple[list[Tensor], Tensor]
 
 def _read(path: str | Path, formats: tuple[str, ...]) -> tuple[list[Tensor], Tensor, list[int], dict[str, Any]]:
     """Return site tensors, top, epochs (none in the file of one state), and the description."""
+    if not Path(path).is_file():
+        raise InputError(f"{path} cannot be read as a state: there is no such regular file")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

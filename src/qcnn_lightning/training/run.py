@@ -25,6 +25,7 @@ from qcnn_lightning.models.model import num_parameters
 from qcnn_lightning.runs import LAST
 from qcnn_lightning.runs.checkpoint import StoredCheckpoint
 from qcnn_lightning.runs.run import LOG, TRACEBACK, Run
+from qcnn_lightning.runs.settings import is_longer
 from qcnn_lightning.training.build import build, check_numbers, try_out, white_for
 from qcnn_lightning.training.checkpoints import Checkpoints
 from qcnn_lightning.training.console import EpochTable
@@ -133,13 +134,14 @@ def train_from(
     record = RunRecord(run, config.trainer.max_epochs)
     if checkpoint is not None:
         record.load_state_dict(checkpoint.record)
-        if has_finished(record, checkpoint):
+        if has_finished(record, checkpoint) and not is_longer(checkpoint.config, settings):
             record.was_finished = True
             if is_first:
                 record.repair(status="finished")
             log.info(
                 "%s has finished already, with test accuracy %.2f%%; to run it again delete the folder, or choose "
-                "another sweep.name or hydra.run.dir",
+                "another sweep.name or hydra.run.dir; to prolong it give more trainer.max_epochs and its folder as "
+                "hydra.run.dir",
                 run.folder,
                 100 * record.rows[-1].get("accuracy/test", math.nan),
             )

@@ -86,7 +86,7 @@ class ImageFolder(Source):
         files = [
             (path, label)
             for label, name in enumerate(self.class_names)
-            for path in _image_files(self.root / split / name, left_out)
+            for path in image_files(self.root / split / name, left_out)
         ]
         if left_out:
             counts = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
@@ -116,7 +116,7 @@ class ImageFolder(Source):
         splits = {}
         for split, files in self.files.items():
             logger.info("Reading %d images below %s", len(files), self.root / split)
-            images = resized((_read(path) for path, _ in files), shape)
+            images = resized((read_image(path) for path, _ in files), shape)
             splits[split] = images, torch.tensor([label for _, label in files])
         return LabelledImages(splits, self.class_names)
 
@@ -130,7 +130,7 @@ def _is_hidden(path: Path) -> bool:
     return path.name.startswith((".", "@", "__"))
 
 
-def _image_files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
+def image_files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
     """Yield the image files below a folder in order; count what else there is by kind."""
     readable = {
         suffix
@@ -144,14 +144,19 @@ def _image_files(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
             if path.is_symlink():
                 left_out["links to folders"] += 1
             else:
-                yield from _image_files(path, left_out)
+                yield from image_files(path, left_out)
         elif path.suffix.lower() in readable and path.is_file():
             yield path
         elif path.suffix.lower() not in BESIDE_IMAGES:
             left_out[f"files with suffix {path.suffix or '(none)'}, which PIL cannot read"] += 1
 
 
-def _read(path: Path) -> Image.Image:
+def read_image(path: Path) -> Image.Image:
+    """Return an image file upright and in grey.
+
+    Raises:
+        InputError: PIL cannot read it.
+    """
     try:
         with Image.open(path) as image:
             return grey(image)

@@ -1,0 +1,84 @@
+"""PyTorch's compilers follow a q-CNN: the same scores, in one graph. `test_compilers` collects this in a process of its
+own: PyTorch cannot follow the type checks that all other tests have."""
+
+import pytest
+import torch
+
+from qcnn_lightning import QCNN
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    network = QCNN(num_sites=16, num_classes=3, d=4).double()
+    network.fix_population_statistics(images())
+    return network
+
+
+def images(number=20):
+    return torch.randint(0, 256, (number, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("kernel", ["auto", "plain"])
+@pytest.mark.parametrize("grey_levels", [images(), images() / 255])
+def test_compiled_evaluation_is_one_graph_with_the_same_scores(network, kernel, grey_levels):
+    network.eval().kernel = kernel
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(grey_levels), network(grey_levels), rtol=1e-10, atol=1e-10)
+
+
+def test_compiled_evaluation_uses_the_operator(network):
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    with torch.no_grad():
+        torch.compile(network.eval(), fullgraph=True, backend=keep)(images())
+    assert "qcnn_lightning.scores" in graphs[0].code
+
+
+def test_compiled_training_has_the_same_gradients_and_moves_the_same_averages(network):
+    twin = QCNN(num_sites=16, num_classes=3, d=4).double()
+    twin.load_state_dict(network.state_dict())
+    compiled = torch.compile(twin.train(), fullgraph=True, backend="aot_eager")
+    for scores in (network.train()(images()), compiled(images())):
+        scores.square().sum().backward()
+    torch.testing.assert_close(twin.levels[0].weight.grad, network.levels[0].weight.grad, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(twin.state_dict(), network.state_dict(), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("grey_levels", [images(), images() / 255])
+def test_an_exported_network_has_the_same_scores_for_any_number_of_images(network, grey_levels):
+    batch = torch.export.Dim("batch", min=2)
+    exported = torch.export.export(network.eval(), (grey_levels,), dynamic_shapes=({0: batch},), strict=False)
+    more = torch.cat([grey_levels, grey_levels[:7]])
+    torch.testing.assert_close(exported.module()(more), network(more), rtol=1e-10, atol=1e-10)
+
+
+def test_the_operator_and_its_shapes_are_as_pytorch_expects(network):
+    from qcnn_lightning.kernels.cpu_kernel import evaluated_scores
+
+    levels = network.all_levels
+    parameters = [
+        *(level.gamma for level in levels),
+        *(level.beta for level in levels),
+        *(level.weight for level in levels),
+    ]
+    statistics = [level.statistics() for level in levels]
+    arguments = (
+        images(),
+        network.grey_level_functions(torch.float64, torch.device("cpu")),
+        [parameter.detach() for parameter in parameters],
+        *([tensor.detach() for tensor in column] for column in zip(*statistics, strict=True)),
+        [level.epsilon for level in levels],
+        False,
+    )
+    torch.library.opcheck(evaluated_scores, arguments, test_utils=("test_schema", "test_faketensor"))
