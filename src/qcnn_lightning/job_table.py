@@ -13,7 +13,8 @@ WIDTH_OF_A_FILE = 240
 
 def plain_console() -> Console:
     """Return a console that prints text literally: names and error messages may look like rich's markup."""
-    return Console(highlight=False, markup=False, emoji=False)
+    # In a notebook, rich would make an output of every line.
+    return Console(highlight=False, markup=False, emoji=False, force_jupyter=False)
 
 
 def job_console() -> Console:

@@ -19,6 +19,7 @@ from qcnn_lightning.data.flattening import checked_order, lay_on_chain, pixel_or
 from qcnn_lightning.data.images import LabelledImages, cache_path, prepare_cache, read_cache
 from qcnn_lightning.data.sources import make_source
 from qcnn_lightning.errors import InputError, checked_settings
+from qcnn_lightning.pixels import checked_white
 
 MOST_PIXELS_A_SIDE = 1024
 """A tree of a million sites; no data set of such images fits into memory."""
@@ -35,6 +36,7 @@ class SplitImages:
         num_sites: N, pixels of the flattened image and padding.
         image_shape: (height, width) before padding.
         pixel_order: int64 (N,), site of the chain -> pixel of the row-major image, or `flattening.PADDING`.
+        white: where the model lays the grey level 1.
     """
 
     @checked_settings
@@ -46,6 +48,7 @@ class SplitImages:
         test_fraction: float | None = None,
         size: int | None,
         flatten: str | Tensor,
+        white: int | float = 1.0,
         val_size: int,
         batch_size: int,
         batches_per_item: int = 1,
@@ -63,6 +66,7 @@ class SplitImages:
             test_fraction: part of the training images to hold out for testing if the source has no test images.
             size: height and width of the resized images in pixels; None leaves it to the source.
             flatten: name for `flattening.pixel_order`, or an order for `flattening.checked_order`.
+            white: where the model lays the grey level 1 in its basis's interval; images are not changed.
             val_size: training images to hold out as the split "val", each class in proportion, always the same.
             batch_size: training images in a batch, over all devices.
             batches_per_item: most batches in an item of the training loader. Every batch is an optimisation step;
@@ -87,6 +91,7 @@ class SplitImages:
         ):
             if not isinstance(value, int) or value < least:
                 raise InputError(f"data.{key}={value} must be a whole number, {least} or more.")
+        self.white = checked_white(white)
         if seed < 0:
             raise InputError(f"seed={seed} must be 0 or more.")
         if test_fraction is not None and not 0 < test_fraction < 1:

@@ -37,6 +37,7 @@ ADDED_SINCE = {
     "data.augment.flip": False,
     "data.augment.shift": 0,
     "data.augment.shift_fraction": 0.5,
+    "data.white": 1.0,
     "entropy_weight": 0.0,
     "model.precision": "high",
 }
