@@ -13,7 +13,7 @@ from qcnn_lightning.states.gram import Tree
 
 
 def check_comparable(state: Any, other: Any) -> None:
-    """Check that two `NetworkState`s have the same sites, local functions and layout.
+    """Check that two states (`NetworkState`) have the same sites, local functions and layout.
 
     Raises:
         InputError: they have not.
