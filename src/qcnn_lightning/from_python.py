@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Override = str | Mapping[str, Any]
-SIMPLE = re.compile(r"[A-Za-z_][\w./-]*")
+SIMPLE = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)
 WORDS_OF_THE_GRAMMAR = ("true", "false", "null", "nan", "inf")
 
 
