@@ -174,4 +174,4 @@ def test_a_value_of_the_wrong_type_is_told_where_python_checks_nothing(tmp_path)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
-    assert "parameter d: value 'two'" in line
+    assert "Parameter d: value 'two'" in line
