@@ -34,7 +34,8 @@ nb_execution_timeout = 300
 
 apidoc_modules = [{"path": "../src/qcnn_lightning", "destination": "docs/reference", "module_first": True}]
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+# What the package's own namespace has is described where it is defined.
+autodoc_default_options = {"members": True, "show-inheritance": True, "ignore-module-all": True}
 napoleon_use_ivar = True
 default_role = "py:obj"
 

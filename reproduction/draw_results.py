@@ -20,6 +20,7 @@ from PIL import Image
 
 from qcnn_lightning.command_line import one_message
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.figure_style import save, styled
 from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.report.figures import planned_figures
 from qcnn_lightning.report.groups import Collection, read_collection
@@ -143,7 +144,8 @@ def main() -> None:
         for page in PAGES:
             replace_atomically(page, with_tables(page, stored))
     if (measured := MEASUREMENTS / "scaling.json").is_file():
-        scaling_figure(json.loads(measured.read_text())["rows"]).savefig(FIGURES / "scaling.png", dpi=120)
+        with styled():
+            save(scaling_figure(json.loads(measured.read_text())["rows"]), FIGURES / "scaling", ("png",))
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas as pd
 
+from qcnn_lightning.labels import DATA_NAMES, caption, data_name, value_name
 from qcnn_lightning.report.correlation import Estimate
-from qcnn_lightning.report.groups import Collection, caption
+from qcnn_lightning.report.groups import Collection
 from qcnn_lightning.report.tables import accuracy_table, correlation_table, last, mean_and_deviation
 from qcnn_lightning.runs.run import Run
 from reproduction.scaling_figure import PAPER, TITLES
@@ -28,7 +29,6 @@ from reproduction.studies import (
 )
 
 MEASUREMENTS = Path(__file__).parents[1] / "benchmarks" / "results"
-DATA_SETS = {"mnist": "MNIST", "fmnist": "Fashion-MNIST"}
 COMPARED = {"accuracy": "accuracy/test", "cost": "cost/test", "EE": "ee/mean"}
 # As their authors report them, the best they give; and the height of the images, pixels.
 PUBLISHED = (
@@ -53,7 +53,7 @@ def accuracies(collection: Collection) -> Iterator[Row]:
         network = caption(row["variant"], row["bipartition"])
         counts = (f"{row[name]:.0f}" for name in ("num_parameters", "epochs", "seeds"))
         yield (
-            named(row["data"]),
+            data_name(row["data"]),
             network,
             *counts,
             percent(row["accuracy/test best, mean"], row["accuracy/test best, sd"]),
@@ -77,7 +77,7 @@ def correlations(collection: Collection) -> Iterator[Row]:
                         with_interval(Estimate(*rows.loc[cost, ["correlation", "low", "high"]]), "+.2f")
                         for cost in ("train", "test")
                     )
-                    yield named(data), scope, of, f"{rows['runs'].iloc[0]}", *of_costs
+                    yield data_name(data), scope, of, f"{rows['runs'].iloc[0]}", *of_costs
 
 
 # Two tables of the same runs, on two pages, need them.
@@ -91,9 +91,9 @@ def spearman_correlations(collection: Collection) -> pd.DataFrame:
 def claims(collection: Collection) -> Iterator[Row]:
     """Yield what the paper claims and what was measured, a column per data set."""
     correlations = spearman_correlations(collection)
-    data_sets = [data for data in DATA_SETS if data in collection.data_sets]
+    data_sets = [data for data in DATA_NAMES if data in collection.data_sets]
     of_data = {data: list(measured_claims(collection, data, correlations)) for data in data_sets}
-    yield "", "the paper", *(named(data) for data in of_data)
+    yield "", "the paper", *(data_name(data) for data in of_data)
     for cells in zip(*of_data.values(), strict=True):
         yield *cells[0][:2], *(measured for *_, measured in cells)
 
@@ -162,7 +162,7 @@ def paper(collection: Collection) -> Iterator[Row]:
     for row in records(paper_table(collection)):
         of_paper, best = row["paper"], row["best"]
         yield (
-            named(row["data"]),
+            data_name(row["data"]),
             row["network"],
             f"{row['runs']}",
             with_interval(row["best"], ".2%"),
@@ -188,7 +188,7 @@ def settled(collection: Collection) -> Iterator[Row]:
     )
     for row in records(settling_table(collection)):
         yield (
-            named(row["data"]),
+            data_name(row["data"]),
             row["network"],
             f"{row['runs']}",
             plain(row["before"], ".1g"),
@@ -210,7 +210,8 @@ def within_runs(collection: Collection) -> Iterator[Row]:
             for cost in ("train", "test")
         )
         if row["runs"]:
-            yield named(row["data"]), row["network"], f"{row['runs']}", *(cell for pair in of_costs for cell in pair)
+            cells = (cell for pair in of_costs for cell in pair)
+            yield data_name(row["data"]), row["network"], f"{row['runs']}", *cells
 
 
 def overfitting(collection: Collection) -> Iterator[Row]:
@@ -229,7 +230,7 @@ def overfitting(collection: Collection) -> Iterator[Row]:
     )
     for row in records(overfitting_table(collection)):
         yield (
-            named(row["data"]),
+            data_name(row["data"]),
             row["network"],
             f"{row['runs']}",
             plain(row["accuracy"], ".2%"),
@@ -246,7 +247,7 @@ def overfitting_correlation(collection: Collection) -> Iterator[Row]:
     """Yield whether runs that overfit more are those whose entropy rises more."""
     yield "data set", "runs", "rise of the test cost ~ rise of the EE"
     for row in records(overfitting_and_rise(collection)):
-        yield named(row["data"]), f"{row['runs']}", with_interval(row["correlation"], "+.2f")
+        yield data_name(row["data"]), f"{row['runs']}", with_interval(row["correlation"], "+.2f")
 
 
 def contrast(collection: Collection, title: str, key: str, reference: Any) -> Iterator[Row]:
@@ -265,9 +266,9 @@ def contrast(collection: Collection, title: str, key: str, reference: Any) -> It
     )
     for row in records(contrast_table(collection, key, reference, metrics)):
         yield (
-            named(row["data"]),
+            data_name(row["data"]),
             row["network"],
-            plain(row["value"], "g") if isinstance(row["value"], int | float) else row["value"],
+            plain(row["value"], "g") if isinstance(row["value"], int | float) else value_name(key, row["value"]),
             f"{row['runs']}",
             plain(row["accuracy"].value, ".2%"),
             points(row["accuracy difference"]),
@@ -291,7 +292,7 @@ def costs(collection: Collection) -> Iterator[Row]:
             measured = [[last(run.column(name)) for run in runs] for name in ("accuracy/test", "ee/mean")]
             best = [run.column("accuracy/test").max() for run in runs]
             yield (
-                named(data),
+                data_name(data),
                 f"d = {d}, {runs[0].num_parameters:.0f} parameters",
                 cost,
                 f"{len(runs)}",
@@ -324,7 +325,7 @@ def classes(collection: Collection) -> Iterator[Row]:
     )
     for row in records(class_table(collection)):
         yield (
-            named(row["data"]),
+            data_name(row["data"]),
             row["network"],
             f"{row['runs']}",
             f"{row['lowest']}, {row['lowest entropy']:.2f}",
@@ -358,7 +359,7 @@ def choices(collection: Collection) -> Iterator[Row]:
                 value - last(reference[seed].column(accuracy)) for seed, value in measured.items() if seed in reference
             ]
             yield (
-                named(data),
+                data_name(data),
                 "nothing" if choice == "none" else choice,
                 f"{next(iter(of_seed.values())).num_parameters:.0f}",
                 f"{len(of_seed)}",
@@ -378,7 +379,7 @@ def published(collection: Collection) -> Iterator[Row]:
     yield "data set", "classifier", "pixels", "parameters", "epochs", "seeds", "test accuracy", "seconds"
     ours = records(accuracy_table(collection))
     others = list(baselines())[1:] if (MEASUREMENTS / "baselines.json").is_file() else []
-    for data, name in DATA_SETS.items():
+    for data, name in DATA_NAMES.items():
         for classifier, size, accuracies_of in PUBLISHED:
             yield name, classifier, squared(size), "", "", "", accuracies_of[data], ""
         for row in ours:
@@ -399,7 +400,15 @@ def baselines() -> Iterator[Row]:
         counts = (f"{rows[name].iloc[0]}" for name in ("parameters", "epochs"))
         accuracy = percent(*mean_and_deviation(list(rows["accuracy/test"])))
         size = squared(rows["size"].iloc[0])
-        yield named(str(data)), str(network), size, *counts, f"{len(rows)}", accuracy, f"{rows['seconds'].mean():.0f}"
+        yield (
+            data_name(str(data)),
+            str(network),
+            size,
+            *counts,
+            f"{len(rows)}",
+            accuracy,
+            f"{rows['seconds'].mean():.0f}",
+        )
 
 
 def time_to_accuracy() -> Iterator[Row]:
@@ -414,7 +423,7 @@ def time_to_accuracy() -> Iterator[Row]:
                 "" if who not in reached else seconds_or_best(reached[who][target], best[who])
                 for who in ("ours", "textbook")
             )
-            yield named(data), target, *cells
+            yield data_name(data), target, *cells
 
 
 def seconds_or_best(seconds: float | None, best: float) -> str:
@@ -455,7 +464,7 @@ def population_sample() -> Iterator[Row]:
     yield "data set", "images", "samples", "EE (nats)", "test accuracy", "largest score of a training image"
     for row in json.loads((MEASUREMENTS / "population_sample.json").read_text())["rows"]:
         yield (
-            named(row["data"]),
+            data_name(row["data"]),
             f"{row['size']}",
             f"{len(row['ee'])}",
             number(*mean_and_deviation(row["ee"])),
@@ -484,7 +493,7 @@ def throughput() -> Iterator[Row]:
     for row in json.loads((MEASUREMENTS / "throughput.json").read_text())["rows"]:
         epoch, textbook = row["epoch_s"], row["textbook_epoch_s"]
         yield (
-            named(row["data"]),
+            data_name(row["data"]),
             *(f"{row[name]}" for name in ("d", "sharing", "threads")),
             *(f"{row[f'{name}step_ms']:.2f}" for name in ("", "bare_", "textbook_", "floor_")),
             f"{epoch:.2f}",
@@ -546,11 +555,6 @@ OF_MEASUREMENTS = {
     "scaling": scaling,
 }
 KINDS = (*OF_RUNS, *OF_MEASUREMENTS)
-
-
-def named(data: str) -> str:
-    """Return the name of a data set as people write it."""
-    return DATA_SETS.get(data, data)
 
 
 def squared(size: int) -> str:

@@ -20,7 +20,7 @@ def scaling_figure(rows: Sequence[dict[str, Any]]) -> Figure:
             `peak_mib`.
     """
     curves = list(dict.fromkeys(row["curve"] for row in rows))
-    figure = Figure(figsize=(13, 6), layout="constrained")
+    figure = Figure(figsize=(9, 4.6))
     axes = figure.subplots(2, len(curves), sharex="col", sharey="row", squeeze=False)
     for column, variable in enumerate(curves):
         points = [row for row in rows if row["curve"] == variable]
@@ -30,7 +30,6 @@ def scaling_figure(rows: Sequence[dict[str, Any]]) -> Figure:
             axis.set_xscale("log")
             axis.set_xticks(values, [f"{value}" for value in values])
             axis.set_xticks([], minor=True)
-            axis.grid(alpha=0.3)
         own = next(row["step_ms"] for row in points if row[variable] == PAPER[variable])
         axes[0, column].plot(values, [own * value / PAPER[variable] for value in values], ":", color="gray")
         axes[0, column].set_yscale("log")

@@ -13,8 +13,9 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.stats import friedmanchisquare, t
 
+from qcnn_lightning.labels import caption
 from qcnn_lightning.report.correlation import FEWEST_POINTS, FEWEST_RUNS, Estimate, correlation, over_runs
-from qcnn_lightning.report.groups import NOT_A_SETTING, Collection, caption, rank
+from qcnn_lightning.report.groups import NOT_A_SETTING, Collection, rank
 from qcnn_lightning.report.tables import COSTS, first, last, series
 from qcnn_lightning.runs.run import Run
 from qcnn_lightning.runs.settings import is_free
@@ -122,8 +123,8 @@ def paper_table(collection: Collection) -> pd.DataFrame:
         accuracies = [run.column("accuracy/test") for run in runs]
         rows.append(
             labels
-            | {"best": mean_with_interval([accuracy.max() for accuracy in accuracies])}
-            | {"final": mean_with_interval([last(accuracy) for accuracy in accuracies])}
+            | {"best": mean_with_interval([accuracy.max() for accuracy in accuracies], bounds=(0.0, 1.0))}
+            | {"final": mean_with_interval([last(accuracy) for accuracy in accuracies], bounds=(0.0, 1.0))}
             | {"paper": PAPER_ACCURACY.get(labels["data"], np.nan)}
         )
     return pd.DataFrame(rows)
@@ -166,7 +167,7 @@ def overfitting_table(collection: Collection, window: int = 2) -> pd.DataFrame:
             labels
             | {title: mean_of(last(run.column(name)) for run in runs) for title, name in names.items()}
             | {"ee": mean_of(last(run.entropy_trend(window)) for run in runs)}
-            | {"cost rise": mean_with_interval([cost for cost, _ in overfits])}
+            | {"cost rise": mean_with_interval([cost for cost, _ in overfits], bounds=(0.0, np.inf))}
             | {"ee rise": mean_with_interval([settling(run, window).rise for run in runs])}
             | {"ee rise since": mean_with_interval([entropy for _, entropy in overfits])}
         )

@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
-from qcnn_lightning.figure_style import MARKERS, MEAN_ENTROPY, OKABE_ITO, colour_of, data_name
+from qcnn_lightning.figure_style import MARKERS, OKABE_ITO, colour_of
+from qcnn_lightning.labels import MEAN_ENTROPY, class_label, data_name
 from qcnn_lightning.report.figures import groups_with_panels
 from qcnn_lightning.report.groups import Collection, Group, LeftOut, rank
 from qcnn_lightning.report.layout import (
-    LONGEST_CLASS_NAME,
     PANEL_WIDTH,
     Choices,
     Planned,
@@ -26,7 +26,7 @@ from qcnn_lightning.report.layout import (
     unique,
     wrapped,
 )
-from qcnn_lightning.report.tables import last, mean_and_deviation
+from qcnn_lightning.report.tables import last, mean_and_deviation, possible_interval
 from reproduction.studies import classes_at_the_end, entropy_and_error, mean_with_interval
 
 WEIGHT = "entropy_weight"
@@ -61,20 +61,21 @@ def entropy_and_error_of_classes(groups: Sequence[Group]) -> Figure | str:
         points: dict[str, tuple[float, float]] = {}
         for label in tables[0].index:
             rows = pd.DataFrame([table.loc[label] for table in tables])
-            (error, error_sd), (entropy, entropy_sd) = (
-                mean_and_deviation(list(rows[of])) for of in ("error", "entropy")
+            (error, error_bar), (entropy, entropy_bar) = (
+                mean_and_bar(list(scale * rows[of]), highest)
+                for of, scale, highest in (("error", 100, 100.0), ("entropy", 1, np.inf))
             )
             axes.errorbar(
-                100 * error,
+                error,
                 entropy,
-                xerr=100 * np.nan_to_num(error_sd),
-                yerr=np.nan_to_num(entropy_sd),
+                xerr=error_bar,
+                yerr=entropy_bar,
                 color=colour_of(group.data),
                 elinewidth=0.6,
                 marker="o",
                 markersize=3,
             )
-            points[wrapped(label[:LONGEST_CLASS_NAME], PANEL_WIDTH)] = (100 * error, entropy)
+            points[wrapped(class_label(label), PANEL_WIDTH)] = (error, entropy)
         axes.margins(x=0.15, y=0.12)
         name_points(axes, points)
         mean = mean_with_interval([entropy_and_error(run) for run in group.complete_runs])
@@ -84,6 +85,13 @@ def entropy_and_error_of_classes(groups: Sequence[Group]) -> Figure | str:
     title = f"{data_name(groups[0].data)}: entropy and error rate of every class, last epoch"
     title_above(figure, title, seeds_of(found))
     return figure
+
+
+def mean_and_bar(values: Sequence[float], highest: float = np.inf) -> tuple[float, np.ndarray]:
+    """Return the mean, and a bar of one standard deviation that ends at what is possible, as matplotlib takes it."""
+    mean, deviation = mean_and_deviation(values)
+    low, high = possible_interval(mean, deviation, float(np.nanmin(values)), highest)
+    return mean, np.array([[mean - low], [high - mean]])
 
 
 def name_points(axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
@@ -140,15 +148,16 @@ def against_weight(collection: Collection) -> Figure | str:
             ]
             of_kind.sort(key=lambda group: rank(group.runs[0].settings.get(WEIGHT)))
             places = [weights.index(group.runs[0].settings.get(WEIGHT)) for group in of_kind]
-            for axes, metric in ((above, "accuracy/test"), (below, "ee/mean")):
+            for axes, metric, highest in ((above, "accuracy/test", 1.0), (below, "ee/mean", np.inf)):
                 ends = [
-                    mean_and_deviation([last(run.column(metric)) for run in group.complete_runs]) for group in of_kind
+                    mean_and_bar([last(run.column(metric)) for run in group.complete_runs], highest)
+                    for group in of_kind
                 ]
                 axes.errorbar(
                     # Side by side where they would hide one another.
                     np.array(places) + 0.08 * (number - (len(kinds) - 1) / 2),
                     [mean for mean, _ in ends],
-                    np.nan_to_num([deviation for _, deviation in ends]),
+                    np.hstack([bar for _, bar in ends]),
                     color=OKABE_ITO[number % len(OKABE_ITO)],
                     marker=MARKERS[number % len(MARKERS)],
                     markersize=4,

@@ -1,6 +1,28 @@
-"""q-CNNs on PyTorch Lightning, and the entanglement of their quantum states."""
+"""Train q-CNNs, and measure the entanglement of their quantum states.
 
+    import qcnn_lightning as ql
+
+    run = ql.train("data=digits", "model.d=6", max_epochs=20)   # what qcnn-train does; the same call resumes
+    run.metrics                                                 # a row per epoch
+    run.plot()                                                  # entanglement entropy against cost
+    run.network                                                 # a QCNN
+    run.state().entanglement_entropy()                          # of every class, nats, exact
+    runs = ql.sweep("data=digits", d=[2, 4], seed=range(3))     # runs.table
+    run = ql.load("multirun/paper/seed=0")
+
+Read the help of these:
+
+    train, sweep           train a network, or one for every combination of settings
+    load, load_sweep       what has been trained: TrainedRun, Sweep
+    QCNN                   the network, a torch.nn.Module
+    NetworkState           its states: entropies, spectra, overlaps, probabilities, samples
+    Model, State           the protocols for networks and states of your own
+    InputError             what a setting or file that cannot be used raises
+"""
+
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from qcnn_lightning.terminal import end_at_interrupt, is_starting
@@ -9,15 +31,46 @@ if is_starting(__name__):
     end_at_interrupt()
 
 if TYPE_CHECKING:
+    from qcnn_lightning.errors import InputError
+    from qcnn_lightning.from_python import load, load_sweep, sweep, train
     from qcnn_lightning.models import QCNN, Density, Model
     from qcnn_lightning.states import DensityState, NetworkState, State
+    from qcnn_lightning.trained_run import Sweep, TrainedRun
 
     __version__: str
 
-__all__ = ["QCNN", "Density", "DensityState", "Model", "NetworkState", "State", "__version__"]
+__all__ = [
+    "QCNN",
+    "Density",
+    "DensityState",
+    "InputError",
+    "Model",
+    "NetworkState",
+    "State",
+    "Sweep",
+    "TrainedRun",
+    "__version__",
+    "load",
+    "load_sweep",
+    "sweep",
+    "train",
+]
 
-PLACES = dict.fromkeys(("QCNN", "Density", "Model"), "models")
-PLACES |= dict.fromkeys(("DensityState", "NetworkState", "State"), "states")
+PLACES = {
+    "QCNN": "models",
+    "Density": "models",
+    "DensityState": "states",
+    "InputError": "errors",
+    "Model": "models",
+    "NetworkState": "states",
+    "State": "states",
+    "Sweep": "trained_run",
+    "TrainedRun": "trained_run",
+    "load": "from_python",
+    "load_sweep": "from_python",
+    "sweep": "from_python",
+    "train": "from_python",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -29,3 +82,18 @@ def __getattr__(name: str) -> Any:
     if name not in PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{PLACES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """This package, in which `train` is the function, whether or not the command's module was imported as well."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in PLACES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

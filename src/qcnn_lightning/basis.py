@@ -150,14 +150,16 @@ def make_basis(name: str, num_functions: int) -> Basis:
             "class, like mine.MyBasis"
         )
     own_class = own_part(name, "model.basis")
-    try:
-        basis: Basis = own_class(num_functions)
-    except TypeError as error:
-        raise InputError(
-            f"model.basis={name}: expected a class that takes num_functions={num_functions}: {error}"
-        ) from error
-    basis.name, basis.num_functions = name, num_functions  # type: ignore[misc]
-    check_orthonormal(basis)
+    # Also for a network without memory of its own, of which only the sizes are asked.
+    with torch.device("cpu"):
+        try:
+            basis: Basis = own_class(num_functions)
+        except TypeError as error:
+            raise InputError(
+                f"model.basis={name}: expected a class that takes num_functions={num_functions}: {error}"
+            ) from error
+        basis.name, basis.num_functions = name, num_functions  # type: ignore[misc]
+        check_orthonormal(basis)
     return basis
 
 

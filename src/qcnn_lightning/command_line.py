@@ -55,25 +55,43 @@ def job_folder(override_dirname: str) -> str:
     return name
 
 
-# Our launchers and sweepers are named like the plug-ins they configure.
-warnings.filterwarnings("ignore", r"\s*'hydra/\w+/\w+' is validated against ConfigStore schema")
+def ignore_hydras_hint() -> None:
+    """Ignore that our launchers and sweepers are named like the plug-ins they configure."""
+    warnings.filterwarnings("ignore", r"\s*'hydra/\w+/\w+' is validated against ConfigStore schema")
+
+
+ignore_hydras_hint()
 OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
-def quote_paths(*keys: str) -> None:
-    """Let these keys take plain paths: job folders have "=" and "," in their names, which are Hydra's syntax.
+PATHS_OF_TRAINING = ("data.root", "data.path", "data.cache", "hydra.run.dir", "hydra.sweep.dir")
 
-    Quotes the value of every such `key=value` in `sys.argv`, and the items of a list of paths that there are; null,
-    what is quoted already, and other lists stay as they are.
+
+def quote_paths(*keys: str) -> None:
+    """Let these keys take plain paths on this command line, as `with_quoted_paths` does."""
+    sys.argv[:] = with_quoted_paths(sys.argv, keys)
+
+
+def with_quoted_paths(arguments: Iterable[str], keys: Iterable[str]) -> list[str]:
+    """Return arguments whose paths are quoted: job folders have "=" and "," in their names, which are Hydra's syntax.
+
+    Args:
+        arguments: of a command.
+        keys: those that take a path. In every such `key=value` the value is quoted, and the items of a list of paths
+            that there are; null, what is quoted already, and other lists stay as they are.
     """
-    for position, argument in enumerate(sys.argv):
+
+    def quoted_path(argument: str) -> str:
         key, _, value = argument.partition("=")
         if key not in keys or value in ("", "null") or "'" in value:
-            continue
+            return argument
         if Path(value).exists() or not value.startswith(("[", '"')):
-            sys.argv[position] = f"{key}='{value}'"
-        elif value.startswith("[") and (paths := paths_in(value[1:].removesuffix("]"))):
-            sys.argv[position] = f"{key}=[{','.join(map(quoted, paths))}]"
+            return f"{key}='{value}'"
+        if value.startswith("[") and (paths := paths_in(value[1:].removesuffix("]"))):
+            return f"{key}=[{','.join(map(quoted, paths))}]"
+        return argument
+
+    return [quoted_path(argument) for argument in arguments]
 
 
 def paths_in(text: str) -> list[str]:

@@ -1,6 +1,12 @@
 """Errors whose message tells the user what to do; command lines print it without a traceback."""
 
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
 from beartype import BeartypeConf, beartype
+from beartype.door import die_if_unbearable
 
 
 class InputError(ValueError):
@@ -24,5 +30,24 @@ def message_of(error: BaseException) -> str:
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
 
 
-# For constructors that take settings: a value of the wrong type raises an InputError that names both.
-checked_settings = beartype(conf=BeartypeConf(violation_type=InputError, is_pep484_tower=True, is_color=False))
+CHECKS = BeartypeConf(violation_type=InputError, is_pep484_tower=True, is_color=False)
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def checked_settings(init: Init) -> Init:
+    """Let a constructor raise an `InputError` that names a setting of the wrong type, and the right one.
+
+    beartype's decorator does so, but not under `python -O`; its function still does.
+    """
+    if __debug__:
+        return beartype(conf=CHECKS)(init)
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def checked(*arguments: Any, **named: Any) -> None:
+        for name, value in signature.bind(*arguments, **named).arguments.items():
+            if (hint := signature.parameters[name].annotation) is not signature.empty:
+                die_if_unbearable(value, hint, conf=CHECKS, exception_prefix=f"parameter {name}: ")
+        init(*arguments, **named)
+
+    return checked  # type: ignore[return-value]

@@ -26,11 +26,8 @@ from qcnn_lightning.files import replace_atomically
 FORMATS = ("png", "svg", "pdf")
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DATA_COLOURS = {"mnist": OKABE_ITO[0], "fmnist": OKABE_ITO[1], "digits": OKABE_ITO[2]}
-DATA_NAMES = {"mnist": "MNIST", "fmnist": "Fashion-MNIST"}
 MARKERS = "osD^vP*X"
 ORDERED = mpl.colormaps["viridis"]
-ENTROPY = "entanglement entropy (nats)"
-MEAN_ENTROPY = "mean EE (nats)"
 STYLE: dict[Any, Any] = {
     "axes.grid": True,
     "axes.labelsize": 9,
@@ -109,11 +106,6 @@ def save(figure: Figure, stem: Path, formats: Iterable[str]) -> None:
         drawn = io.BytesIO()
         figure.savefig(drawn, format=suffix, dpi=200, metadata=METADATA[suffix])
         replace_atomically(stem.with_name(f"{stem.name}.{suffix}"), drawn.getvalue())
-
-
-def data_name(data: str) -> str:
-    """Return a data set's name as people write it."""
-    return DATA_NAMES.get(data, data)
 
 
 def colour_of(data: str) -> str:

@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -110,14 +110,20 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 """Settings of the Trainer that a run cannot have: the values that change nothing, and what to do instead."""
 
 
-def in_our_words(error: BaseException) -> str | None:
-    """Return one line for an error of Hydra's that a user's typing has caused; None for any other."""
+def in_our_words(error: BaseException, given: Sequence[str] | None = None) -> str | None:
+    """Return one line for an error of Hydra's that a user's typing has caused; None for any other.
+
+    Args:
+        error: Hydra's.
+        given: the words that were typed; None for this process's.
+    """
+    given = sys.argv[1:] if given is None else given
     message = str(error)
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(.+)/([^/']+)'", message)):
         return refused_choice(*found.groups())
     if isinstance(error, HydraException):
         if found := re.search(r"Could not override '(.+?)'", message):
-            return refused_setting(found[1], given_value(found[1]))
+            return refused_setting(found[1], given_value(found[1], given))
         if found := re.search(r"An item is already at '(.+?)'", message):
             return f"+{found[1]}: {found[1]} is a setting already; leave out the +"
         if found := re.search(r"Could not delete '(.+?)'", message):
@@ -128,9 +134,7 @@ def in_our_words(error: BaseException) -> str | None:
     if type(error).__module__.startswith("submitit"):
         return f"the cluster did not take the jobs: {message.strip().splitlines()[-1]}"
     if "Config group override must be a string or a list" in message:
-        empty = next(
-            (argument for argument in sys.argv[1:] if argument.partition("=")[2] in ("null", "")), "<part>=null"
-        )
+        empty = next((argument for argument in given if argument.partition("=")[2] in ("null", "")), "<part>=null")
         part = empty.partition("=")[0].lstrip("+")
         return f"{empty}: a part cannot be null; choose one of {', '.join(choices().get(part, ['none']))}"
     return None
@@ -243,9 +247,9 @@ def names_of(target: Any) -> tuple[str, ...]:
     return tuple(name for name in parameters if name != "self")
 
 
-def given_value(key: str) -> str:
-    """Return what the command line gives a setting; empty if it does not."""
-    return next((value for name, _, value in (word.partition("=") for word in sys.argv[1:]) if name == key), "")
+def given_value(key: str, given: Iterable[str]) -> str:
+    """Return what a command line gives a setting; empty if it does not."""
+    return next((value for name, _, value in (word.partition("=") for word in given) if name == key), "")
 
 
 def command_here() -> str:

@@ -1,5 +1,6 @@
 """Jobs on the terminal, a row each; in a pipe or a file, a line each."""
 
+import sys
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -13,7 +14,9 @@ WIDTH_OF_A_FILE = 240
 
 def plain_console() -> Console:
     """Return a console that prints text literally: names and error messages may look like rich's markup."""
-    return Console(highlight=False, markup=False, emoji=False)
+    # In a notebook, rich would make an output of every line, or take it for a terminal on which bars can move.
+    terminal = False if "ipykernel" in sys.modules else None
+    return Console(highlight=False, markup=False, emoji=False, force_jupyter=False, force_terminal=terminal)
 
 
 def job_console() -> Console:

@@ -48,6 +48,19 @@ def check_floats(x: Tensor) -> None:
         )
 
 
+def checked_white(white: int | float) -> float:
+    """Return where white lies in a basis's interval [0, 1]: grey level x lies at white x, black at 0.
+
+    In the Fourier basis 0 and 1 are the same point: with white = 1, black and white are the same state.
+
+    Raises:
+        InputError: it is not greater than 0 and at most 1.
+    """
+    if not 0 < white <= 1:
+        raise InputError(f"data.white={white}: must be greater than 0, and at most 1, which is the paper's")
+    return float(white)
+
+
 def lay_on_image(
     chain: Shaped[Tensor, "*shape sites"], order: Int64[Tensor, " sites"], image_shape: tuple[int, int]
 ) -> Shaped[Tensor, "*shape height width"]:

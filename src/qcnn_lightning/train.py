@@ -5,7 +5,7 @@ from concurrent.futures.process import BrokenProcessPool
 import hydra
 from omegaconf import DictConfig
 
-from qcnn_lightning.command_line import find_modules_here, one_message, quote_paths, whole_command
+from qcnn_lightning.command_line import PATHS_OF_TRAINING, find_modules_here, one_message, quote_paths, whole_command
 
 MOST_STARTS = 10
 
@@ -39,7 +39,7 @@ def main_until_no_job_is_killed() -> None:
 def command() -> None:
     """Do what the command line says."""
     find_modules_here()
-    quote_paths("data.root", "data.path", "data.cache", "hydra.run.dir", "hydra.sweep.dir")
+    quote_paths(*PATHS_OF_TRAINING)
     with whole_command():
         main_until_no_job_is_killed()
 

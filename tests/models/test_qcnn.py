@@ -269,13 +269,41 @@ def test_images_that_are_none_are_refused_with_what_would_be_right(x, told, kern
 def test_black_and_white_images_have_no_state_in_the_fourier_basis():
     network = make_network()
     black_and_white = (make_images(20) > 127).to(torch.uint8) * 255
-    with pytest.raises(InputError, match=r"2 grey levels, from 0 to 255.*choose model.basis=legendre"):
+    with pytest.raises(InputError, match=r"2 grey levels, from 0 to 255.*choose data\.white=0\.75"):
         network.fix_population_statistics(black_and_white)
     with pytest.raises(InputError, match="1 grey levels, from 7 to 7; images that are all the same"):
         network.fix_population_statistics(torch.full((20, 16), 7, dtype=torch.uint8))
     # What was refused is not half-way in.
     with pytest.raises(InputError, match="no statistics yet"):
         NetworkState.from_network(network)
+
+
+@pytest.mark.parametrize("basis", ["fourier", "legendre"])
+def test_white_lays_grey_levels_on_a_part_of_the_interval(basis):
+    network, paper = (make_network(basis=basis, white=white) for white in (0.75, 1.0))
+    x = make_images(20)
+    for images in (x, x.double() / 255):
+        expected = paper(0.75 * x.double() / 255)
+        torch.testing.assert_close(network(images), expected, rtol=1e-10, atol=1e-12)
+    network.fix_population_statistics(x)
+    state = network.eval().state()
+    for images in (x, x.double() / 255):
+        torch.testing.assert_close(state.amplitude(images), network(images).detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_black_and_white_images_have_states_where_white_is_another_point_than_black():
+    network = make_network(white=0.75).eval()
+    black_and_white = (make_images(200) > 127).to(torch.uint8) * 255
+    network.fix_population_statistics(black_and_white)
+    scores = network(black_and_white).detach()
+    torch.testing.assert_close(network.state().amplitude(black_and_white), scores, rtol=1e-9, atol=1e-12)
+    assert scores.std(0).min() > 0
+
+
+@pytest.mark.parametrize("white", [0, -0.5, 1.01, math.nan])
+def test_white_lies_in_the_interval(white):
+    with pytest.raises(InputError, match=rf"data\.white={white}: must be greater than 0, and at most 1"):
+        make_network(white=white)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

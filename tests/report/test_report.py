@@ -279,7 +279,7 @@ def test_runs_on_two_folders_of_images_are_drawn_together_and_no_repetitions_of_
     accuracies = pd.read_csv(tmp_path / "out" / "accuracies.csv")
     assert accuracies["seeds"].tolist() == [1, 1]
     assert accuracies["variant"].tolist() == [
-        f"classes={json.dumps(names, ensure_ascii=False)}" for names in (["cat", "dog"], second)
+        f"classes = {json.dumps(names, ensure_ascii=False)}" for names in (["cat", "dog"], second)
     ]
 
 
@@ -289,4 +289,4 @@ def test_runs_on_other_folders_with_the_same_classes_are_no_repetitions_either(t
         config = (run / ".hydra/config.yaml").read_text()
         (run / ".hydra/config.yaml").write_text(config.replace("data:\n", f"data:\n  root: {root}\n"))
     write_report([tmp_path], tmp_path / "out", QUICK)
-    assert pd.read_csv(tmp_path / "out" / "accuracies.csv")["variant"].tolist() == ["root=/pets", "root=/photos"]
+    assert pd.read_csv(tmp_path / "out" / "accuracies.csv")["variant"].tolist() == ["root = /pets", "root = /photos"]

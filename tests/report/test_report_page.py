@@ -151,7 +151,7 @@ def test_filters_change_every_chart_and_table(open_page, hundred_runs):
     choose(page, "d", "18")
     assert set(map(len, visible_runs(page).values())) == {5, 10}
     choose(page, "seed", "3")
-    choose(page, "pixel order", "up_down")
+    choose(page, "pixel order", "up/down")
     shown = visible_runs(page).values()
     assert sorted(map(len, shown)) == [0, *[1] * 7]
     assert len({runs[0] for runs in shown if runs}) == 1
@@ -219,6 +219,49 @@ def test_bands_colours_and_sorting(open_page, hundred_runs):
     wait(page)
     scroll_through(page)
     assert [band.is_visible() for band in bands.all()] == [True] * 40
+
+
+@pytest.mark.parametrize("key", ["Enter", "Space"])
+def test_filters_and_sorting_work_by_keyboard_and_focus_stays(open_page, hundred_runs, key):
+    page = open_page(hundred_runs)
+    focused = "[document.activeElement.textContent, document.activeElement.ariaPressed]"
+    page.locator("nav fieldset:has(legend:text-is('data set')) button:text-is('MNIST')").focus()
+    page.keyboard.press(key)
+    assert page.inner_text(".tile b") == "50 of 100"
+    assert page.evaluate(focused) == ["MNIST", "true"]
+    page.reload()
+    wait(page)
+    assert page.evaluate(focused) == ["MNIST", "true"]
+    head = page.locator("#runs th:has-text('best test accuracy')")
+    head.locator("button").focus()
+    page.keyboard.press(key)
+    assert head.get_attribute("aria-sort") == "ascending"
+    assert page.evaluate(focused)[0] == "best test accuracy"
+
+
+def test_on_a_phone_filters_are_folded_and_charts_stand_below_one_another(open_page, hundred_runs):
+    page = open_page(hundred_runs)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.reload()
+    wait(page)
+    buttons = page.locator("nav button")
+    assert not buttons.first.is_visible()
+    page.click("summary")
+    assert buttons.first.is_visible()
+    choose(page, "d", "18")
+    page.click("summary")
+    assert page.inner_text("summary") == "Filters: d = 18"
+    assert len({box.bounding_box()["x"] for box in page.locator(".curves .plot").all()}) == 1
+
+
+def test_printed_tables_are_whole_and_no_word_of_them_is_cut(open_page, hundred_runs):
+    page = open_page(hundred_runs)
+    page.set_viewport_size({"width": 1000, "height": 700})
+    page.emulate_media(media="print")
+    assert not page.locator("nav").is_visible()
+    for table in page.locator(".table").all():
+        assert table.evaluate("box => box.scrollHeight <= box.clientHeight && box.scrollWidth <= box.clientWidth")
+    assert page.evaluate("[...document.querySelectorAll('td')].every(cell => cell.scrollWidth <= cell.clientWidth)")
 
 
 @pytest.mark.parametrize("width", [390, 1280])

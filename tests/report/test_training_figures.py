@@ -1,8 +1,12 @@
+import itertools
+import json
+
 import matplotlib as mpl
 import numpy as np
 import pytest
 import yaml
 from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from synthetic import curves, write_run, write_sweep
 
@@ -12,6 +16,7 @@ from qcnn_lightning.report.figures import (
     compare_variants,
     entropy_against_d,
     entropy_per_class,
+    entropy_profile,
     figure_2,
     figure_3a,
     figure_3b,
@@ -35,7 +40,7 @@ def lines(axes):
 
 
 def test_figure_2_shows_the_mean_over_seeds(sweep):
-    chosen = [experiment for experiment in sweep.groups if experiment.variant == "d=18"]
+    chosen = [experiment for experiment in sweep.groups if experiment.variant == "d = 18"]
     accuracy, cost, left_right, up_down = figure_2(chosen, Choices(window=2)).axes
     for axes, expected in ((accuracy, 4), (cost, 4), (left_right, 2), (up_down, 2)):
         assert len(lines(axes)) == expected
@@ -59,7 +64,7 @@ def test_figure_2_has_no_empty_panel_where_only_one_bipartition_was_measured(tmp
 
 
 def test_every_figure_names_its_axes_and_its_seeds(sweep):
-    chosen = [group for group in sweep.groups if group.variant == "d=18"]
+    chosen = [group for group in sweep.groups if group.variant == "d = 18"]
     for figure in (
         figure_2(chosen, Choices()),
         figure_3a(chosen, Choices(first_epoch=20)),
@@ -83,7 +88,7 @@ def test_figure_3_starts_at_its_first_epoch_and_has_an_island_per_run(sweep):
     for axes in panels:
         assert len(lines(axes)) == 8
         assert {len(line.get_xdata()) for line in lines(axes)} == {10}
-    chosen = [experiment for experiment in sweep.groups if experiment.variant == "d=18"]
+    chosen = [experiment for experiment in sweep.groups if experiment.variant == "d = 18"]
     train, test = figure_3a(chosen, Choices(first_epoch=20)).axes
     assert {len(line.get_xdata()) for line in lines(train) + lines(test)} == {20}
     assert (train.get_xlabel(), test.get_xlabel()) == ("train cost", "test cost")
@@ -103,7 +108,7 @@ def test_runs_of_different_lengths_each_start_by_their_own_and_figure_3_says_so(
     write_run(tmp_path / "long", epochs=100, seed=1)
     figure = figure_3b(read_collection(tmp_path), Choices())
     assert {len(line.get_xdata()) for axes in figure.axes for line in lines(axes)} == {14, 70}
-    assert figure.get_suptitle() == "2 runs, from epoch 6 to 30, depending on the run's length"
+    assert figure.get_suptitle() == "2 runs, seeds 0, 1, from epoch 6 to 30, depending on the run's length"
 
 
 def test_a_run_that_has_only_begun_starts_by_the_length_that_it_shall_have(tmp_path):
@@ -150,12 +155,12 @@ def test_a_variant_is_not_named_twice_by_a_class_and_its_settings(tmp_path):
         config = write_run(tmp_path / name, epochs=2) / ".hydra/config.yaml"
         config.write_text(yaml.safe_dump(yaml.safe_load(config.read_text()) | {"scheduler": scheduler}))
     assert {item.variant for item in read_collection(tmp_path).groups} == {
-        "scheduler=StepLR",
-        "scheduler=OneCycleLR",
+        "scheduler = StepLR",
+        "scheduler = OneCycleLR",
     }
     config.write_text(config.read_text().replace("OneCycleLR", "StepLR"))
     variants = {item.variant for item in read_collection(tmp_path).groups}
-    assert variants == {"max_lr=None, step_size=10", "max_lr=0.1, step_size=None"}
+    assert variants == {"max lr = none, step size = 10", "max lr = 0.1, step size = none"}
 
 
 def test_bars_are_standard_deviations_over_seeds(sweep):
@@ -234,7 +239,7 @@ def test_variants_have_a_colour_each_in_all_panels(tmp_path):
     assert len(colours[0]) == 2
     assert all(found == colours[0] for found in colours)
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["d=2", "d=18", "test", "train"]
+    assert [text.get_text() for text in legend.get_texts()] == ["d = 2", "d = 18", "test", "train"]
 
 
 def test_only_what_is_asked_for_is_drawn(tmp_path):
@@ -243,6 +248,62 @@ def test_only_what_is_asked_for_is_drawn(tmp_path):
     names, _ = draw_all(collection, out, Choices(), [planned_figures], ["png"], only={"variants"})
     assert names == ["variants"]
     assert [path.name for path in out.iterdir()] == ["variants.png"]
+
+
+def test_bands_and_bars_end_at_what_is_possible(tmp_path):
+    for seed, (accuracy, entropy) in enumerate(((1.0, 0.0), (0.9, 0.9), (1.0, 0.0))):
+        numbers = {"accuracy/test": accuracy, "accuracy/train": accuracy, "ee/mean": entropy}
+        write_run(tmp_path / str(seed), seed=seed, table=curves(epochs=4).assign(**numbers))
+    collection = read_collection(tmp_path)
+    accuracies, _, entropies = figure_2(collection.groups, Choices()).axes
+    for axes, low, high in ((accuracies, 0, 1), (entropies, 0, np.inf)):
+        bands = np.concatenate([path.vertices for band in axes.collections for path in band.get_paths()])
+        assert bands[:, 1].min() >= low
+        assert bands[:, 1].max() <= high
+    for figure, high in ((entropy_against_d(collection, Choices()), 9), (accuracy_against_parameters(collection), 1)):
+        (bars,) = figure.axes[0].containers
+        ends = np.concatenate(bars[2][0].get_segments())[:, 1]
+        assert 0 <= ends.min() < ends.max() <= high
+
+
+def test_an_outlier_does_not_squeeze_the_other_points_and_is_counted(tmp_path):
+    table = curves(epochs=90)
+    table.loc[table["epoch"] == 60, "cost/test"] = 1.2
+    write_run(tmp_path, table=table)
+    collection = read_collection(tmp_path)
+    for figure in (figure_3a(collection.groups, Choices()), figure_3b(collection, Choices())):
+        train, test = figure.axes
+        assert test.get_xlim()[1] < 0.5
+        assert test.get_xlabel() == "test cost (1 of 60 points, up to 1.2, not shown)"
+        assert train.get_xlabel() == "train cost"
+
+
+def test_profiles_are_seen_whole(sweep):
+    figure = entropy_profile([group for group in sweep.groups if group.data == "mnist"])
+    for axes in figure.axes:
+        assert axes.get_ylim()[1] >= max(line.get_ydata().max() for line in axes.lines)
+
+
+def test_names_of_many_classes_do_not_cover_one_another(tmp_path):
+    names = [f"a_rather_long_name_of_class_{label}" for label in range(47)]
+    summary = write_run(tmp_path, epochs=3, num_classes=47) / "summary.json"
+    summary.write_text(json.dumps(json.loads(summary.read_text()) | {"class_names": names}))
+    with mpl.rc_context(STYLE):
+        figure = entropy_per_class(read_collection(tmp_path).groups)
+        FigureCanvasAgg(figure).draw()
+        boxes = [label.get_window_extent() for label in figure.axes[0].get_yticklabels()]
+    assert len(boxes) > 5
+    assert all(above.y0 >= below.y1 for above, below in itertools.pairwise(boxes))
+    assert min(box.x0 for box in boxes) >= 0
+
+
+def test_a_run_has_a_short_name_that_no_other_has(tmp_path):
+    write_sweep(tmp_path, d=(2, 18), seeds=(0, 1), epochs=1)
+    write_run(tmp_path / "again", data="mnist", d=18, seed=1, epochs=1)
+    names = list(read_collection(tmp_path).run_names.values())
+    assert "Fashion-MNIST, d = 18, seed 1" in names
+    assert "MNIST, d = 18, seed 1 (again)" in names
+    assert len(set(names)) == len(names) == 9
 
 
 def figure_called(*names):

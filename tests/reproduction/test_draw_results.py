@@ -120,7 +120,7 @@ def test_one_command_draws_all_figures_and_writes_all_tables(drawn):
     assert all(rows.values())
     assert [row.split(" | ")[0] for row in rows["entropy_time"]] == ["| 8", "| 16", "| 32", "| 64", "| 128", "| 256"]
     # paired by the seed
-    assert [row.split(" | ")[2] for row in rows["bipartitions reproduction"]] == ["left_right", "up_down"]
+    assert [row.split(" | ")[2] for row in rows["bipartitions reproduction"]] == ["left/right", "up/down"]
     assert [row.split(" | ")[2] for row in rows["interventions intervention"]] == ["0", "0.1"]
     assert [row.split(" | ")[2] for row in rows["starts reproduction paper_start"]] == ["product_state", "default"]
     assert "\n".join(rows["claims reproduction"]) in (project / "docs/results.md").read_text()

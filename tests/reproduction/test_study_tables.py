@@ -85,7 +85,7 @@ def test_tables_have_a_row_per_experiment_and_one_for_all_runs_of_a_data_set(tmp
             write_run(tmp_path / f"{d},{seed}", d=d, seed=seed, epochs=40)
     collection = read_collection(tmp_path)
     table = settling_table(collection)
-    assert list(table["network"]) == ["d=2, left/right", "d=18, left/right", "all"]
+    assert list(table["network"]) == ["d = 2, left/right", "d = 18, left/right", "all"]
     assert list(table["runs"]) == [3, 3, 6]
     shares = [settling(run).share for run in collection.runs]
     assert table["share"].iloc[2].value == pytest.approx(np.mean(shares))
@@ -165,12 +165,12 @@ def test_runs_are_compared_seed_by_seed_in_one_setting_alone(tmp_path):
     table = contrast_table(read_collection(tmp_path), "entropy_weight", 0, metrics)
     assert list(table["data"].unique()) == ["mnist"]
     assert list(zip(table["network"], table["value"], table["runs"], strict=True)) == [
-        ("sharing=full, left/right", 0, 3),
-        ("sharing=full, left/right", -0.1, 3),
-        ("sharing=full, left/right", 0.1, 3),
-        ("sharing=sibling, left/right", 0, 3),
-        ("sharing=sibling, left/right", -0.1, 3),
-        ("sharing=sibling, left/right", 0.1, 2),
+        ("full sharing, left/right", 0, 3),
+        ("full sharing, left/right", -0.1, 3),
+        ("full sharing, left/right", 0.1, 3),
+        ("sibling sharing, left/right", 0, 3),
+        ("sibling sharing, left/right", -0.1, 3),
+        ("sibling sharing, left/right", 0.1, 2),
     ]
     differences = list(table["accuracy difference"])
     assert math.isnan(differences[0].value)

@@ -50,7 +50,7 @@ def test_experiments_differ_in_more_than_the_seed(tmp_path):
     groups = read_collection(tmp_path).groups
     assert {len(group.runs) for group in groups} == {3}
     assert {(item.data, item.variant, item.bipartition) for item in groups} == {
-        (data, d, cut) for data in ("mnist", "fmnist") for d in ("d=2", "d=18") for cut in ("left/right", "up/down")
+        (data, d, cut) for data in ("mnist", "fmnist") for d in ("d = 2", "d = 18") for cut in ("left/right", "up/down")
     }
 
 

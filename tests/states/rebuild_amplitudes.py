@@ -22,8 +22,8 @@ def read(path):  # safetensors: the length of a JSON header in 8 bytes, the head
 def amplitudes(path, images):  # (images, height, width) of uint8
     arrays, metadata = read(path)
     order = arrays["pixel_order"]
-    x = np.where(order >= 0, images.reshape(len(images), -1)[:, order], 0) / 255  # padding is black
-    k = np.arange(1, arrays["site_tensor_0"].shape[2])  # 1 .. d_0
+    grey = np.where(order >= 0, images.reshape(len(images), -1)[:, order], 0)  # padding is black
+    x, k = float(metadata.get("white", 1)) * grey / 255, np.arange(1, arrays["site_tensor_0"].shape[2])  # k = 1 .. d_0
     if metadata["basis"] == "fourier":
         angle = 2 * np.pi * x[..., None] * ((k + 1) // 2)
         functions = np.sqrt(2) * np.where(k % 2 == 1, np.cos(angle), np.sin(angle))

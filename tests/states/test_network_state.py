@@ -26,7 +26,7 @@ def state() -> NetworkState:
 
 
 def test_repr_tells_what_it_is(state: NetworkState) -> None:
-    text = "num_sites=8, num_classes=3, channels=(2, 3, 4, 5), basis='fourier', sharing="
+    text = "num_sites=8, num_classes=3, channels=(2, 3, 4, 5), basis='fourier', white=1.0, sharing="
     assert repr(state) == f"NetworkState({text}'sibling')"
     assert repr(NetworkState(*random_tensors([2, 3, 4, 5], 3, 1))) == f"NetworkState({text}'full')"
 

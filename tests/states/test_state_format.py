@@ -1,5 +1,6 @@
 """The state file: `rebuild_amplitudes.py` reads it with NumPy alone, and older files stay readable."""
 
+import copy
 import runpy
 from pathlib import Path
 
@@ -57,6 +58,19 @@ def test_what_a_file_says_of_itself_comes_back(tmp_path: Path) -> None:
     picture = loaded.layout.on_image(loaded.block_entropies(0))
     assert picture.shape == (3, 2, 3)
     assert picture[1, 1, 2] == loaded.block_entropies(0)[1, layout.pixel_order.index(5)]
+
+
+def test_where_white_lies_comes_back_and_no_state_is_taken_for_one_of_another_white(tmp_path: Path) -> None:
+    tensors = random_tensors([2, 3, 4], 3, 2)
+    state, paper = NetworkState(*tensors, white=0.75), NetworkState(*tensors)
+    state.save(tmp_path / "state.safetensors")
+    x = torch.rand(5, 4, dtype=torch.float64)
+    loaded = NetworkState.load(tmp_path / "state.safetensors")
+    assert loaded == state != paper
+    for same in (loaded, copy.deepcopy(state), state[:], state.described(None, None), NetworkState.sum([state])):
+        torch.testing.assert_close(same.amplitude(x), paper.amplitude(0.75 * x), rtol=1e-12, atol=1e-12)
+    with pytest.raises(InputError, match=r"data\.white=0\.75 and 1\.0 cannot be compared"):
+        state.overlaps(paper)
 
 
 @pytest.mark.parametrize("with_checksum", [True, False])

@@ -165,3 +165,13 @@ def test_paths_are_meant_as_they_were_given_wherever_a_job_runs(tmp_path, place)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["class_names"] == ["cat", "dog"]
     assert list((tmp_path / "data" / "cache").glob("folder-4x4-*"))
+
+
+@pytest.mark.slow
+def test_a_value_of_the_wrong_type_is_told_where_python_checks_nothing(tmp_path):
+    wrong = [sys.executable, "-O", "-m", "qcnn_lightning.train", "data=digits", "model.d=two", "logger=none"]
+    done = subprocess.run(wrong, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert "Parameter d: value 'two'" in line

@@ -167,7 +167,7 @@ def test_wandb_knows_what_runs_are_grouped_by(tracked):
     assert (logged["data"]["name"], logged["model"]["d"]) == ("digits", 4)
     (run,) = of_type(records, "run")
     assert (run["run_group"], run["job_type"], run["display_name"]) == ("test", "train", "run")
-    assert run["tags"] == ["mine", "digits", "d=4", "sharing=full", "start=product_state", "flatten=left_right"]
+    assert run["tags"] == ["mine", "digits", "d = 4", "full sharing", "product-state start", "left/right"]
 
 
 def test_wandb_draws_profile_and_spectrum_of_several_epochs_and_the_confusion_matrix(tracked):

@@ -25,7 +25,7 @@ STEPLR = "scheduler.scheduler._target_=torch.optim.lr_scheduler.StepLR cannot be
         (["entropy_weight=much"], "entropy_weight=much: must be a number"),
         (["scheduler.interval=batch"], "scheduler.interval=batch: choose one of epoch, step"),
         (["optimizer.weight_decay=-1"], f"{ADAMW} with lr=0.01, weight_decay=-1, fused=True: ValueError"),
-        (["optimizer._target_=torch.optim.RMSprop"], "unexpected keyword argument 'fused'"),
+        (["optimizer._target_=torch.optim.RMSprop"], "optimizer.fused=True: RMSprop has no such setting"),
         (["optimizer._target_=torch.optim.LBFGS", "~optimizer.fused", "~optimizer.weight_decay"], "closure"),
         (["scheduler.scheduler.step_size=0"], f"{STEPLR} with step_size=0, gamma=0.5: ZeroDivisionError"),
         (["scheduler=one_cycle", "scheduler.scheduler.pct_start=2"], "pct_start"),

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qcnn_lightning.data.datamodule import ImageDataModule
+from qcnn_lightning.data.split_images import STORED_AS
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.models.model import Model
 from qcnn_lightning.runs.checkpoint import StoredCheckpoint
@@ -55,7 +55,7 @@ def check_same_images(checkpoints: Sequence[StoredCheckpoint]) -> None:
             {key: value for key, value in without_paths(one.config)["data"].items() if key in OF_IMAGES}
             for one in (first, other)
         )
-        orders = [one.content.get(ImageDataModule.__qualname__, {}).get("pixel_order") for one in (first, other)]
+        orders = [one.content.get(STORED_AS, {}).get("pixel_order") for one in (first, other)]
         if ours != theirs or not (orders[0] is orders[1] or torch.equal(*orders)):
             raise InputError(
                 f"{first.path} and {other.path} were trained with different images or pixel orders ({ours}, {theirs}): "

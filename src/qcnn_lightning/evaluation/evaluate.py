@@ -11,9 +11,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import FLATTENINGS
 from qcnn_lightning.data.sources import SOURCES
+from qcnn_lightning.data.split_images import STORED_AS, SplitImages
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.ensemble import Ensemble, check_same_images
 from qcnn_lightning.evaluation.fidelity import draw_fidelity
@@ -64,7 +64,7 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     cost = cost_of(checkpoint, own)
     epoch = checkpoint.content.get("epoch")
     settings = without_paths(checkpoint.config)
-    images = checkpoint.content.get(ImageDataModule.__qualname__, {})
+    images = checkpoint.content.get(STORED_AS, {})
     num_sites: Any = network.num_sites
     datamodule = rebuild_data(settings, config.data, checkpoint.path, own, images.get("pixel_order"), num_sites)
     if images.get("content", datamodule.state_dict()["content"]) != datamodule.state_dict()["content"]:
@@ -162,7 +162,7 @@ def rebuild_data(
     allowed: Collection[str] = (),
     order: Any = None,
     num_sites: int | None = None,
-) -> ImageDataModule:
+) -> SplitImages:
     """Prepare the data that a run was trained with.
 
     Paths and code that the run folder names are not used. Paths come from `paths` or from the data set's configuration,
@@ -194,7 +194,7 @@ def rebuild_data(
         own = own | {"flatten": order}
     places = places_of(name, paths)
     try:
-        datamodule = ImageDataModule(**own, **places)
+        datamodule = SplitImages(**own, **places)
     except TypeError as error:
         raise InputError(f"the run's configuration of its data cannot be used: {error}") from error
     if num_sites is not None and datamodule.num_sites != num_sites:
@@ -218,7 +218,7 @@ def places_of(name: str, given: DictConfig) -> dict[str, Any]:
     return {key: chosen.data[key] for key in PATHS_IN_A_CONFIG["data"] if key in ours}
 
 
-def check_fit(network: Any, datamodule: ImageDataModule, split: str) -> None:
+def check_fit(network: Any, datamodule: SplitImages, split: str) -> None:
     """Check that the data fit the network.
 
     Raises:

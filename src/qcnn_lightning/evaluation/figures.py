@@ -4,9 +4,8 @@ Nobody can tell ten colours apart. Every class therefore has its own panel, with
 bar or row.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -18,16 +17,28 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.entanglement import Entanglement
+from qcnn_lightning.evaluation.layout import (
+    aspect_of,
+    bare,
+    class_labels,
+    class_panels,
+    class_rows,
+    is_chain,
+    matrix_figure,
+    subject,
+    write_numbers,
+)
 from qcnn_lightning.evaluation.measure import Evaluation, Examples
-from qcnn_lightning.figure_style import ENTROPY, FORMATS, OKABE_ITO, data_name, save, styled
+from qcnn_lightning.figure_style import FORMATS, OKABE_ITO, save, styled
+from qcnn_lightning.labels import ENTROPY, shortened
 
 BLUE, VERMILION = OKABE_ITO[:2]
 OTHERS = "0.8"
 # Smaller Schmidt probabilities are round-off.
 SMALLEST_PROBABILITY = 1e-14
-MOST_CLASSES_WITH_NUMBERS = 20
-PANELS_IN_A_ROW = 5
 PIXEL_ENTROPY_RANGE = 1000
+# Inches; and characters.
+EXAMPLE_WIDTH, EXAMPLE_HEIGHT, EXAMPLE_NAME = 0.68, 0.86, 13
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -75,7 +86,7 @@ def draw_entropies(evaluation: Evaluation) -> Figure:
     entanglement = states_of(evaluation)
     order = entanglement.entropy.argsort(descending=True, stable=True).numpy()
     error = 1 - evaluation.classification.class_accuracies.numpy()[order]
-    figure, (left, right) = class_rows([evaluation.class_names[label] for label in order], columns=2)
+    figure, (left, right) = class_rows([class_labels(evaluation)[label] for label in order], columns=2)
     place = np.arange(len(order))
     left.barh(place, entanglement.entropy.numpy()[order], color=BLUE, height=0.65, label="von Neumann")
     left.plot(
@@ -102,7 +113,7 @@ def draw_schmidt_spectra(evaluation: Evaluation) -> Figure:
     for label, axes in enumerate(panels):
         axes.plot(rank, shown.T, color=OTHERS, linewidth=0.6)
         axes.plot(rank, shown[label], color=BLUE, linewidth=1.4)
-        axes.set_title(evaluation.class_names[label], loc="left")
+        axes.set_title(class_labels(evaluation)[label], loc="left")
         axes.text(
             0.96,
             0.94,
@@ -134,7 +145,7 @@ def draw_entropy_profile(evaluation: Evaluation) -> Figure:
             low, high = ([reduce(blocks) for blocks in entropies] for reduce in (np.min, np.max))
             axes.fill_between(sizes, low, high, color=BLUE, alpha=0.2, linewidth=0)
         axes.plot(sizes, profile[label], color=BLUE, marker="o", markersize=3)
-        axes.set_title(evaluation.class_names[label], loc="left")
+        axes.set_title(class_labels(evaluation)[label], loc="left")
     panels[0].set_xscale("log", base=2)
     panels[0].set_xticks(sizes[:: max(1, len(sizes) // 4)])
     panels[0].xaxis.set_major_formatter(lambda size, _: f"{size:g}")
@@ -187,7 +198,7 @@ def draw_pixel_entropies(evaluation: Evaluation) -> Figure:
             outline = axes.contour(mean_image, levels=[mean_image.max() / 2], colors="white", linewidths=0.9)
             outline.set(path_effects=[withStroke(linewidth=1.7, foreground="0.25")])
         bare(axes)
-        axes.set_title(evaluation.class_names[label], loc="left")
+        axes.set_title(class_labels(evaluation)[label], loc="left")
     figure.colorbar(
         image,
         ax=panels,
@@ -204,7 +215,7 @@ def draw_pixel_entropies(evaluation: Evaluation) -> Figure:
 
 def draw_entropy_of_any_pixel(evaluation: Evaluation) -> Figure:
     """Draw the common entropy of all pixels, for every class."""
-    figure, (axes,) = class_rows(evaluation.class_names, columns=1)
+    figure, (axes,) = class_rows(class_labels(evaluation), columns=1)
     entropy = states_of(evaluation).profile[:, 0].numpy()
     axes.barh(range(len(entropy)), entropy, color=BLUE, height=0.65)
     axes.set_xlabel("entanglement entropy of one pixel with all others (nats)")
@@ -227,6 +238,7 @@ def draw_overlaps(evaluation: Evaluation) -> Figure:
         dark=np.abs(overlaps) > 0.55 * largest,
         skip=diagonal,
     )
+    axes.set(xlabel="class", ylabel="class")
     figure.colorbar(image, ax=axes, label="overlap of the states", shrink=0.85)
     axes.set_title(f"Overlaps of the normalised states (each with itself: 1)\n{subject(evaluation)}")
     return figure
@@ -254,136 +266,72 @@ def draw_confusion(evaluation: Evaluation) -> Figure:
 
 def draw_examples(evaluation: Evaluation) -> Figure:
     """Draw, for every class, its own images with the highest and those with the lowest p(y|x) (eq. 34)."""
-    names, columns = evaluation.class_names, evaluation.most_probable.index.shape[1]
-    # Inches. Laid out by hand: all images get the same size, whatever stands below them.
-    margin, side, gap, row = 0.25 + 0.07 * max(map(len, names)), 0.6, 0.3, 0.86
-    width, height = margin + 2 * columns * (side + 0.08) + gap, 0.75 + row * len(names)
+    names, columns = class_labels(evaluation), evaluation.most_probable.index.shape[1]
+    # Inches. Laid out by hand, in one panel: a panel for every image would take a second to draw.
+    margin, half = 0.25 + 0.07 * max(map(len, names)), columns * EXAMPLE_WIDTH + 0.2
+    width, height = margin + 2 * half, 0.75 + EXAMPLE_HEIGHT * len(names)
     figure = Figure(figsize=(width, height))
     figure.set_layout_engine("none")
-    left, right = (
-        figure.subplots(
-            len(names),
-            columns,
-            squeeze=False,
-            gridspec_kw={
-                "left": start / width,
-                "right": (start + columns * (side + 0.08) - 0.08) / width,
-                "top": 1 - 0.55 / height,
-                "bottom": 0.4 / height,
-                "wspace": 0.08 / side,
-                "hspace": (row - side) / side,
-            },
-        )
-        for start in (margin, margin + columns * (side + 0.08) + gap)
-    )
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    title = f"{evaluation.split.capitalize()} images of every class y: {subject(evaluation)}"
+    axes.text(width / 2, 0.2, title, ha="center", va="center", fontsize=mpl.rcParams["figure.titlesize"])
+    for start, heading, examples, shown in (
+        (margin, "Highest p(y|x); below: 1 − p", evaluation.most_probable, lambda p: 1 - p),
+        (margin + half, "Lowest p(y|x); below: p, and what it was taken for", evaluation.least_probable, lambda p: p),
+    ):
+        axes.text(start, 0.5, heading, va="bottom", fontsize=mpl.rcParams["axes.titlesize"])
+        for label in range(len(names)):
+            draw_row(axes, names, examples, label, (start, 0.58 + EXAMPLE_HEIGHT * label), shown)
     for label, name in enumerate(names):
-        draw_row(left[label], evaluation, evaluation.most_probable, label, lambda p: 1 - p)
-        draw_row(right[label], evaluation, evaluation.least_probable, label, lambda p: p)
-        left[label, 0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-    left[0, 0].set_title("Highest p(y|x); below: 1 − p", loc="left")
-    right[0, 0].set_title("Lowest p(y|x); below: p, and the class it was taken for if not y", loc="left")
-    figure.suptitle(
-        f"{evaluation.split.capitalize()} images of every class y: {subject(evaluation)}", y=1 - 0.1 / height
-    )
+        axes.text(margin - 0.1, 0.58 + EXAMPLE_HEIGHT * label + 0.3, name, ha="right", va="center", fontsize=8)
+    axes.set(xlim=(0, width), ylim=(height, 0))
     return figure
 
 
 def draw_row(
-    row: Iterable[Axes], evaluation: Evaluation, examples: Examples, label: int, shown: Callable[[float], float]
+    axes: Axes,
+    names: Sequence[str],
+    examples: Examples,
+    label: int,
+    corner: tuple[float, float],
+    shown: Callable[[float], float],
 ) -> None:
-    """Draw the examples of one class; below each a number made of p, and the class if it is wrong."""
-    for place, axes in enumerate(row):
-        bare(axes)
+    """Draw the examples of one class; below each a number made of p, and the class if it is wrong.
+
+    Args:
+        axes: in inches, from the upper left.
+        names: of the classes.
+        examples: of all classes.
+        label: of the class.
+        corner: the upper left one of the row.
+        shown: from p to the number.
+    """
+    for place in range(examples.index.shape[1]):
         if examples.index[label, place] < 0:
-            axes.spines[:].set_visible(False)
             continue
         image = examples.images[label, place].numpy()
         white = 255 if image.dtype == np.uint8 else 1
-        axes.imshow(image, cmap="gray", vmin=0, vmax=white, aspect=aspect_of(image))
+        left, top, side = corner[0] + EXAMPLE_WIDTH * place, corner[1], EXAMPLE_WIDTH - 0.08
+        # Pixels are square, but those of a chain are stretched: it would be a hairline.
+        high, wide = (1, 1) if is_chain(image) else np.array(image.shape) / max(image.shape)
+        axes.imshow(
+            image,
+            cmap="gray",
+            vmin=0,
+            vmax=white,
+            extent=(left, left + wide * side, top + high * side, top),
+            aspect="auto",
+        )
         taken_for = int(examples.taken_for[label, place])
-        wrong = "" if taken_for == label else evaluation.class_names[taken_for]
-        axes.set_xlabel(f"{short(shown(float(examples.probability[label, place])))}\n{wrong}", fontsize=6, labelpad=2)
+        wrong = "" if taken_for == label else shortened(names[taken_for], EXAMPLE_NAME)
+        told = f"{short(shown(float(examples.probability[label, place])))}\n{wrong}"
+        axes.text(left + side / 2, top + side + 0.03, told, ha="center", va="top", fontsize=6)
 
 
 def short(number: float) -> str:
     """Return a number with two digits: 0.29, 8.4e-5."""
     return f"{number:.2g}" if number == 0 or number >= 0.01 else f"{number:.1e}".replace("e-0", "e-")
-
-
-def class_panels(number: int, height: float, **shared: Any) -> tuple[Figure, list[Axes]]:
-    """Return a figure with a panel for every class."""
-    columns = min(PANELS_IN_A_ROW, number)
-    rows = -(-number // columns)
-    figure = Figure(figsize=(max(5.2, 1.75 * columns), 1.0 + height * rows))
-    panels = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
-    for axes in panels[number:]:
-        axes.remove()
-    return figure, panels[:number]
-
-
-def class_rows(names: Sequence[str], columns: int) -> tuple[Figure, list[Axes]]:
-    """Return a figure with a row for every class, the first one on top, in one or several columns."""
-    figure = Figure(figsize=(3.2 + 2.6 * columns, max(2.2, 1.0 + 0.24 * len(names))))
-    panels = list(figure.subplots(1, columns, squeeze=False, sharey=True).flat)
-    for axes in panels:
-        axes.set_yticks(range(len(names)), names)
-        axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.grid(visible=False, axis="y")
-        axes.tick_params(axis="y", length=0)
-    return figure, panels
-
-
-def matrix_figure(evaluation: Evaluation) -> tuple[Figure, Axes]:
-    """Return a figure for a matrix of classes by classes."""
-    number = len(evaluation.class_names)
-    side = max(3.0, 0.42 * number)
-    figure = Figure(figsize=(side + 1.6, side + 0.9))
-    axes = figure.subplots()
-    axes.set_xticks(range(number), evaluation.class_names)
-    if max(map(len, evaluation.class_names)) > 3:
-        axes.tick_params(axis="x", labelrotation=45)
-        for name in axes.get_xticklabels():
-            name.set(ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(number), evaluation.class_names)
-    axes.tick_params(length=0)
-    axes.grid(visible=False)
-    return figure, axes
-
-
-def write_numbers(
-    axes: Axes, matrix: np.ndarray, form: Callable[[Any], str], dark: np.ndarray, skip: np.ndarray
-) -> None:
-    """Write the entries of a matrix into its cells, in white on dark ones; none if they are too many."""
-    if len(matrix) > MOST_CLASSES_WITH_NUMBERS:
-        return
-    for (row, column), value in np.ndenumerate(matrix):
-        if not skip[row, column]:
-            colour = "white" if dark[row, column] else "black"
-            axes.text(column, row, form(value), ha="center", va="center", fontsize=6.5, color=colour)
-
-
-def is_chain(image: np.ndarray) -> bool:
-    """Return whether an image is one row or column of pixels; it then has no outline."""
-    return min(image.shape) == 1
-
-
-def aspect_of(image: np.ndarray) -> Literal["auto", "equal"]:
-    """Return how to draw pixels: square, but stretched for a chain, which would be a hairline."""
-    return "auto" if is_chain(image) else "equal"
-
-
-def bare(axes: Axes) -> None:
-    """Take ticks and grid away from an image."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.grid(visible=False)
-
-
-def subject(evaluation: Evaluation) -> str:
-    """Name the network that is shown."""
-    model, data = evaluation.model, evaluation.data
-    epoch = "" if evaluation.epoch is None else f", epoch {evaluation.epoch}"
-    return f"{data_name(data['name'])}, {data['flatten']}, d={model.get('d')}, {model.get('sharing')} sharing{epoch}"
 
 
 FIGURES: dict[str, Callable[[Evaluation], Figure]] = {

@@ -14,12 +14,10 @@ import torch
 from jaxtyping import Float, Int64, Real
 from scipy.stats import spearmanr
 from torch import Tensor, nn
-from torchmetrics.aggregation import MeanMetric
-from torchmetrics.classification import MulticlassConfusionMatrix
 
 from qcnn_lightning.costs import Cost, most_probable, scores_for
-from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import lay_on_image
+from qcnn_lightning.data.split_images import SplitImages
 from qcnn_lightning.evaluation.entanglement import Entanglement, measure_entanglement
 from qcnn_lightning.models.model import num_parameters
 from qcnn_lightning.states import State
@@ -199,7 +197,7 @@ class Evaluation:
 def measure(
     network: nn.Module,
     cost: Cost,
-    datamodule: ImageDataModule,
+    datamodule: SplitImages,
     split: str,
     checkpoint: Path,
     epoch: int | None,
@@ -228,7 +226,7 @@ def measure(
         checkpoint=checkpoint,
         epoch=epoch,
         split=split,
-        data={key: settings["data"].get(key) for key in ("name", "size", "flatten")},
+        data={key: settings["data"].get(key) for key in ("name", "size", "flatten", "seed")},
         model={key: value for key, value in settings["model"].items() if not key.startswith("_") and key != "kernel"},
         num_parameters=num_parameters(network),
         class_names=datamodule.class_names,
@@ -256,13 +254,11 @@ def classify(
 ) -> Classification:
     """Classify images by the model's largest |alpha_y(x)| (eq. 35), and compute p(y|x) from its states (eq. 34)."""
     device = next(network.parameters()).device
-    mean_cost = MeanMetric(nan_strategy="disable").to(device)
-    confusion = MulticlassConfusionMatrix(num_classes, validate_args=False).to(device)
-    probabilities = []
+    costs, chosen, probabilities = [], [], []
     for pixels, own in zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True):
-        scores, own = scores_for(cost, network)(pixels.to(device)), own.to(device)
-        mean_cost.update(cost(scores, own))
-        confusion.update(most_probable(cost, scores), own)
+        scores = scores_for(cost, network)(pixels.to(device))
+        costs.append(cost(scores, own.to(device)).cpu())
+        chosen.append(most_probable(cost, scores).cpu())
         if state is None:
             squares = scores.cpu().double().square()
             probabilities.append(squares / squares.sum(-1, keepdim=True))
@@ -270,8 +266,11 @@ def classify(
             probabilities.append(state.conditional_probability(pixels))
     return Classification(
         labels=labels,
-        cost=mean_cost.compute().item(),
-        confusion=confusion.compute().cpu(),
+        cost=torch.cat(costs).double().mean().item(),
+        # Counted by hand: torchmetrics takes longer to import than all of a small evaluation.
+        confusion=torch.bincount(num_classes * labels + torch.cat(chosen), minlength=num_classes**2).view(
+            num_classes, num_classes
+        ),
         probabilities=torch.cat(probabilities),
         disagreement=0.0 if state is None else disagreement(network, state, images[:BATCH_SIZE]),
     )

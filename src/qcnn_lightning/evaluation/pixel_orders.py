@@ -9,6 +9,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from qcnn_lightning.data.flattening import FLATTENINGS, PADDING, pixel_order
+from qcnn_lightning.figure_style import styled
+from qcnn_lightning.labels import value_name
 
 # A hue for each half of the tree, darkening along the chain.
 _HALVES = (
@@ -29,10 +31,11 @@ def draw_pixel_orders(size: int, path: Path) -> None:
         size: height and width of the image in pixels.
         path: file to write; its suffix chooses the format.
     """
-    figure = Figure(figsize=(12, 3.4), layout="constrained")
-    for axes, flatten in zip(figure.subplots(1, len(FLATTENINGS)), FLATTENINGS, strict=True):
-        _draw_pixel_order(axes, flatten, size)
-    figure.savefig(path, dpi=150, bbox_inches="tight")
+    with styled():
+        figure = Figure(figsize=(12, 3.4))
+        for axes, flatten in zip(figure.subplots(1, len(FLATTENINGS)), FLATTENINGS, strict=True):
+            _draw_pixel_order(axes, flatten, size)
+        figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
 def _draw_pixel_order(axes: Axes, flatten: str, size: int) -> None:
@@ -52,7 +55,8 @@ def _draw_pixel_order(axes: Axes, flatten: str, size: int) -> None:
     for level, width in reversed(list(enumerate(_BORDER_WIDTHS))):
         borders = _borders(site // max(1, num_sites >> (level + 1)))
         axes.add_collection(LineCollection(borders, colors="black", linewidths=width, capstyle="projecting"))
-    axes.set_title(flatten, family="monospace")
+    axes.set_title(f"{value_name('data.flatten', flatten)} ({flatten})")
+    axes.grid(visible=False)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)

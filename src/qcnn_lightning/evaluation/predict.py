@@ -9,10 +9,10 @@ import pandas as pd
 import torch
 from omegaconf import DictConfig
 
-from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import FLATTENINGS, lay_on_chain, pixel_order
 from qcnn_lightning.data.images import resized
 from qcnn_lightning.data.sources.folder import image_files, read_image
+from qcnn_lightning.data.split_images import STORED_AS
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.evaluate import last_checkpoint
 from qcnn_lightning.files import as_csv, replace_atomically
@@ -103,7 +103,7 @@ def order_of(checkpoint: StoredCheckpoint, size: int) -> torch.Tensor:
     Raises:
         InputError: the run does not say.
     """
-    kept = checkpoint.content.get(ImageDataModule.__qualname__, {}).get("pixel_order")
+    kept = checkpoint.content.get(STORED_AS, {}).get("pixel_order")
     flatten = checkpoint.config.get("data", {}).get("flatten")
     if kept is None and flatten not in FLATTENINGS:
         raise InputError(f"{checkpoint.path}: data.flatten={flatten} is not ours, and the checkpoint does not hold it")

@@ -13,9 +13,9 @@ from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 
-from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.data.flattening import lay_on_chain, lay_on_image
 from qcnn_lightning.data.sources.folder import read_image
+from qcnn_lightning.data.split_images import STORED_AS
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.evaluate import check_fit, last_checkpoint, make_folder, rebuild_data
 from qcnn_lightning.evaluation.predict import class_names, order_of, size_of
@@ -141,7 +141,7 @@ def completed_images(
         label: images of this class alone, and p(x | y); None for the first test images, and p(x).
     """
     settings = without_paths(checkpoint.config)
-    kept = checkpoint.content.get(ImageDataModule.__qualname__, {}).get("pixel_order")
+    kept = checkpoint.content.get(STORED_AS, {}).get("pixel_order")
     own = [str(path) for path in config.own]
     datamodule = rebuild_data(settings, config.data, checkpoint.path, own, kept, network.num_sites)
     check_fit(network, datamodule, config.split)
@@ -162,7 +162,7 @@ def completed_images(
     observed = torch.where(known, grey, math.nan)
     taken_for = state.log_joint(observed).argmax(-1)
     drawn = state.sample(config.n, label, observed, config.seed)
-    return Samples(*(lay_on_image(chain, order, shape) for chain in (drawn, observed)), labels, taken_for)
+    return Samples(lay_on_image(drawn, order, shape), lay_on_image(observed, order, shape), labels, taken_for)
 
 
 def mask_of(path: Path, shape: tuple[int, int]) -> Bool[Tensor, "height width"]:

@@ -13,10 +13,11 @@ from torch.nn import functional
 from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.kernels.cpu_kernel import CpuKernel, evaluated_scores, is_available, reason_against
+from qcnn_lightning.models.channels import channel_schedule
 from qcnn_lightning.models.convolution import NormalisedConvolution, product_pooling
-from qcnn_lightning.models.model import Model
+from qcnn_lightning.models.model import Model, num_parameters
 from qcnn_lightning.models.statistics import ChannelStatistics, batch_statistics
-from qcnn_lightning.pixels import check_images
+from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.tree import NetworkState
 
 log = logging.getLogger(__name__)
@@ -27,35 +28,6 @@ KERNELS = ("auto", "plain", "fused")
 PRECISIONS = ("high", "highest")
 CONSTANT = 1e-6
 """Largest ratio of deviation to mean that counts as constant: float32's round-off."""
-
-
-def channel_schedule(channels: str | Sequence[int], d: int, num_levels: int) -> tuple[int, ...]:
-    """Return the channels d_0 .. d_L that enter levels 0 .. L, without the constant one (section 4.1, eq. 46).
-
-    Args:
-        channels: "linear" for d_l = d (l + 1), the paper's; "constant" for d_l = d; or the L + 1 numbers themselves.
-        d: channel multiplier.
-        num_levels: L.
-
-    Raises:
-        InputError: unknown schedule, wrong number of channels, or a number below 1.
-    """
-    if d < 1:
-        raise InputError(f"model.d={d}: the channel multiplier must be at least 1")
-    if channels == "linear":
-        return tuple(d * (level + 1) for level in range(num_levels + 1))
-    if channels == "constant":
-        return (d,) * (num_levels + 1)
-    if isinstance(channels, str):
-        raise InputError(f"model.channels={channels}: choose linear, constant, or a list of {num_levels + 1} numbers")
-    if len(channels) != num_levels + 1:
-        raise InputError(
-            f"model.channels={list(channels)} has {len(channels)} numbers: {2**num_levels} pixels make "
-            f"L = {num_levels} levels, which need L + 1 = {num_levels + 1}"
-        )
-    if min(channels) < 1:
-        raise InputError(f"model.channels={list(channels)}: every number of channels must be at least 1")
-    return tuple(channels)
 
 
 class QCNN(Model):
@@ -78,6 +50,8 @@ class QCNN(Model):
             operators; "auto", fused where it works. All compute the same function up to round-off.
         precision: of the fused kernel's float32 products. "highest" keeps 24 bits; "high" keeps 16 bits where matrix
             units make that faster.
+        white: where the grey level 1 lies in the basis's interval [0, 1]; x lies at white x. In the Fourier basis 0 and
+            1 are the same point, so below 1 black and white are different states; 1 is the paper's.
 
     Raises:
         InputError: a value that no network can have.
@@ -96,6 +70,7 @@ class QCNN(Model):
         start_gamma: float = 0.3,
         kernel: str = "auto",
         precision: str = "high",
+        white: int | float = 1.0,
     ):
         super().__init__()
         num_sites, num_classes, d = int(num_sites), int(num_classes), int(d)
@@ -115,7 +90,8 @@ class QCNN(Model):
             raise InputError(f"model.precision={precision}: choose one of {', '.join(PRECISIONS)}")
         if kernel not in KERNELS:
             raise InputError(f"model.kernel={kernel}: choose one of {', '.join(KERNELS)}")
-        self.kernel, self.precision = kernel, precision
+        self.d, self.sharing, self.kernel, self.precision = d, sharing, kernel, precision
+        self.white = checked_white(white)
         self._logged: set[str] = set()
         self._cpu_kernel: CpuKernel | None = None
         self._grey_level_functions: dict[tuple[torch.dtype, torch.device], Tensor] = {}
@@ -132,6 +108,21 @@ class QCNN(Model):
             for level in self.levels:
                 level.start_near_constant(start_gamma, constant=1.0)
             self.classification.start_near_constant(start_gamma, constant=1 / num_classes)
+
+    def __repr__(self) -> str:
+        facts = ", ".join(f"{name}={value!r}" for name, value in self.facts().items())
+        return f"QCNN({facts})"
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the network is: sites, d, channels, sharing, basis, parameters."""
+        names = ("num_sites", "num_classes", "d", "channels", "sharing")
+        facts = {name: getattr(self, name) for name in names} | {"basis": self.basis.name, "white": self.white}
+        return facts | {"kernel": self.kernel, "num_parameters": num_parameters(self)}
+
+    def _repr_html_(self) -> str:
+        from qcnn_lightning.notebook import network_html
+
+        return network_html("QCNN", self.facts(), self.channels, self.num_classes, self.sharing)
 
     def forward(self, x: Tensor) -> Float[Tensor, "batch {self.num_classes}"]:
         """Return alpha_y(x), the score and the amplitude of every class (eq. 10, 31).
@@ -186,20 +177,20 @@ class QCNN(Model):
     def represent(
         self, x: Float[Tensor, "batch sites"] | UInt8[Tensor, "batch sites"]
     ) -> Float[Tensor, "batch sites d_0"]:
-        """Return zeta^(0)_{p,i} = f_i(x_p), i = 1 .. d_0 (eq. 1)."""
+        """Return zeta^(0)_{p,i} = f_i(white x_p), i = 1 .. d_0 (eq. 1)."""
         dtype = self.classification.weight.dtype
         if x.dtype != torch.uint8:
-            return self.basis(x.to(dtype))
+            return self.basis(self.white * x.to(dtype))
         return functional.embedding(x.int(), self.grey_level_functions(dtype, x.device))
 
     def grey_level_functions(self, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "256 d_0"]:
-        """Return f_i(g / 255) for the grey levels g = 0 .. 255 and i = 1 .. d_0; evaluated once."""
+        """Return f_i(white g / 255) for the grey levels g = 0 .. 255 and i = 1 .. d_0; evaluated once."""
         if torch.compiler.is_compiling():
-            return self.basis(torch.arange(256, dtype=dtype, device=device) / 255)
+            return self.basis(self.white * torch.arange(256, dtype=dtype, device=device) / 255)
         if (dtype, device) not in self._grey_level_functions:
             with torch.inference_mode(False):  # or a table made in evaluation could not serve training
                 grey_levels = torch.arange(256, dtype=dtype, device=device) / 255
-                self._grey_level_functions[dtype, device] = self.basis(grey_levels)
+                self._grey_level_functions[dtype, device] = self.basis(self.white * grey_levels)
         return self._grey_level_functions[dtype, device]
 
     @property
@@ -306,7 +297,7 @@ class QCNN(Model):
         seen = f"{len(levels)} grey levels, from {levels[0]:g} to {levels[-1]:g}"
         if constant.all():
             advice = (
-                "black and white are the same point of the Fourier basis's circle: choose model.basis=legendre"
+                "black and white are the same point of the Fourier basis's circle: choose data.white=0.75"
                 if len(levels) > 1
                 else "images that are all the same cannot be told apart"
             )

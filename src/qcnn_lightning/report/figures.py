@@ -3,40 +3,35 @@
 Every figure is a function from runs to a matplotlib figure or, where nothing can be drawn, to the reason why.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from qcnn_lightning.figure_style import (
-    ENTROPY,
-    MARKERS,
-    MEAN_ENTROPY,
-    OKABE_ITO,
-    colour_of,
-    data_name,
-    ordered_colour,
-)
-from qcnn_lightning.report.groups import Collection, Group, LeftOut, caption, describe_first_epoch, rank
+from qcnn_lightning.figure_style import MARKERS, OKABE_ITO, colour_of, ordered_colour
+from qcnn_lightning.labels import ENTROPY, MEAN_ENTROPY, caption, data_name, setting
+from qcnn_lightning.report.groups import Collection, Group, LeftOut, describe_first_epoch, rank
 from qcnn_lightning.report.layout import (
     PANEL_WIDTH,
     Choices,
     Planned,
     cut_off_above_one,
     data_handles,
+    leave_outliers_out,
     legend_below,
     over_epochs,
     panel_grid,
     part_handles,
-    say_empty,
     seeds_of,
     spread,
     title_above,
     unique,
+    which_seeds,
     wrapped,
 )
 from qcnn_lightning.report.panels import (
@@ -107,30 +102,38 @@ def figure_2(groups: Sequence[Group], choices: Choices) -> Figure | str:
     """Draw figure 2: accuracy (a), cost (b), and the entropy trends left/right (c) and up/down (d), over the epochs.
 
     Mean over seeds, and a band of one standard deviation. (a) and (b) show the runs of (c), or else those of (d).
-    Without a run of one bipartition, its panel is not there.
+    A panel of which no run has numbers is not there.
     """
-    halves = [half for half in BIPARTITIONS if any(group.bipartition == half for group in groups)]
     training = [
         next(group for group in groups if group.data == data and group.bipartition == bipartition)
         for data in unique(group.data for group in groups)
         for bipartition in sorted({group.bipartition for group in groups if group.data == data})[:1]
     ]
-    figure = Figure(figsize=(7.2, 5.2 if len(halves) == 2 else 2.9))
-    panels = list(figure.subplots(2, 2).flat) if len(halves) == 2 else list(figure.subplots(1, 2 + len(halves)))
-    training_panel(panels[0], training, "accuracy")
-    training_panel(panels[1], training, "cost")
-    for axes, half in zip(panels[2:], halves, strict=True):
-        trend_panel(axes, [group for group in groups if group.bipartition == half], choices)
-        axes.set_ylabel(f"mean EE, {half} (nats)")
-    for axes, letter in zip(panels, "abcd", strict=False):
-        axes.set_title(f"({letter})", loc="left", fontweight="bold")
-        if not axes.lines:
-            say_empty(axes, "no run has this column")
-    if not any(axes.lines for axes in panels):
+    drawn: list[Callable[[Axes], None]] = [
+        partial(training_panel, groups=training, quantity=quantity)
+        for quantity in ("accuracy", "cost")
+        if have(training, f"{quantity}/train", f"{quantity}/test")
+    ]
+    for half in BIPARTITIONS:
+        of_half = [group for group in groups if group.bipartition == half]
+        if have(of_half, "ee/mean"):
+            drawn.append(partial(trend_panel, groups=of_half, choices=choices, half=half))
+    if not drawn:
         return "no run has accuracies, costs or entropies"
+    rows = 2 if len(drawn) == 4 else 1
+    columns = len(drawn) // rows
+    figure = Figure(figsize=(max(4.2, 7.2 if rows == 2 else 2.4 * columns), 5.2 if rows == 2 else 2.9))
+    for axes, draw, letter in zip(figure.subplots(rows, columns, squeeze=False).flat, drawn, "abcd", strict=False):
+        draw(axes)
+        axes.set_title(f"({letter})", loc="left", fontweight="bold")
     legend_below(figure, [*data_handles(group.data for group in training), *part_handles()])
     title_above(figure, groups[0].variant, seeds_of(groups))
     return figure
+
+
+def have(groups: Iterable[Group], *columns: str) -> bool:
+    """Return whether a run of these groups has a number in one of these columns."""
+    return any(len(run.column(name)) for group in groups for run in group.runs for name in columns)
 
 
 def figure_3a(groups: Sequence[Group], choices: Choices) -> Figure | str:
@@ -156,6 +159,7 @@ def figure_3a(groups: Sequence[Group], choices: Choices) -> Figure | str:
                 axes.scatter(points["cost"], points["entropy"], color=colour, alpha=fading, s=10, linewidths=0)
         axes.set_xlabel(f"{cost} cost")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+        leave_outliers_out(axes)
     panels[0].set_ylabel(MEAN_ENTROPY)
     if not any(len(line.get_xdata()) for axes in panels for line in axes.lines):
         return f"no run has entropies and costs {since} (first_epoch)"
@@ -199,11 +203,11 @@ def figure_3b(collection: Collection, choices: Choices) -> Figure | str:
             against_cost_panel(axes, of_data, cost, choices, lambda run: look(run.d, kind_of[run]))
             axes.set_title(wrapped(data_name(data), PANEL_WIDTH), loc="left")
             if not axes.lines:
-                say_empty(axes, f"no epochs {since}")
+                axes.remove()
         row[1].set_ylabel("")
     handles = []
     if len(values) > 1 or len(kinds) == 1:
-        named = {value: f"d = {value}" if value is not None else "d unknown" for value in values}
+        named = {value: setting("model.d", value) if value is not None else "d unknown" for value in values}
         handles += [Line2D([], [], **look(value, kinds[0]), linestyle="", label=named[value]) for value in values]
     if len(kinds) > 1:
         several = {"color": "0.3"} if len(values) > 1 else {}
@@ -212,7 +216,7 @@ def figure_3b(collection: Collection, choices: Choices) -> Figure | str:
             for kind in kinds
         ]
     legend_below(figure, handles)
-    title_above(figure, f"{len(runs)} runs", describe_first_epoch(runs, choices.first_epoch))
+    title_above(figure, f"{len(runs)} runs", which_seeds(runs), describe_first_epoch(runs, choices.first_epoch))
     return figure
 
 
@@ -237,13 +241,14 @@ def entropy_profile(groups: Sequence[Group]) -> Figure | str:
         return "no run has numbers in the columns profile/level_0, ... (entropy of blocks of 2^level pixels)"
     figure, panels = panel_grid(list(profiles), height=2.4, sharey=True)
     labelled: list[str] = []
+    highest = max(float(np.nanmax(table.to_numpy())) for table in profiles.values())
     for axes, table in zip(panels, profiles.values(), strict=True):
         if (names := profile_panel(axes, table)) != labelled:
             axes.legend()
             labelled = names
         axes.set_ylabel("")
     # Of all panels at once: they share it.
-    panels[0].set_ylim(bottom=0)
+    panels[0].set_ylim(0, 1.05 * highest if highest > 0 else 1.0)
     panels[0].set_ylabel(ENTROPY)
     title = f"{data_name(groups[0].data)}: entropy of a block of pixels with the rest"
     title_above(figure, title, seeds_of(profiles, "mean"))
@@ -306,14 +311,15 @@ def compare_variants(collection: Collection, choices: Choices) -> Figure | str:
         above.set_title(wrapped(data_name(data), PANEL_WIDTH), loc="left")
         for axes, title in ((above, "cost"), (below, MEAN_ENTROPY)):
             over_epochs(axes, title)
-            if not axes.lines:
-                say_empty(axes, f"no {title}")
         above.set_xlabel("")
         # Where the variants differ, not where all of them begin.
         ends = [line.get_ydata()[-1] for line in above.lines]
         above.set_ylim(0, min(1.0, 2.5 * max(ends, default=1.0)))
         cut_off_above_one(above)
         below.set_ylim(bottom=0)
+        for axes in (above, below):
+            if not axes.lines:
+                axes.remove()
     handles = [Line2D([], [], color=OKABE_ITO[number], linewidth=2.5, label=name) for number, name in enumerate(names)]
     legend_below(figure, [*handles, *part_handles()])
     title_above(figure, seeds_of(collection.groups))

@@ -1,6 +1,7 @@
 """Many runs side by side: which of their settings vary, and which runs differ in the seed alone."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from qcnn_lightning.errors import InputError, message_of
+from qcnn_lightning.labels import caption, data_name, setting
 from qcnn_lightning.runs.find import describe, find_runs
 from qcnn_lightning.runs.run import Run, as_number
 from qcnn_lightning.runs.settings import CLASSES, FREE_TO_CHANGE, is_free
@@ -41,7 +43,7 @@ class Group:
     Attributes:
         data: the data set.
         bipartition: the two parts of the entropies.
-        variant: the settings that vary among the groups of a data set, as text: "d=18, sharing=sibling".
+        variant: the settings that vary among the groups of a data set, as text: "d = 18, sibling sharing".
         runs: one per seed.
     """
 
@@ -54,11 +56,6 @@ class Group:
     def d(self) -> Any:
         """The channel multiplier."""
         return self.runs[0].d
-
-    @property
-    def label(self) -> str:
-        """The data set and the variant."""
-        return caption(self.data, self.variant)
 
     @property
     def complete_runs(self) -> tuple[Run, ...]:
@@ -153,11 +150,22 @@ class Collection:
             if key == "data.flatten":
                 if self.has_several_orders:
                     parts.append("z order" if run.flatten.startswith("z_") else "raster order")
-            elif key.endswith("._target_"):
-                parts.append(f"{setting_label(key)}={str(value).rpartition('.')[2]}")
             else:
-                parts.append(f"{setting_label(key)}={value}")
+                parts.append(setting(key, value))
         return ", ".join(parts)
+
+    @cached_property
+    def run_names(self) -> dict[Run, str]:
+        """Names for people, each once: "Fashion-MNIST, d = 18, seed 1", and whatever else varies."""
+        several = len({run.bipartition for run in self.runs}) > 1
+        found = {}
+        for run in self.runs:
+            d = setting("model.d", run.d) if run.d is not None else ""
+            others = self.describe_variant(run, without="model.d")
+            halves = run.bipartition if several else ""
+            found[run] = caption(data_name(run.data), d, halves, others, setting("seed", run.seed))
+        alike = Counter(found.values())
+        return {run: f"{name} ({run.name})" if alike[name] > 1 else name for run, name in found.items()}
 
 
 def read_collection(paths: str | Path | Iterable[str | Path]) -> Collection:
@@ -193,16 +201,6 @@ def describe_first_epoch(runs: Iterable[Run], chosen: int | None = None) -> str:
     if len(first) == 1:
         return f"from epoch {first[0]}"
     return f"from epoch {first[0]} to {first[-1]}, depending on the run's length"
-
-
-def caption(*parts: str) -> str:
-    """Name a run or a group of them: join the parts that are not empty."""
-    return ", ".join(part for part in parts if part)
-
-
-def setting_label(key: str) -> str:
-    """Return the short name of a setting: "d" for "model.d", "optimizer" for "optimizer._target_"."""
-    return key.removesuffix("._target_").split(".")[-1]
 
 
 def rank(value: Any) -> float:

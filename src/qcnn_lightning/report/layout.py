@@ -16,15 +16,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, Formatter, LogLocator, MaxNLocator, NullLocator
 
-from qcnn_lightning.figure_style import FORMATS, colour_of, data_name, save, styled
-from qcnn_lightning.report.groups import Collection, Group, LeftOut, caption
+from qcnn_lightning.figure_style import FORMATS, colour_of, save, styled
+from qcnn_lightning.labels import caption, data_name
+from qcnn_lightning.report.groups import Collection, Group, LeftOut, rank
+from qcnn_lightning.runs.run import Run
 
 # In inches; of the letters and lines of legends and titles.
 CHARACTER_WIDTH = 0.066
 LINE_HEIGHT = 0.16
 PANEL_WIDTH = 2.6
-LONGEST_CLASS_NAME = 30
 FEW_DECADES = 300
+MOST_SEEDS = 6
 LONGEST_FILE_NAME = 140
 
 
@@ -39,12 +41,22 @@ def title_above(figure: Figure, *parts: str) -> None:
 
 
 def seeds_of(groups: Iterable[Group], mean: str = "mean ± sd") -> str:
-    """Say what is drawn of groups of seeds: "mean ± sd of 5 seeds", or "1 seed"."""
-    counts = sorted({len(group.runs) for group in groups})
+    """Say what is drawn of groups of seeds: "mean ± sd of 3 seeds (0, 1, 2)", or "1 seed (0)"."""
+    seeds = [tuple(str(run.seed) for run in group.runs) for group in groups]
+    counts = sorted(set(map(len, seeds)))
+    which = f" ({', '.join(seeds[0])})" if len(set(seeds)) == 1 and counts[-1] <= MOST_SEEDS else ""
     if counts[-1] == 1:
-        return "1 seed"
+        return f"1 seed{which}"
     numbers = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    return f"{mean} of {numbers} seeds"
+    return f"{mean} of {numbers} seeds{which}"
+
+
+def which_seeds(runs: Iterable[Run]) -> str:
+    """Say which seeds runs have: "seeds 0, 1, 2", or how many if they are many."""
+    seeds = [str(seed) for seed in sorted({run.seed for run in runs}, key=rank)]
+    if len(seeds) > MOST_SEEDS:
+        return f"{len(seeds)} seeds"
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}"
 
 
 def legend_below(figure: Figure, handles: Sequence[Line2D]) -> None:
@@ -103,13 +115,32 @@ def cut_off_above_one(axes: Axes) -> None:
         axes.set(ylim=(0, 1), ylabel=f"{axes.get_ylabel()} (above 1 not shown)")
 
 
-def use_logarithm_if_wide(axes: Axes, axis: str = "y") -> None:
-    """Use a logarithmic axis if its values span more than a factor of twenty."""
+def leave_outliers_out(axes: Axes) -> None:
+    """End the x-axis before a few far outliers that would squeeze all other points, and say how many are beyond.
+
+    Far is more than the width of the middle 96% of the points above these.
+    """
+    values = np.concatenate([*(np.asarray(line.get_xdata(), dtype=float) for line in axes.lines), np.ones(0)])
+    if len(values) == 0:
+        return
+    low, high = np.quantile(values, [0.02, 0.98])
+    if values.max() <= 2 * high - low:
+        return
+    end = high + 0.25 * (high - low)
+    axes.set_xlim(right=end)
+    beyond = int((values > end).sum())
+    axes.set_xlabel(f"{axes.get_xlabel()} ({beyond} of {len(values)} points, up to {values.max():.2g}, not shown)")
+
+
+def use_logarithm_if_wide(axes: Axes, axis: str = "y") -> bool:
+    """Use a logarithmic axis if its values span more than a factor of twenty; return whether they do."""
     values = [np.asarray(getattr(line, f"get_{axis}data")(), dtype=float) for line in axes.lines]
     positive = np.concatenate([*values, np.ones(0)])
     positive = positive[positive > 0]
     if len(positive) and positive.max() > 20 * positive.min():
         use_logarithm(axes, axis, FormatStrFormatter("%g"))
+        return True
+    return False
 
 
 def use_logarithm(axes: Axes, axis: str, numbers: Formatter | Callable[[float, Any], str]) -> None:
@@ -121,13 +152,6 @@ def use_logarithm(axes: Axes, axis: str, numbers: Formatter | Callable[[float, A
         one.set_major_locator(LogLocator(subs=(1, 2, 5)))
         one.set_major_formatter(numbers)
         one.set_minor_locator(NullLocator())
-
-
-def say_empty(axes: Axes, reason: str) -> None:
-    """Write into an empty panel why it is empty."""
-    axes.text(0.5, 0.5, reason, transform=axes.transAxes, ha="center", va="center", color="0.45")
-    axes.set_xticks([])
-    axes.set_yticks([])
 
 
 def unique(items: Iterable[Any]) -> list[Any]:
@@ -209,7 +233,7 @@ def file_name(title: str, taken: Container[str]) -> str:
         title: a name and settings, of any length.
         taken: names of others. What is cut, or would have one of these names, ends in a hash of the title.
     """
-    name = re.sub(r"[^\w=.-]+", "_", title, flags=re.ASCII)
+    name = re.sub(r"[^\w=.-]+", "_", title.replace(" = ", "="), flags=re.ASCII)
     shortened = name[:LONGEST_FILE_NAME]
     if shortened != name or shortened in taken:
         shortened += f"_{zlib.crc32(title.encode()):08x}"

@@ -33,6 +33,8 @@ function show() {
   root.dataset.curves = state.curves;
   drawTiles(runs);
   drawLegends(runs);
+  const told = Object.entries(state.chosen).filter(([, values]) => values.length).map(([i, values]) => values.map((value) => report.filters[i].phrases[value]).join(" or "));
+  document.getElementById("chosen").textContent = told.length ? `: ${told.join(", ")}` : "";
   for (const button of document.querySelectorAll("nav button")) button.setAttribute("aria-pressed", isPressed(button.dataset));
   document.getElementById("hover").hidden = true;
 }
@@ -58,7 +60,7 @@ function choose({ filter, value }) {
 function remember() {
   const chosen = Object.entries(state.chosen).map(([i, values]) => [report.filters[i].key, values.map((value) => report.filters[i].values[value])]);
   const kept = { chosen, colour: report.filters[state.colour].key, curves: state.curves };
-  history.replaceState(null, "", `#${encodeURIComponent(JSON.stringify(kept))}`);
+  history.replaceState({ focus: { ...document.activeElement?.dataset } }, "", `#${encodeURIComponent(JSON.stringify(kept))}`);
 }
 
 function recall() {
@@ -89,12 +91,12 @@ function drawTiles(runs) {
 }
 
 function drawLegends(runs) {
-  const { key, label, names, colours } = report.filters[state.colour];
+  const { phrases, colours } = report.filters[state.colour];
   const values = [...new Set(runs.map((run) => run.settings[state.colour]))].sort((a, b) => a - b);
   const entries = () => values.map((value) => {
     const line = element("i");
     line.style.setProperty("--run", colours[value]);
-    return element("span", {}, line, key === "data.name" ? names[value] : `${label} = ${names[value]}`);
+    return element("span", {}, line, phrases[value]);
   });
   for (const legend of document.querySelectorAll(".legend")) legend.replaceChildren(...entries());
 }
@@ -137,7 +139,7 @@ function readOff(scale, part) {
 }
 
 function written(name, value) {
-  const label = name.replace(" (above 1 not shown)", "");
+  const label = name.replace(/ \([^()]* not shown\)$/, "");
   if (label === "epoch" || label.startsWith("channel") || label.startsWith("trained")) return `${label} ${Math.round(value).toLocaleString("en")}`;
   return label.includes("accuracy") ? `${label} ${(100 * value).toFixed(2)}%` : `${label} ${value.toPrecision(3)}`;
 }
@@ -188,6 +190,14 @@ const watcher = new IntersectionObserver((entries) => {
 report.runs.forEach((run, index) => (run.index = index));
 recall();
 show();
+// On a phone the filters are folded away until they are asked for.
+const phone = matchMedia("(max-width: 700px)");
+const fold = () => (document.querySelector("#filters details").open = !phone.matches);
+phone.addEventListener("change", fold);
+fold();
+// A page that follows its runs reloads itself: who chooses by keyboard goes on where they were.
+const { filter, value } = history.state?.focus ?? {};
+if (filter) document.querySelector(`nav button[data-filter="${CSS.escape(filter)}"][data-value="${CSS.escape(value)}"]`)?.focus({ preventScroll: true });
 for (const plot of document.querySelectorAll(".plot")) watcher.observe(plot);
 addEventListener("beforeprint", () => document.querySelectorAll(".plot").forEach(insert));
 addEventListener("pointermove", hover);
@@ -202,4 +212,3 @@ addEventListener("click", (event) => {
   const run = hover(event);
   if (run && event.pointerType !== "touch") open(run.link);
 });
-addEventListener("keydown", (event) => event.key === "Enter" && event.target.matches?.("th") && sortBy(event.target));

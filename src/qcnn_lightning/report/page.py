@@ -19,8 +19,9 @@ from typing import Any
 
 import pandas as pd
 
-from qcnn_lightning.figure_style import OKABE_ITO, colour_of, data_name, ordered_colour
-from qcnn_lightning.report.groups import Collection, Group, LeftOut, caption, describe_first_epoch, setting_label
+from qcnn_lightning.figure_style import OKABE_ITO, colour_of, ordered_colour
+from qcnn_lightning.labels import caption, data_name, setting, setting_name, value_name
+from qcnn_lightning.report.groups import Collection, Group, LeftOut, describe_first_epoch
 from qcnn_lightning.report.layout import Choices
 from qcnn_lightning.report.page_charts import cards_of, lay_out
 from qcnn_lightning.report.page_tables import accuracies_html, correlations_html, finite, link_to, runs_html
@@ -28,7 +29,6 @@ from qcnn_lightning.runs.run import Run
 
 MOST_FILTER_VALUES = 12
 FIRST_FILTERS = ("data.name", "model.d", "seed", "data.flatten")
-FILTER_LABELS = {"data.name": "data set", "model.d": "d", "seed": "seed", "data.flatten": "pixel order"}
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Filter:
         key: of the configuration.
         label: for people.
         values: all there are, in order.
-        names: of the values, for people.
+        names: of the values, for people, beside the label.
+        phrases: of the values, for people, by themselves: "d = 18".
         colours: of the values, those of the figures for print.
     """
 
@@ -47,6 +48,7 @@ class Filter:
     label: str
     values: list[str]
     names: list[str]
+    phrases: list[str]
     colours: list[str]
 
 
@@ -57,9 +59,11 @@ def filters_of(collection: Collection) -> list[Filter]:
     for key in keys:
         values = sorted({setting_of(run, key) for run in collection.runs}, key=natural_order)
         if key in FIRST_FILTERS or len(values) <= MOST_FILTER_VALUES:
-            names = [data_name(value) if key == "data.name" else value for value in values]
-            label = FILTER_LABELS.get(key) or setting_label(key)
-            filters.append(Filter(key, label, values, names, colours_of(key, values)))
+            # As they were before they became text.
+            given = {setting_of(run, key): raw_setting(run, key) for run in collection.runs}
+            names = ["unknown" if given[value] is None else value_name(key, given[value]) for value in values]
+            phrases = [setting(key, given[value]) for value in values]
+            filters.append(Filter(key, setting_name(key), values, names, phrases, colours_of(key, values)))
     return filters
 
 
@@ -74,9 +78,14 @@ def colours_of(key: str, values: Sequence[str]) -> list[str]:
 
 def setting_of(run: Run, key: str) -> str:
     """Return a setting as the filters name it."""
-    special = {"data.name": run.data, "seed": run.seed, "data.flatten": run.flatten}
-    value = special.get(key, run.settings.get(key))
+    value = raw_setting(run, key)
     return "unknown" if value is None else str(value)
+
+
+def raw_setting(run: Run, key: str) -> Any:
+    """Return a setting as the run has it; None if it has none."""
+    special = {"data.name": run.data, "seed": run.seed, "data.flatten": run.flatten}
+    return special.get(key, run.settings.get(key))
 
 
 def natural_order(text: str) -> tuple[float, str]:
@@ -153,7 +162,7 @@ def page(
     for data, mark in data_marks.items():
         sets[mark] = [index for index, run in enumerate(collection.runs) if run.data == data]
     report = {
-        "runs": [described(run, filters, spearman, out) for run in collection.runs],
+        "runs": [described(run, name, filters, spearman, out) for run, name in collection.run_names.items()],
         "filters": [asdict(entry) for entry in filters],
         "colour": colours[0] if colours else 0,
         "groups": {f"e{index}": group_label(group) for index, group in enumerate(collection.groups)},
@@ -202,12 +211,16 @@ def page(
 
 
 def described(
-    run: Run, filters: Sequence[Filter], spearman: Mapping[tuple[str, str], Mapping[Any, Any]], out: Path
+    run: Run,
+    name: str,
+    filters: Sequence[Filter],
+    spearman: Mapping[tuple[str, str], Mapping[Any, Any]],
+    out: Path,
 ) -> dict[str, Any]:
-    """Return what the page's script knows of a run."""
+    """Return what the page's script knows of a run, which has a name for people."""
     return {
         "name": run.name,
-        "label": f"{data_name(run.data)}, d = {run.d}, seed {run.seed}, {run.flatten}, {run.status}",
+        "label": caption(name, run.status),
         "command": run.command,
         "link": link_to(run.folder, out),
         "data": data_name(run.data),

@@ -10,10 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from qcnn_lightning.figure_style import OKABE_ITO, data_name, styled
+from qcnn_lightning.figure_style import OKABE_ITO, styled
+from qcnn_lightning.labels import caption, data_name
 from qcnn_lightning.report.figures import COSTS, groups_with_panels
-from qcnn_lightning.report.groups import Collection, Group, caption, describe_first_epoch
-from qcnn_lightning.report.layout import CHARACTER_WIDTH, Choices, panel_title, seeds_of, unique
+from qcnn_lightning.report.groups import Collection, Group, describe_first_epoch
+from qcnn_lightning.report.layout import CHARACTER_WIDTH, Choices, panel_title, seeds_of, unique, which_seeds
 from qcnn_lightning.report.panels import (
     against_cost_panel,
     against_d_panel,
@@ -59,29 +60,31 @@ def cards_of(collection: Collection, choices: Choices) -> Iterator[Card]:
     groups = collection.groups
     marks: dict[Run | Group, str] = {run: f"r{index}" for index, run in enumerate(collection.runs)}
     marks |= {group: f"e{index}" for index, group in enumerate(groups)}
+    over_seeds = f"{seeds_of(groups)}, within what is possible"
     yield Card(
         "Accuracy and cost",
-        "Solid: test. Dashed: train. Mean ± sd: over all seeds of a group. A click on a curve opens its run's folder.",
+        f"Solid: test. Dashed: train. Each run, or {over_seeds}. A click on a curve opens its run's folder.",
         "curves",
         charts(partial(training_panel, groups=groups, quantity=each, marks=marks) for each in ("accuracy", "cost")),
     )
 
     def trend(axes: Axes, half: str) -> None:
-        trend_panel(axes, [group for group in groups if group.bipartition == half], choices, marks)
-        axes.set_ylabel(f"mean EE, {half} (nats)")
+        trend_panel(axes, [group for group in groups if group.bipartition == half], choices, half, marks)
 
     def islands(axes: Axes, cost: str) -> None:
         against_cost_panel(axes, collection.runs, cost, choices, lambda run: ISLAND, marks)
 
     yield Card(
         "Entanglement entropy over the epochs",
-        f"Mean over classes, averaged over {choices.window} epochs. Epoch -1 is the network before training.",
+        f"Mean over classes, averaged over {choices.window} epochs; each run, or "
+        f"{over_seeds}. Epoch −1 is the network before training.",
         "curves",
         charts(partial(trend, half=half) for half in unique(group.bipartition for group in groups)),
     )
     yield Card(
         "Entanglement entropy against cost",
-        f"{describe_first_epoch(collection.runs, choices.first_epoch).capitalize()}: every run is an island.",
+        f"{describe_first_epoch(collection.runs, choices.first_epoch).capitalize()}: every run is an island, "
+        f"{which_seeds(collection.runs)}.",
         "islands",
         charts(partial(islands, cost=cost) for cost in COSTS),
     )
@@ -107,7 +110,7 @@ def cards_of(collection: Collection, choices: Choices) -> Iterator[Card]:
     )
     yield Card(
         "Size",
-        "Every run at its last epoch; bars: mean and standard deviation over seeds.",
+        f"Every run at its last epoch; bars: {over_seeds}.",
         "size",
         charts(
             (
@@ -135,7 +138,7 @@ def class_charts(collection: Collection, marks: Mapping[Run | Group, str]) -> It
             def draw(axes: Axes, group: Group = group, table: pd.DataFrame = table, scale: float = scale) -> None:
                 image = class_panel(axes, group, table, scale)
                 longest = max(len(label.get_text()) for label in axes.get_yticklabels())
-                set_margins(axes, left=0.45 + CHARACTER_WIDTH * longest, right=0.8, top=0.3)
+                set_margins(axes, left=0.42 + 0.85 * CHARACTER_WIDTH * longest, right=0.8, top=0.3)
                 axes.figure.colorbar(image, ax=axes, label="EE (nats)", pad=0.04, fraction=0.06)
 
             yield marks[group], small_chart(draw, group)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from qcnn_lightning.figure_style import data_name
+from qcnn_lightning.labels import data_name
 from qcnn_lightning.report.groups import Collection
 
 SCOPES = ("mean over runs", "all epochs of all runs", "last epochs of all runs")
@@ -27,12 +27,14 @@ class Cell:
         sort: what its column sorts by; the text if None.
         link: where it leads.
         kind: of style: "text", "long", "code", or a run's status.
+        more: what is said when one points at it; the text where that may be cut.
     """
 
     text: str
     sort: float | None = None
     link: str = ""
     kind: str = ""
+    more: str = ""
 
     def html(self) -> str:
         """Return the cell as HTML."""
@@ -40,7 +42,8 @@ class Cell:
         if self.link:
             shown = f'<a href="{escape(self.link)}">{shown}</a>'
         sort = "" if self.sort is None else f' data-sort="{self.sort:.9g}"'
-        title = f' title="{escape(self.text)}"' if "long" in self.kind else ""
+        told = self.more or (self.text if "long" in self.kind else "")
+        title = f' title="{escape(told)}"' if told else ""
         return f'<td class="{escape(self.kind)}"{sort}{title}>{shown}</td>'
 
 
@@ -53,7 +56,8 @@ def table(identifier: str, titles: Sequence[str], rows: Iterable[Row]) -> str:
     rows = list(rows)
     kinds = [cell.kind.split(" ")[0] for cell in rows[0][1]] if rows else [""] * len(titles)
     head = "".join(
-        f'<th class="{kind}" tabindex="0">{escape(title)}</th>' for title, kind in zip(titles, kinds, strict=True)
+        f'<th class="{kind}"><button type="button">{escape(title)}</button></th>'
+        for title, kind in zip(titles, kinds, strict=True)
     )
     body = "".join(f'<tr class="{mark}">{"".join(cell.html() for cell in cells)}</tr>\n' for mark, cells in rows)
     return f'<table id="{identifier}"><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>'
@@ -134,7 +138,7 @@ def runs_html(
     rows = []
     for index, (run, row) in enumerate(zip(collection.runs, runs.to_dict("records"), strict=True)):
         cells = [
-            Cell(run.name, link=link_to(run.folder, out), kind="text long"),
+            Cell(collection.run_names[run], link=link_to(run.folder, out), kind="text long", more=run.name),
             Cell(run.status, kind=f"text {run.status}"),
         ]
         cells += [text(values[index]) for values in settings.values()]

@@ -15,13 +15,14 @@ from matplotlib.collections import QuadMesh
 from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator, PercentFormatter
 from matplotlib.transforms import ScaledTranslation, Transform
 
-from qcnn_lightning.figure_style import MARKERS, MEAN_ENTROPY, ORDERED, colour_of, ordered_colour
-from qcnn_lightning.report.groups import Collection, Group, caption
+from qcnn_lightning.figure_style import MARKERS, ORDERED, colour_of, ordered_colour
+from qcnn_lightning.labels import MEAN_ENTROPY, caption, class_label
+from qcnn_lightning.report.groups import Collection, Group
 from qcnn_lightning.report.layout import (
-    LONGEST_CLASS_NAME,
     PANEL_WIDTH,
     Choices,
     cut_off_above_one,
+    leave_outliers_out,
     over_epochs,
     spread,
     unique,
@@ -29,12 +30,15 @@ from qcnn_lightning.report.layout import (
     use_logarithm_if_wide,
     wrapped,
 )
-from qcnn_lightning.report.tables import last, mean_and_deviation
+from qcnn_lightning.report.tables import last, mean_and_deviation, possible_interval
 from qcnn_lightning.runs.run import Run, as_number
 
 MOST_TICKS = 12
+MOST_CLASS_NAMES = 12
 PROFILE_EPOCHS = 5
 BAR_DISTANCE = 0.05
+ALL = 1.01
+"""Where axes of accuracies end: a curve at 100% is whole, and no number above it stands beside the axis."""
 
 Marks = Mapping[Run | Group, str]
 UNMARKED: Marks = {}
@@ -44,25 +48,37 @@ def training_panel(axes: Axes, groups: Iterable[Group], quantity: str, marks: Ma
     """Draw accuracy or cost over the epochs; test solid, train dashed."""
     for group in groups:
         for part, style in (("train", "--"), ("test", "-")):
-            draw_group(axes, group, group.table(f"{quantity}/{part}"), colour_of(group.data), style, marks)
+            table, highest = group.table(f"{quantity}/{part}"), 1.0 if quantity == "accuracy" else math.inf
+            draw_group(axes, group, table, colour_of(group.data), style, marks, highest)
     over_epochs(axes, quantity)
     if quantity == "accuracy":
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.set_ylim(bottom=max(0.0, axes.get_ylim()[0]))
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(0.0, low), min(ALL, high))
     else:
         cut_off_above_one(axes)
 
 
-def trend_panel(axes: Axes, groups: Sequence[Group], choices: Choices, marks: Marks = UNMARKED) -> None:
-    """Draw the entropy trends of one bipartition over the epochs."""
+def trend_panel(axes: Axes, groups: Sequence[Group], choices: Choices, half: str, marks: Marks = UNMARKED) -> None:
+    """Draw the entropy trends of one bipartition, `half`, over the epochs."""
     for group in groups:
         draw_group(axes, group, group.entropy_trends(choices.window), colour_of(group.data), "-", marks)
-    over_epochs(axes, MEAN_ENTROPY)
+    over_epochs(axes, f"mean EE, {half} (nats)")
     axes.set_ylim(bottom=0)
 
 
-def draw_group(axes: Axes, group: Group, table: pd.DataFrame, colour: str, style: str, marks: Marks = UNMARKED) -> None:
+def draw_group(
+    axes: Axes,
+    group: Group,
+    table: pd.DataFrame,
+    colour: str,
+    style: str,
+    marks: Marks = UNMARKED,
+    highest: float = math.inf,
+) -> None:
     """Draw a group's mean over seeds, and a band of one standard deviation where several have a value.
+
+    The band ends at what is possible: see `tables.possible_interval`.
 
     Args:
         axes: the panel.
@@ -71,6 +87,7 @@ def draw_group(axes: Axes, group: Group, table: pd.DataFrame, colour: str, style
         colour: of the group.
         style: of the lines.
         marks: with a mark for the group, its runs are drawn besides.
+        highest: that a value can be.
     """
     mean = table.mean(axis=1).dropna()
     if mean.empty:
@@ -84,7 +101,7 @@ def draw_group(axes: Axes, group: Group, table: pd.DataFrame, colour: str, style
     axes.plot(mean.index, mean, **look, marker="o" if len(mean) < 3 else "", gid=marks.get(group))
     if table.shape[1] > 1:
         deviation = table.std(axis=1).reindex(mean.index)
-        band = mean - deviation, mean + deviation
+        band = possible_interval(mean, deviation, float(np.nanmin(table.to_numpy())), highest)
         axes.fill_between(mean.index, *band, color=colour, alpha=0.18, linewidth=0, gid=marks.get(group))
 
 
@@ -115,7 +132,8 @@ def against_cost_panel(
             )
     axes.set(xlabel=f"{cost} cost", ylabel=MEAN_ENTROPY)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
-    use_logarithm_if_wide(axes, "x")
+    if not use_logarithm_if_wide(axes, "x"):
+        leave_outliers_out(axes)
 
 
 def entropy_and_cost(run: Run, cost: str, choices: Choices) -> pd.DataFrame:
@@ -148,7 +166,9 @@ def class_panel(axes: Axes, group: Group, table: pd.DataFrame, scale: float) -> 
     rows = np.arange(len(table) + 1) - 0.5
     image = axes.pcolormesh(edges, rows, table, cmap=ORDERED, vmin=0, vmax=scale, rasterized=True)
     names = max((run.class_names for run in group.runs), key=len)
-    axes.set_yticks(range(len(names)), [wrapped(name[:LONGEST_CLASS_NAME], PANEL_WIDTH) for name in names])
+    # Of many classes every second, third, ... has its name, so that names do not cover one another.
+    named = range(0, len(names), 1 + (len(names) - 1) // MOST_CLASS_NAMES)
+    axes.set_yticks(named, [wrapped(class_label(names[label]), PANEL_WIDTH) for label in named])
     axes.invert_yaxis()
     axes.grid(visible=False)
     over_epochs(axes, "class")
@@ -208,12 +228,13 @@ def against_parameters_panel(axes: Axes, collection: Collection, marks: Marks = 
     def accuracy(run: Run) -> float:
         return last(run.column("accuracy/test"))
 
-    drawn = draw_with_error_bars(axes, collection, lambda group: group.runs[0].num_parameters, accuracy, marks)
+    drawn = draw_with_error_bars(axes, collection, lambda group: group.runs[0].num_parameters, accuracy, marks, 1.0)
     axes.set(xlabel="trained parameters", ylabel="test accuracy, last epoch")
     if drawn:
         plain = EngFormatter(sep="")
         use_logarithm(axes, "x", FuncFormatter(lambda number, _: plain.format_eng(number)))
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    axes.set_ylim(top=min(ALL, axes.get_ylim()[1]))
     return drawn
 
 
@@ -223,8 +244,11 @@ def draw_with_error_bars(
     across: Callable[[Group], Any],
     up: Callable[[Run], float],
     marks: Marks = UNMARKED,
+    highest: float = math.inf,
 ) -> list[tuple[str, str]]:
     """Draw a point per group, mean over seeds with a bar of one standard deviation; on a page every run as well.
+
+    The bar ends at what is possible: see `tables.possible_interval`.
 
     Returns:
         The data sets and the kinds (`kinds_of`) that are drawn: the data set is the colour, the kind the marker.
@@ -252,9 +276,10 @@ def draw_with_error_bars(
         marker, _ = appearance(kinds, kind)
         look: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 4.5, "elinewidth": 0.9, "capsize": 2.5}
         look |= {"linestyle": "", "transform": beside(group.data, kind)}
-        point, _, bars = axes.errorbar(x, mean, np.nan_to_num(deviation), **look)
+        low, high = map(float, possible_interval(mean, deviation, float(np.nanmin(list(values.values()))), highest))
+        point, _, bars = axes.errorbar(x, mean, [[mean - low], [high - mean]], **look)
         # matplotlib sees no limits in what has another transform.
-        axes.update_datalim([(x, mean - np.nan_to_num(deviation)), (x, mean + np.nan_to_num(deviation))])
+        axes.update_datalim([(x, low), (x, high)])
         for artist in (point, *bars):
             artist.set_gid(marks.get(group))
     if not marks:
@@ -269,12 +294,12 @@ def draw_with_error_bars(
 def kinds_of(collection: Collection) -> dict[Group, str]:
     """Return what every group is besides its data set and its d, as far as there are others."""
     several = len({group.bipartition for group in collection.groups}) > 1
-    return {group: caption(group.bipartition if several else "", without_d(group)) for group in collection.groups}
-
-
-def without_d(group: Group) -> str:
-    """Return a group's variant without d."""
-    return ", ".join(part for part in group.variant.split(", ") if not part.startswith("d="))
+    return {
+        group: caption(
+            group.bipartition if several else "", collection.describe_variant(group.runs[0], without="model.d")
+        )
+        for group in collection.groups
+    }
 
 
 def appearance(kinds: Sequence[str], kind: str) -> tuple[str, str]:

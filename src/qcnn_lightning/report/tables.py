@@ -198,6 +198,21 @@ def mean_and_deviation(values: Sequence[float]) -> tuple[float, float]:
     )
 
 
+def possible_interval(
+    mean: pd.Series | float, deviation: pd.Series | float, smallest: float, highest: float = np.inf
+) -> tuple[Any, Any]:
+    """Return mean ± deviation, cut off at what is possible: at `highest`, and at 0 where no value is negative.
+
+    Args:
+        mean: of the values.
+        deviation: their standard deviation; NaN counts as 0.
+        smallest: of the values.
+        highest: that a value can be: 1 for accuracies.
+    """
+    middle, around = np.asarray(mean), np.nan_to_num(np.asarray(deviation))
+    return np.maximum(0.0 if smallest >= 0 else -np.inf, middle - around), np.minimum(highest, middle + around)
+
+
 def first(values: pd.Series) -> float:
     """Return the first value; NaN if there is none."""
     return float(values.iloc[0]) if len(values) else np.nan

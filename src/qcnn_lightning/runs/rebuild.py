@@ -47,6 +47,9 @@ def network_of(checkpoint: StoredCheckpoint, own: Collection[str] = ()) -> nn.Mo
             # Nobody should need a compiler to look at a network.
             settings["kernel"] = "plain"
         sizes = sizes_of(checkpoint, weights)
+        white = settings_of(config)["data.white"]
+        # A model that knows nothing of it was trained with 1.
+        settings |= {} if white == 1 else {"white": white}
         if model_class in MODELS.values():
             check_size(model_class, sizes, settings, weights)
         model = model_class(**sizes, **settings)

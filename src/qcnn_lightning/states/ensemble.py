@@ -13,7 +13,7 @@ from qcnn_lightning.states.gram import Tree
 
 
 def check_comparable(state: Any, other: Any) -> None:
-    """Check that two `NetworkState`s have the same sites, local functions and layout.
+    """Check that two states (`NetworkState`) have the same sites, local functions and layout.
 
     Raises:
         InputError: they have not.
@@ -26,6 +26,8 @@ def check_comparable(state: Any, other: Any) -> None:
             f"states with {state.channels[0]} functions of basis {state.basis.name!r} and {other.channels[0]} of "
             f"{other.basis.name!r} cannot be compared"
         )
+    if other.white != state.white:
+        raise InputError(f"states with data.white={state.white} and {other.white} cannot be compared")
     if None not in (state.layout, other.layout) and state.layout != other.layout:
         raise InputError("states whose sites stand for different pixels cannot be compared: their layouts differ")
 

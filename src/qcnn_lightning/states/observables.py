@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from qcnn_lightning.basis import quadrature
+from qcnn_lightning.basis import Basis, quadrature
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.states.amplitudes import contract
 from qcnn_lightning.states.dense_tree import DenseTree, dense_tree, quimb_network
@@ -44,7 +44,8 @@ class Observables:
 
     site_tensors: tuple[Tensor, ...]
     top: Tensor
-    basis: Any
+    basis: Basis
+    white: float
     log_norm: Callable[[], Tensor]
     entanglement_entropy: Callable[[], Tensor]
     _local_functions: Callable[[Tensor], Tensor]
@@ -69,6 +70,25 @@ class Observables:
     def channels(self) -> tuple[int, ...]:
         """d_0 .. d_L, without the constant channel."""
         return tuple(tensor.shape[-1] - 1 for tensor in (*self.site_tensors, self.top))
+
+    @property
+    def sharing(self) -> str:
+        """As the network's: "full", "sibling", or "mixed" where that depends on the level."""
+        matrices = {len(tensor) for tensor in self.site_tensors}
+        return "full" if matrices == {1} else "sibling" if matrices == {2} else "mixed"
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the state is: sites, classes, channels, basis, sharing."""
+        facts = {name: getattr(self, name) for name in ("num_sites", "num_classes", "channels")}
+        return facts | {"basis": self.basis.name, "white": self.white, "sharing": self.sharing}
+
+    def __repr__(self) -> str:
+        return f"NetworkState({', '.join(f'{name}={value!r}' for name, value in self.facts().items())})"
+
+    def _repr_html_(self) -> str:
+        from qcnn_lightning.notebook import state_html
+
+        return state_html(self)
 
     def _tree(self) -> Tree:
         return build_tree(self.site_tensors, self.top)
@@ -192,7 +212,8 @@ class Observables:
         """Draw images with density |<x|Psi_y>|^2 / <Psi_y|Psi_y> (eq. 32), independent of each other.
 
         Grey levels are those of the basis, or the 256 points of Gauss's quadrature. It integrates products of two
-        local functions exactly, so the means of such functions are exact.
+        local functions exactly, so the means of such functions are exact. With `white` below 1, they are points x of
+        the basis's whole interval [0, 1], where grey level g lies at x = white g.
 
         Args:
             label: y.
@@ -219,14 +240,17 @@ class Observables:
         """Return the density of every pixel's grey level, sum_ij rho_ij f_i(x) f_j(x) (theory.md, eq. R6).
 
         Args:
-            x: (points,) grey levels in [0, 1].
+            x: (points,) points of the basis's interval [0, 1], where grey level g lies at x = white g.
         """
         functions = self._local_functions(torch.as_tensor(x).to(self.top))
         return torch.einsum("ysij,xi,xj->ysx", self.pixel_density_matrices(), functions, functions)
 
     @torch.no_grad()
     def grey_level_moments(self) -> tuple[Float[Tensor, "classes sites"], Float[Tensor, "classes sites"]]:
-        """Return mean and variance of every pixel's grey level in [0, 1] (theory.md, eq. R6)."""
+        """Return mean and variance of every pixel's grey level in [0, 1] (theory.md, eq. R6).
+
+        With `white` below 1, they are of the point x of the basis's interval, where grey level g lies at x = white g.
+        """
         points, weights = quadrature(self.basis, self.top)
         density = self.marginal_densities(points) * weights
         mean = density @ points

@@ -22,7 +22,12 @@ EARLIER_FORMATS = ("qcnn_lightning.NetworkState with checksum", "qcnn_lightning.
 """The last one has no checksum."""
 
 POOLING = "product: phi_i = (site_tensor_left phi_left)_i (site_tensor_right phi_right)_i"
-GREY_LEVELS = "x = g / 255 for 8-bit g; black is x = 0, white is x = 1"
+
+
+def grey_levels(white: float) -> str:
+    """Return the rule from grey levels to points x of the basis's interval, in words."""
+    factor = "" if white == 1 else f"{white} "
+    return f"x = {factor}g / 255 for 8-bit g; black is x = 0, white is x = {white:g}"
 
 
 def write_state(path: str | Path, state: Any) -> None:
@@ -59,8 +64,10 @@ def _metadata_of(state: Any, file_format: str) -> dict[str, str]:
         "basis": state.basis.name,
         "num_levels": str(state.num_levels),
         "pooling": POOLING,
-        "grey_levels": GREY_LEVELS,
+        "grey_levels": grey_levels(state.white),
     }
+    if state.white != 1:
+        metadata["white"] = repr(state.white)
     if state.class_names is not None:
         metadata["class_names"] = json.dumps(state.class_names)
     return metadata
@@ -114,11 +121,12 @@ def _read(path: str | Path, formats: tuple[str, ...]) -> tuple[list[Tensor], Ten
         expected = metadata.pop("sha256", None)
         if metadata["format"] != EARLIER_FORMATS[-1] and expected != digest(tensors, metadata):
             raise InputError(f"{path} was altered since it was written: its checksum differs")
-        for key, ours in (("pooling", POOLING), ("grey_levels", GREY_LEVELS)):
+        white = float(metadata.get("white", 1))
+        for key, ours in (("pooling", POOLING), ("grey_levels", grey_levels(white))):
             if metadata.get(key, ours) != ours:
                 raise InputError(f"{path} has {key}={metadata[key]!r}, which this version does not know: {ours!r}")
         site_tensors = [tensors[f"site_tensor_{level}"] for level in range(int(metadata["num_levels"]))]
-        description: dict[str, Any] = {"basis": metadata["basis"]}
+        description: dict[str, Any] = {"basis": metadata["basis"], "white": white}
         if "class_names" in metadata:
             description["class_names"] = json.loads(metadata["class_names"])
         if "pixel_order" in tensors:

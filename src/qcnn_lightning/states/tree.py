@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.pixels import check_images
+from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.amplitudes import contract, dense_vectors
 from qcnn_lightning.states.checks import as_tensor, check_tensors
 from qcnn_lightning.states.dense_tree import DenseTree, pooled_tree
@@ -45,9 +45,11 @@ class NetworkState(Observables):
         basis: local basis, as `make_basis` takes it (eq. 19).
         class_names: what the classes are called, for files and figures.
         layout: where the sites stand in the image, for files and figures.
+        white: where the grey level 1 lies in the basis's interval [0, 1]; x lies at white x.
 
     All tensors are float64 and on one device, or NumPy arrays. They are kept as given: gradients reach their origin.
-    States are equal if their tensors and bases are. `state[y]` is the state of one class, `state[[0, 3]]` of some.
+    States are equal if their tensors, bases and `white` are. `state[y]` is the state of one class, `state[[0, 3]]` of
+    some.
 
     Raises:
         InputError: no level, shapes that do not fit together, another dtype, entries that are not finite, or an unknown
@@ -61,11 +63,12 @@ class NetworkState(Observables):
         basis: str = "fourier",
         class_names: Sequence[str] | None = None,
         layout: ImageLayout | None = None,
+        white: int | float = 1.0,
     ):
         self.site_tensors = tuple(as_tensor(tensor) for tensor in site_tensors)
         self.top = as_tensor(top)
         check_tensors(self.site_tensors, self.top)
-        self.basis = make_basis(basis, self.channels[0])
+        self.basis, self.white = make_basis(basis, self.channels[0]), checked_white(white)
         self.class_names = None if class_names is None else tuple(class_names)
         self.layout = layout
         if self.class_names is not None and len(self.class_names) != len(top):
@@ -88,13 +91,13 @@ class NetworkState(Observables):
             InputError: no statistics are given, and the network has measured none.
         """
         site_tensors, top = network.site_tensors(statistics)
-        return cls(site_tensors, top, basis=network.basis.name)
+        return cls(site_tensors, top, basis=network.basis.name, white=getattr(network, "white", 1.0))
 
     def __deepcopy__(self, memo: Any) -> "NetworkState":
         """Return a copy with tensors of its own: leaves, from which no gradient reaches the network."""
         site_tensors = [tensor.detach().clone() for tensor in self.site_tensors]
         top = self.top.detach().clone()
-        return type(self)(site_tensors, top, self.basis.name, self.class_names, self.layout)
+        return type(self)(site_tensors, top, self.basis.name, self.class_names, self.layout, self.white)
 
     def described(self, class_names: Sequence[str] | None, layout: ImageLayout | None) -> "NetworkState":
         """Return the same states with these names of classes and this layout.
@@ -102,7 +105,7 @@ class NetworkState(Observables):
         Raises:
             InputError: they do not fit.
         """
-        return NetworkState(self.site_tensors, self.top, self.basis.name, class_names, layout)
+        return NetworkState(self.site_tensors, self.top, self.basis.name, class_names, layout, self.white)
 
     @classmethod
     def sum(cls, states: Sequence["NetworkState"], weights: Sequence[float] | None = None) -> "NetworkState":
@@ -127,7 +130,8 @@ class NetworkState(Observables):
             if other.num_classes != states[0].num_classes:
                 raise InputError(f"states with {states[0].num_classes} and {other.num_classes} classes have no sum")
         site_tensors, top = summed_tensors([(state.site_tensors, state.top) for state in states], weights)
-        return cls(site_tensors, top, states[0].basis.name, states[0].class_names, states[0].layout)
+        first = states[0]
+        return cls(site_tensors, top, first.basis.name, first.class_names, first.layout, first.white)
 
     @classmethod
     def from_dense_tree(cls, tree: DenseTree, basis: str = "fourier") -> "NetworkState":
@@ -150,28 +154,20 @@ class NetworkState(Observables):
         chosen = np.arange(self.num_classes)[classes if isinstance(classes, slice) else np.asarray(classes)]
         labels = chosen.reshape(-1).tolist()
         names = None if self.class_names is None else [self.class_names[label] for label in labels]
-        return NetworkState(self.site_tensors, self.top[labels], self.basis.name, names, self.layout)
+        return NetworkState(self.site_tensors, self.top[labels], self.basis.name, names, self.layout, self.white)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, NetworkState):
             return NotImplemented
         ours, theirs = ((*state.site_tensors, state.top) for state in (self, other))
         return (
-            self.basis.name == other.basis.name
+            (self.basis.name, self.white) == (other.basis.name, other.white)
             and len(ours) == len(theirs)
             and all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
         )
 
     def __hash__(self) -> int:
         return hash((self.basis.name, self.channels, self.num_classes))
-
-    def __repr__(self) -> str:
-        matrices = {len(tensor) for tensor in self.site_tensors}
-        sharing = "full" if matrices == {1} else "sibling" if matrices == {2} else "mixed"
-        return (
-            f"NetworkState(num_sites={self.num_sites}, num_classes={self.num_classes}, channels={self.channels}, "
-            f"basis={self.basis.name!r}, sharing={sharing!r})"
-        )
 
     def log_norm(self) -> Float[Tensor, " classes"]:
         """Return log <Psi_y|Psi_y> = log (m_y^2 + C_yy) + 2 e_y log 2 (eq. 36; theory.md, eq. P1).
@@ -344,8 +340,8 @@ class NetworkState(Observables):
         check_images(x, self.num_sites, self.basis)
         if x.dtype == torch.uint8:
             grey_levels = torch.arange(256, dtype=torch.float64, device=x.device) / 255
-            return functional.embedding(x.int(), self._local_functions(grey_levels))
-        return self._local_functions(x.double())
+            return functional.embedding(x.int(), self._local_functions(self.white * grey_levels))
+        return self._local_functions(self.white * x.double())
 
     def _local_functions(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape functions"]:
         return torch.cat((torch.ones_like(x).unsqueeze(-1), self.basis(x)), dim=-1)

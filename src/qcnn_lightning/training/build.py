@@ -1,6 +1,7 @@
 """From parts of the configuration to objects, tried out before time is spent: one message if a part cannot be built."""
 
 import os
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.hints import names_of
 
 INTERVALS = ("epoch", "step")
 # Of a trial: a schedule over the whole training wants to know how many steps there are.
@@ -80,6 +82,29 @@ def check_numbers(config: DictConfig) -> None:
             )
     if config.scheduler.interval not in INTERVALS:
         raise InputError(f"scheduler.interval={config.scheduler.interval}: choose one of {', '.join(INTERVALS)}")
+
+
+def white_for(config: DictConfig, white: float) -> dict[str, float]:
+    """Return the model's argument `white`; none for 1, which every model means without it.
+
+    Args:
+        config: of the run.
+        white: `data.white`.
+
+    Raises:
+        InputError: the model takes no such argument, or the configuration gives it one of its own.
+    """
+    if "white" in config.model:
+        raise InputError(f"model.white={config.model.white}: say data.white={config.model.white}")
+    target = config.model.get("_target_")
+    try:
+        names = names_of(pkgutil.resolve_name(target))
+    # `build` says what is wrong with it.
+    except Exception:
+        names = ()
+    if white != 1 and names and "white" not in names:
+        raise InputError(f"data.white={white}: {target} takes no argument white, so it lays grey levels on [0, 1]")
+    return {} if white == 1 else {"white": white}
 
 
 def try_out(config: DictConfig, build_network: Callable[..., nn.Module]) -> None:

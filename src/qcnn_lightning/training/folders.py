@@ -22,8 +22,7 @@ class FolderCheck(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a run's folder."""
         with exit_at_errors():
-            leave_hydra_files_to_us(config)
-            check_writable(Path(config.hydra.run.dir))
+            check_run_folder(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a sweep's folder."""
@@ -33,6 +32,16 @@ class FolderCheck(Callback):
             for name in WRITTEN_BY_A_SWEEP:
                 inside(folder, name)
             check_writable(folder)
+
+
+def check_run_folder(config: DictConfig) -> None:
+    """Check that a run's folder can be written to, and that Hydra leaves it to the run.
+
+    Raises:
+        InputError: it cannot, or Hydra would write to it.
+    """
+    leave_hydra_files_to_us(config)
+    check_writable(Path(config.hydra.run.dir))
 
 
 def leave_hydra_files_to_us(config: DictConfig) -> None:

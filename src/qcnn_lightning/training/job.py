@@ -20,8 +20,12 @@ from qcnn_lightning.training.sweep import runs_elsewhere
 log = logging.getLogger(__name__)
 
 
-def run_job(config: DictConfig) -> float | str:
+def run_job(config: DictConfig, quiet: bool = False) -> float | str:
     """Train, and show the result unless the sweep does.
+
+    Args:
+        config: of the job.
+        quiet: print nothing; so do jobs that run in processes of their own.
 
     Returns:
         What a search maximises: the last accuracy on the validation images, or else on the test images. A message if
@@ -31,8 +35,8 @@ def run_job(config: DictConfig) -> float | str:
         Exception: the error of a single run.
     """
     hydra = HydraConfig.get()
-    quiet = runs_elsewhere(hydra)
-    if quiet:
+    if runs_elsewhere(hydra):
+        quiet = True
         silence()
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     try:

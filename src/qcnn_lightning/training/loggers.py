@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.labels import data_name, setting
 from qcnn_lightning.runs.metrics import first_epoch_of
 from qcnn_lightning.runs.rebuild import network_of
 from qcnn_lightning.runs.run import Run
@@ -84,14 +85,15 @@ def told_to_wandb(part: DictConfig, config: DictConfig, record: RunRecord) -> di
 
 def grouping_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings that `workspace` shows beside every run, flat: W&B cannot sort by nested ones."""
-    return {"data_set": config["data"]["name"], "d": config["model"].get("d")}
+    return {"data_set": data_name(str(config["data"]["name"])), "d": config["model"].get("d")}
 
 
 def tags_of(config: Mapping[str, Any]) -> list[str]:
     """Return a run's labels: data set, d, sharing, start and pixel order."""
     model, data = config["model"], config["data"]
-    settings = {name: model[name] for name in ("d", "sharing", "start") if name in model} | {"flatten": data["flatten"]}
-    labels = (str(data["name"]), *(f"{name}={value}" for name, value in settings.items()))
+    settings = {f"model.{name}": model[name] for name in ("d", "sharing", "start") if name in model}
+    settings |= {"data.flatten": data["flatten"]}
+    labels = (data_name(str(data["name"])), *(setting(key, value) for key, value in settings.items()))
     return [short_enough(label, LONGEST_TAG) for label in labels]
 
 

@@ -28,7 +28,7 @@ from qcnn_lightning.runs import LAST
 from qcnn_lightning.runs.checkpoint import StoredCheckpoint
 from qcnn_lightning.runs.run import LOG, TRACEBACK, Run
 from qcnn_lightning.runs.settings import is_longer
-from qcnn_lightning.training.build import build, check_numbers, try_out
+from qcnn_lightning.training.build import build, check_numbers, try_out, white_for
 from qcnn_lightning.training.checkpoints import Checkpoints
 from qcnn_lightning.training.console import EpochTable
 from qcnn_lightning.training.folders import hydra_files
@@ -181,6 +181,8 @@ def check_levels_of(network: Any, datamodule: ImageDataModule) -> None:
         InputError: it has others.
     """
     basis = getattr(network, "basis", None)
+    if isinstance(basis, LevelsBasis) and datamodule.white != 1:
+        raise InputError(f"data.white={datamodule.white}: model.basis=levels has grey levels, no interval; choose 1")
     if isinstance(basis, LevelsBasis) and datamodule.levels not in (None, basis.num_levels):
         raise InputError(
             f"data.levels={datamodule.levels}, and model.basis=levels has {basis.num_levels} grey levels "
@@ -217,7 +219,9 @@ def fit(
     shown = [] if quiet else [EpochTable(record)]
     callbacks = [*weight_averaging(config), record, *shown, stop, Checkpoints(record)]
     trainer = build_trainer(config, callbacks, loggers)
-    build_network = partial(build, config.model, "model", num_sites=datamodule.num_sites)
+    build_network = partial(
+        build, config.model, "model", num_sites=datamodule.num_sites, **white_for(config, datamodule.white)
+    )
     try_out(config, build_network)
     cost = build(config.cost, "cost")
     datamodule.prepare_data()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import wandb
 
-from qcnn_lightning.figure_style import ENTROPY, MEAN_ENTROPY
+from qcnn_lightning.labels import ENTROPY, MEAN_ENTROPY
 
 ENTROPY_PREFIX = "ee/"
 MEAN = f"{ENTROPY_PREFIX}mean"

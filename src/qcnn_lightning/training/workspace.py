@@ -15,8 +15,8 @@ import wandb_workspaces.workspaces as workspaces
 from wandb_workspaces import expr
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.figure_style import ENTROPY
 from qcnn_lightning.files import replace_atomically
+from qcnn_lightning.labels import ENTROPY
 from qcnn_lightning.training.tracking import logged_in
 from qcnn_lightning.training.wandb_charts import CHARTS, COSTS, ENTROPY_PREFIX, LINES, MEAN, SCATTERS, Chart
 
