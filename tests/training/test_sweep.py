@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from omegaconf import OmegaConf
@@ -149,11 +150,13 @@ def test_a_failed_job_is_run_again_by_the_command_that_is_told(tmp_path):
     (tmp_path / "mine" / "sweep").mkdir(parents=True)
     (tmp_path / "mine" / "sweep" / "ours.yaml").write_text("# @package _global_\nseed: 7\n")
     place = ("--config-dir", "mine")
-    arguments = (*place, "-m", *QUICK, "sweep=ours", "+note='a b/c'", "hydra.sweep.dir=studies/first")
+    (tmp_path / "a b").mkdir()
+    np.save(tmp_path / "a b" / "c.npy", np.arange(64))
+    arguments = (*place, "-m", *QUICK, "sweep=ours", "data.flatten='a b/c.npy'", "hydra.sweep.dir=studies/first")
     # A disk that is full before the first checkpoint, of 40 kB, is written.
     failed = train_command(*arguments, folder=tmp_path, largest_file=16 * 1024)
     assert failed.returncode == 1
-    (run,) = (tmp_path / "studies" / "first").glob("*note=a b-c*")
+    (run,) = (tmp_path / "studies" / "first").glob("*data.flatten=a b-c.npy*")
     assert f"cannot write {run}/checkpoints/last.ckpt" in failed.stdout
     told = failed.stdout.split("to run it again: ")[1].splitlines()[0]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
