@@ -16,6 +16,7 @@ Read the help of these:
     load, load_sweep       what has been trained: TrainedRun, Sweep
     QCNN                   the network, a torch.nn.Module
     NetworkState           its states: entropies, spectra, overlaps, probabilities, samples
+    Density, DensityState  the same tree as a probability of images: likelihoods, samples, conditionals
     Model, State           the protocols for networks and states of your own
     InputError             what a setting or file that cannot be used raises
 """

@@ -10,7 +10,7 @@ from qcnn_lightning.errors import InputError
 ROUNDINGS = ("bernoulli", "threshold")
 
 
-def check_levels(levels: int | None, rounding: str, contrast: float) -> None:
+def check_levels(levels: int | None, rounding: str, contrast: int | float) -> None:
     """Check the settings of grey levels.
 
     Args:
