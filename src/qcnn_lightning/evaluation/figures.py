@@ -123,14 +123,19 @@ def draw_schmidt_spectra(evaluation: Evaluation) -> Figure:
             va="top",
             fontsize=7.5,
         )
-    panels[0].set_yscale("log")
-    panels[0].yaxis.set_major_locator(LogLocator(numticks=6))
-    panels[0].yaxis.set_minor_formatter(NullFormatter())
-    panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    against_whole_numbers(panels[0])
     figure.supxlabel("place k in the spectrum", fontsize=9)
     figure.supylabel("Schmidt probability", fontsize=9)
     figure.suptitle(f"Schmidt spectrum, half against half of the image\n{subject(evaluation)}")
     return figure
+
+
+def against_whole_numbers(axes: Axes) -> None:
+    """Let panels that share their axes have a logarithmic y-axis and few whole numbers on the x-axis."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(numticks=6))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
 def draw_entropy_profile(evaluation: Evaluation) -> Figure:
@@ -168,10 +173,7 @@ def draw_interaction_order(evaluation: Evaluation) -> Figure:
         axes.plot(shown[label], color=BLUE, linewidth=1.4)
         mean = weights[label] @ np.arange(weights.shape[1])
         axes.set_title(f"{evaluation.class_names[label]}: {mean:.3g}", loc="left")
-    panels[0].set_yscale("log")
-    panels[0].yaxis.set_major_locator(LogLocator(numticks=6))
-    panels[0].yaxis.set_minor_formatter(NullFormatter())
-    panels[0].xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    against_whole_numbers(panels[0])
     figure.supxlabel("pixels k in a term; in the titles their mean", fontsize=9)
     figure.supylabel("weight of all terms of k pixels", fontsize=9)
     figure.suptitle(f"Order of interaction: pixels that terms of a state involve\n{subject(evaluation)}")

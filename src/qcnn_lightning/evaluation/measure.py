@@ -276,6 +276,12 @@ def classify(
     )
 
 
+def probabilities_of(alpha: Float[Tensor, "images classes"]) -> Float[Tensor, "images classes"]:
+    """Return p(y|x) = alpha_y(x)^2 / sum_y' alpha_y'(x)^2 from the scores, for a model without a state (eq. 34)."""
+    squares = alpha.double().square()
+    return squares / squares.sum(-1, keepdim=True)
+
+
 def disagreement(network: nn.Module, state: State, images: Real[Tensor, "images sites"]) -> float:
     """Return max |alpha_y(x) - <x|Psi_y>| / max |<x|Psi_y>|: round-off, by eq. 31.
 

@@ -15,6 +15,7 @@ from qcnn_lightning.data.sources.folder import image_files, read_image
 from qcnn_lightning.data.split_images import STORED_AS
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.evaluate import last_checkpoint
+from qcnn_lightning.evaluation.measure import probabilities_of
 from qcnn_lightning.files import as_csv, replace_atomically
 from qcnn_lightning.runs.checkpoint import StoredCheckpoint
 from qcnn_lightning.runs.rebuild import network_of
@@ -71,8 +72,7 @@ def predictions(checkpoint: StoredCheckpoint, images: Path, own: Collection[str]
     if state is not None:
         probabilities = torch.cat([state.conditional_probability(batch) for batch in x.split(BATCH_SIZE)])
     else:
-        squares = torch.cat([network(batch) for batch in x.split(BATCH_SIZE)]).double().square()
-        probabilities = squares / squares.sum(-1, keepdim=True)
+        probabilities = probabilities_of(torch.cat([network(batch) for batch in x.split(BATCH_SIZE)]))
     names = class_names(checkpoint, probabilities.shape[1])
     largest = probabilities.max(-1)
     table = {
