@@ -1,5 +1,6 @@
 """The protocol of a model: what training, evaluation and tables ask of it, and the default answers."""
 
+from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
@@ -47,6 +48,9 @@ class Model(nn.Module):
 
     def mark_padding(self, padding: Tensor) -> None:
         """Note which of the N sites have no pixel; nothing to do where they are black pixels."""
+
+    def mark_order(self, order: Tensor, image_shape: Sequence[int]) -> None:
+        """Note the pixel at every site and (height, width); nothing to do where the tree is all that counts."""
 
     def fast_kernel(self, x: Tensor) -> Kernel | None:
         """Return a kernel faster than PyTorch's operators for images like these; None if there is none."""
