@@ -16,6 +16,7 @@ Read the help of these:
     load, load_sweep       what has been trained: TrainedRun, Sweep
     QCNN                   the network, a torch.nn.Module
     NetworkState           its states: entropies, spectra, overlaps, probabilities, samples
+    ConvAC                 the network without batch norm, a convolutional arithmetic circuit
     Density, DensityState  the same tree as a probability of images: likelihoods, samples, conditionals
     Linear, CNN            ordinary classifiers of the same images, without states
     Model, State           the protocols for networks and states of your own
@@ -35,7 +36,7 @@ if is_starting(__name__):
 if TYPE_CHECKING:
     from qcnn_lightning.errors import InputError
     from qcnn_lightning.from_python import load, load_sweep, sweep, train
-    from qcnn_lightning.models import CNN, QCNN, Density, Linear, Model
+    from qcnn_lightning.models import CNN, QCNN, ConvAC, Density, Linear, Model
     from qcnn_lightning.states import DensityState, NetworkState, State
     from qcnn_lightning.trained_run import Sweep, TrainedRun
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CNN",
     "QCNN",
+    "ConvAC",
     "Density",
     "DensityState",
     "InputError",
@@ -62,6 +64,7 @@ __all__ = [
 
 PLACES = {
     "CNN": "models",
+    "ConvAC": "models",
     "QCNN": "models",
     "Density": "models",
     "DensityState": "states",

@@ -10,6 +10,7 @@ from PIL import Image
 from commands import command, evaluate_command, train_command
 
 MODELS = {
+    "convac": ("model.d=4", "model.sharing=sibling", "data.white=0.75"),
     "linear": ("cost=cross_entropy",),
     "cnn": ("model.width=4", "cost=cross_entropy"),
 }

@@ -16,7 +16,12 @@ class Model(nn.Module):
 
     A model must have `forward`. Its settings stand below `model` in the configuration. Users' own models may be any
     `nn.Module`: `completed` adds the default answers below.
+
+    Attributes:
+        normalises_scores: whether scores are amplitudes divided by their norm, so that their squares are p(y|x).
     """
+
+    normalises_scores: bool = False
 
     def forward(self, x: Tensor) -> Float[Tensor, "batch classes"]:
         """Return alpha_y(x), the score of every class (eq. 10).
@@ -69,7 +74,8 @@ def completed(model: nn.Module) -> nn.Module:
     """Give a module the default answers of `Model` for what it does not define itself."""
     for name, answer in vars(Model).items():
         if not name.startswith("_") and not hasattr(model, name):
-            object.__setattr__(model, name, MethodType(answer, model) if callable(answer) else None)
+            value = None if isinstance(answer, property) else answer
+            object.__setattr__(model, name, MethodType(answer, model) if callable(answer) else value)
     return model
 
 
