@@ -25,8 +25,8 @@ from torch.nn import functional
 NUMBERS_AT_A_TIME = 2**19
 """Overlaps of environments held at a time on the way down: 4 MB."""
 
-NUMBERS_IN_CACHE = 2**16
-"""Overlaps of environments computed at a time: 0.5 MB, which fit into a core's own cache."""
+NUMBERS_IN_CACHE = 2**17
+"""Overlaps of environments computed at a time: 1 MB, which fit into a core's own cache."""
 
 
 def times_power_of_two(x: Inexact[Tensor, "*shape"], exponent: Int[Tensor, "*#shape"]) -> Inexact[Tensor, "*shape"]:
