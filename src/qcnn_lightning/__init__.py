@@ -17,6 +17,7 @@ Read the help of these:
     QCNN                   the network, a torch.nn.Module
     NetworkState           its states: entropies, spectra, overlaps, probabilities, samples
     Density, DensityState  the same tree as a probability of images: likelihoods, samples, conditionals
+    MPS, MPSState          a matrix product state, the class on a leg of its own
     Model, State           the protocols for networks and states of your own
     InputError             what a setting or file that cannot be used raises
 """
@@ -34,17 +35,19 @@ if is_starting(__name__):
 if TYPE_CHECKING:
     from qcnn_lightning.errors import InputError
     from qcnn_lightning.from_python import load, load_sweep, sweep, train
-    from qcnn_lightning.models import QCNN, Density, Model
-    from qcnn_lightning.states import DensityState, NetworkState, State
+    from qcnn_lightning.models import MPS, QCNN, Density, Model
+    from qcnn_lightning.states import DensityState, MPSState, NetworkState, State
     from qcnn_lightning.trained_run import Sweep, TrainedRun
 
     __version__: str
 
 __all__ = [
+    "MPS",
     "QCNN",
     "Density",
     "DensityState",
     "InputError",
+    "MPSState",
     "Model",
     "NetworkState",
     "State",
@@ -58,10 +61,12 @@ __all__ = [
 ]
 
 PLACES = {
+    "MPS": "models",
     "QCNN": "models",
     "Density": "models",
     "DensityState": "states",
     "InputError": "errors",
+    "MPSState": "states",
     "Model": "models",
     "NetworkState": "states",
     "State": "states",

@@ -2,7 +2,8 @@
 
 from qcnn_lightning.models.density import Density as Density
 from qcnn_lightning.models.model import Model as Model
+from qcnn_lightning.models.mps import MPS as MPS
 from qcnn_lightning.models.qcnn import QCNN as QCNN
 
-MODELS: dict[str, type[Model]] = {f"qcnn_lightning.{model.__name__}": model for model in (QCNN, Density)}
+MODELS: dict[str, type[Model]] = {f"qcnn_lightning.{model.__name__}": model for model in (QCNN, Density, MPS)}
 """Our models, by the names that configurations use."""
