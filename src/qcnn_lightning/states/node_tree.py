@@ -91,10 +91,21 @@ def build_node_tree(
         )
         states = left.pooled(right)
     image = BlockStates(states.mean[0], states.covariance[0], states.exponent[0])
+    return NodeTree(pixels, tuple(levels), *classes_of(image, top))
+
+
+def classes_of(
+    image: BlockStates, top: Float[Tensor, "classes states"]
+) -> tuple[Float[Tensor, "classes states"], BlockStates]:
+    """Return ã^(L) between states without their powers of two, and |Psi_y> = sum_I ã^(L)_yI |phi_I> (eq. 16).
+
+    Args:
+        image: |phi_I> of the whole image.
+        top: ã^(L).
+    """
     scaled, exponent = take_out_powers_of_two(top, image.exponent)
     classes = image.mapped(scaled, exponent)
-    maps = times_power_of_two(scaled, (exponent - classes.exponent).unsqueeze(-1))
-    return NodeTree(pixels, tuple(levels), maps, classes)
+    return times_power_of_two(scaled, (exponent - classes.exponent).unsqueeze(-1)), classes
 
 
 def block_amplitudes(
