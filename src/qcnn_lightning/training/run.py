@@ -242,6 +242,7 @@ def fit(
         scheduler_interval=config.scheduler.interval,
         evaluation_statistics=config.evaluation_statistics,
         entropy_weight=config.entropy_weight,
+        entropy_of=config.entropy_of,
     )
     classifier.save_hyperparameters(settings)
     # Lightning does so only after it has restored a checkpoint, whose weights would be rounded.
