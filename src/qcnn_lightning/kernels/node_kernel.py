@@ -57,14 +57,14 @@ def image_states(
 
 class _ImageStates(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, padding: Tensor, table: Tensor, pixel_gram: Tensor | None, *weights: Tensor) -> Any:
+    def forward(ctx: Any, x: Tensor, padding: Tensor, table: Tensor, gram: Tensor | None, *weights: Tensor) -> Any:
         contiguous = [weight.contiguous() for weight in weights]
-        result = load_operators().node_forward(x, table.contiguous(), pixel_gram, padding, contiguous)
-        features, exponent, gram, of_gram, ctx.tape = result
-        ctx.mark_non_differentiable(exponent, of_gram)
+        result = load_operators().node_forward(x, table.contiguous(), gram, padding, contiguous)
+        features, exponent, overlaps, of_overlaps, ctx.tape = result
+        ctx.mark_non_differentiable(exponent, of_overlaps)
         # Autograd then refuses parameters that were changed in between.
         ctx.save_for_backward(*weights)
-        return features, exponent, gram, of_gram
+        return features, exponent, overlaps, of_overlaps
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -179,14 +179,19 @@ class NodeTree {
     T* const mapped_gram = data<T>(level.mapped_gram) + node * mapped * mapped_width;
     static thread_local products::Scratch<T> scratch;
     T* const product = scratch.of(mapped * width);
+    using Bits = typename powers::Format<T>::Bits;
+    static thread_local products::Scratch<Bits> exponents;
+    Bits* const own = exponents.of(states);
+    std::copy_n(exponent, states, own);
     for (int64_t i = 0; i < mapped; ++i) {
-      int64_t largest = powers::kNone;
-      for (int64_t k = 0; k < states; ++k)
-        largest = std::max(largest, powers::exponent_of(weight[i * states + k]) + exponent[k]);
+      const T* const from = weight + i * states;
+      T* const to = maps + i * width;
+      Bits largest = powers::kNone;
+      for (int64_t k = 0; k < states; ++k) largest = std::max(largest, powers::exponent_of(from[k]) + own[k]);
       if (largest < powers::kNone / 2) largest = 0;
       mapped_exponent[i] = largest;
-      for (int64_t k = 0; k < states; ++k) maps[i * width + k] = powers::times(weight[i * states + k], exponent[k] - largest);
-      std::fill(maps + i * width + states, maps + (i + 1) * width, T(0));
+      for (int64_t k = 0; k < states; ++k) to[k] = from[k] * powers::Factor<T>(own[k] - largest);
+      std::fill(to + states, to + width, T(0));
     }
     transpose(maps, transposed, states, mapped, width, mapped_width);
     if (is_identity(l, node))
@@ -200,8 +205,8 @@ class NodeTree {
     T* const factor = factors.of(mapped_width);
     std::fill_n(factor, mapped_width, T(1));
     for (int64_t i = 0; i < mapped; ++i) {
-      const int64_t square = powers::exponent_of(mapped_gram[i * mapped_width + i]);
-      const int64_t shift = square == powers::kNone ? 0 : square >> 1;
+      const Bits square = powers::exponent_of(mapped_gram[i * mapped_width + i]);
+      const Bits shift = square == powers::kNone ? 0 : square >> 1;
       mapped_exponent[i] += shift;
       factor[i] = powers::power<T>(-shift);
     }
@@ -237,18 +242,19 @@ class NodeTree {
     const T* const of_left = data<T>(below.mapped_features) + below.rows.first[2 * node] * width;
     const T* const of_right = data<T>(below.mapped_features) + below.rows.first[2 * node + 1] * width;
     const int32_t *left = above.rows.left_of(node), *right = above.rows.right_of(node);
-    const int64_t first = above.rows.first[node];
-    for (int64_t row = 0; row < above.rows.count(node); ++row) {
+    T* feature = data<T>(above.features) + above.rows.first[node] * width;
+    int64_t* const row_exponent = data<int64_t>(above.row_exponent) + above.rows.first[node];
+    for (int64_t row = 0; row < above.rows.count(node); ++row, feature += width) {
       const T *a = of_left + left[row] * width, *b = of_right + right[row] * width;
-      T* const feature = data<T>(above.features) + (first + row) * width;
       T largest = 0;
       for (int64_t k = 0; k < width; ++k) {
         feature[k] = a[k] * b[k];
         largest = std::max(largest, feature[k] < 0 ? -feature[k] : feature[k]);
       }
       const int64_t shift = largest == 0 ? 0 : powers::exponent_of(largest);
-      data<int64_t>(above.row_exponent)[first + row] = shift;
-      for (int64_t k = 0; k < width; ++k) feature[k] = powers::times(feature[k], -shift);
+      row_exponent[row] = shift;
+      const powers::Factor<T> factor(-shift);
+      for (int64_t k = 0; k < width; ++k) feature[k] = feature[k] * factor;
     }
   }
 
@@ -279,12 +285,13 @@ class NodeTree {
     if (node & 1) std::swap(own, other);
     const int64_t first = above.rows.first[parent];
     const T* const siblings = data<T>(level.mapped_features) + level.rows.first[sibling] * mapped_width;
-    for (int64_t row = 0; row < above.rows.count(parent); ++row) {
-      const T* const given = data<T>(parent_features) + (first + row) * mapped_width;
+    const T* given_row = data<T>(parent_features) + first * mapped_width;
+    const int64_t* const row_exponent = data<int64_t>(above.row_exponent) + first;
+    for (int64_t row = 0; row < above.rows.count(parent); ++row, given_row += mapped_width) {
       const T* const beside = siblings + other[row] * mapped_width;
       T* const sum = of_rows + own[row] * mapped_width;
-      const int64_t shift = -data<int64_t>(above.row_exponent)[first + row];
-      for (int64_t k = 0; k < mapped_width; ++k) sum[k] += powers::times(given[k], shift) * beside[k];
+      const powers::Factor<T> factor(-row_exponent[row]);
+      for (int64_t k = 0; k < mapped_width; ++k) sum[k] += given_row[k] * factor * beside[k];
     }
     const T* const given = data<T>(parent_gram) + parent * mapped * mapped_width;
     const T* const beside = data<T>(level.mapped_gram) + sibling * mapped * mapped_width;
@@ -318,9 +325,15 @@ class NodeTree {
     const int64_t* const exponent = data<int64_t>(level.exponent) + node * states;
     const int64_t* const mapped_exponent = data<int64_t>(level.mapped_exponent) + node * mapped;
     T* const result = data<T>(of_weights) + node * mapped * states;
-    for (int64_t i = 0; i < mapped; ++i)
+    using Bits = typename powers::Format<T>::Bits;
+    static thread_local products::Scratch<Bits> exponents;
+    Bits* const own_exponent = exponents.of(states);
+    std::copy_n(exponent, states, own_exponent);
+    for (int64_t i = 0; i < mapped; ++i) {
+      const Bits of_row = mapped_exponent[i];
       for (int64_t k = 0; k < states; ++k)
-        result[i * states + k] = powers::times(of_maps[i * width + k], exponent[k] - mapped_exponent[i]);
+        result[i * states + k] = of_maps[i * width + k] * powers::Factor<T>(own_exponent[k] - of_row);
+    }
   }
 
   const Tensor table_, padding_;

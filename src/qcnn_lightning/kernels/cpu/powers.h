@@ -20,7 +20,7 @@ struct Format<double> {
   static constexpr int kMantissa = 52, kBias = 1023;
 };
 
-constexpr int64_t kNone = -(int64_t{1} << 40);  // the exponent of 0
+constexpr int32_t kNone = -(1 << 29);  // the exponent of 0; others are far above
 
 // 2^exponent, for exponents of normal numbers.
 template <class T>
@@ -31,23 +31,32 @@ inline T power(typename Format<T>::Bits exponent) {
   return result;
 }
 
-// x 2^exponent in two halves: 2^exponent may be out of range when the product is not.
+// 2^exponent as two factors: it may be out of range when a product with it is not.
 template <class T>
-inline T times(T x, int64_t exponent) {
-  using Bits = typename Format<T>::Bits;
-  constexpr int64_t largest = 2 * (Format<T>::kBias - 1);
-  const Bits clamped = static_cast<Bits>(std::min(std::max(exponent, -largest), largest)), half = clamped >> 1;
-  return x * power<T>(half) * power<T>(clamped - half);
+struct Factor {
+  T first, second;
+  explicit Factor(typename Format<T>::Bits exponent) {
+    using Bits = typename Format<T>::Bits;
+    constexpr Bits largest = 2 * (Format<T>::kBias - 1);
+    const Bits clamped = std::min(std::max(exponent, -largest), largest), half = clamped >> 1;
+    first = power<T>(half), second = power<T>(clamped - half);
+  }
+};
+
+template <class T>
+inline T operator*(T x, const Factor<T>& factor) {
+  return x * factor.first * factor.second;
 }
 
 // e with |x| = m 2^e, 1/2 <= m < 1; numbers below the smallest normal one count as of its size; kNone for 0.
 template <class T>
-inline int64_t exponent_of(T x) {
-  typename Format<T>::Bits bits;
+inline typename Format<T>::Bits exponent_of(T x) {
+  using Bits = typename Format<T>::Bits;
+  Bits bits;
   std::memcpy(&bits, &x, sizeof(T));
-  constexpr auto mask = (typename Format<T>::Bits{1} << (sizeof(T) * 8 - 1 - Format<T>::kMantissa)) - 1;
-  const auto field = bits >> Format<T>::kMantissa & mask;
-  return x == 0 ? kNone : int64_t(field) - Format<T>::kBias + 1;
+  constexpr Bits mask = (Bits{1} << (sizeof(T) * 8 - 1 - Format<T>::kMantissa)) - 1;
+  const Bits field = bits >> Format<T>::kMantissa & mask;
+  return x == 0 ? Bits(kNone) : field - (Format<T>::kBias - 1);
 }
 
 }  // namespace powers
