@@ -147,3 +147,20 @@ def log_density(
     size = amplitude.abs()
     logarithm = torch.where(size > 0, torch.where(size > 0, size, 1).log(), -math.inf)
     return 2 * (logarithm + math.log(2) * (exponent - of_norm).to(size.dtype)) - norm.log()
+
+
+def overlaps_between_trees(first: NodeTree, second: NodeTree) -> Float[Tensor, "classes other_classes"]:
+    """Return <Psi_y|Psi'_y'> / sqrt(<Psi_y|Psi_y> <Psi'_y'|Psi'_y'>) for trees over one local basis (theory.md, eq. E1).
+
+    The overlaps between the block states of the one and the other tree climb both at once, as G does in eq. G1.
+    """
+    gram, exponent = first.pixels.gram(), torch.zeros(len(first.pixels.mean), dtype=torch.int64)
+    for level, other in zip(first.levels, second.levels, strict=True):
+        mapped = level.maps @ gram @ other.maps.mT
+        gram = mapped[0::2] * mapped[1::2]
+        shift = binary_exponent(gram.abs().amax((-2, -1)))
+        gram = times_power_of_two(gram, -shift[:, None, None])
+        exponent = exponent[0::2] + exponent[1::2] + shift.cpu()
+    between = first.top @ gram[0] @ second.top.mT
+    norms = [tree.classes.gram().diagonal().sqrt() for tree in (first, second)]
+    return times_power_of_two(between / torch.outer(*norms), exponent.to(between.device))

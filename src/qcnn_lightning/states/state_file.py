@@ -17,7 +17,9 @@ from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.states.layout import ImageLayout
 
 FORMAT = "qcnn_lightning.NetworkState 2"
+FORMAT_OF_DENSITY = "qcnn_lightning.DensityState 1"
 FORMAT_OF_EPOCHS = "qcnn_lightning.NetworkState of epochs 1"
+FORMAT_OF_DENSITIES = "qcnn_lightning.DensityState of epochs 1"
 EARLIER_FORMATS = ("qcnn_lightning.NetworkState with checksum", "qcnn_lightning.NetworkState")
 """The last one has no checksum."""
 
@@ -31,12 +33,14 @@ def grey_levels(white: float) -> str:
 
 
 def write_state(path: str | Path, state: Any) -> None:
-    """Write a `NetworkState`.
+    """Write a `NetworkState` or a `DensityState`.
 
     Raises:
         InputError: the file cannot be written.
     """
-    _write(path, _tensors_of(state), _metadata_of(state, FORMAT), state.layout)
+    file_format = FORMAT_OF_DENSITY if _is_density(state) else FORMAT
+    padding = _padding_of(state)
+    _write(path, _tensors_of(state) | padding, _metadata_of(state, file_format), state.layout)
 
 
 def write_epochs(path: str | Path, states: Mapping[int, Any]) -> None:
@@ -49,7 +53,17 @@ def write_epochs(path: str | Path, states: Mapping[int, Any]) -> None:
     by_epoch = [_tensors_of(states[epoch]) for epoch in epochs]
     tensors = {name: torch.stack([tensors[name] for tensors in by_epoch]) for name in by_epoch[0]}
     last = states[epochs[-1]]
-    _write(path, tensors | {"epochs": torch.tensor(epochs)}, _metadata_of(last, FORMAT_OF_EPOCHS), last.layout)
+    file_format = FORMAT_OF_DENSITIES if _is_density(last) else FORMAT_OF_EPOCHS
+    tensors |= {"epochs": torch.tensor(epochs)} | _padding_of(last)
+    _write(path, tensors, _metadata_of(last, file_format), last.layout)
+
+
+def _is_density(state: Any) -> bool:
+    return hasattr(state, "padding")
+
+
+def _padding_of(state: Any) -> dict[str, Tensor]:
+    return {"padding": state.padding.long().cpu()} if _is_density(state) else {}
 
 
 def _tensors_of(state: Any) -> dict[str, Tensor]:
@@ -82,31 +96,43 @@ def _write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str
     replace_atomically(Path(path), save(tensors, metadata=metadata))
 
 
-def read_state(path: str | Path) -> tuple[tuple[list[Tensor], Tensor], dict[str, Any]]:
-    """Return site tensors and top, and the other arguments of `NetworkState`.
+def read_state(path: str | Path, density: bool = False) -> tuple[tuple[list[Tensor], Tensor], dict[str, Any]]:
+    """Return site tensors and top, and the other arguments of `NetworkState` or `DensityState`.
+
+    Args:
+        path: of the file.
+        density: whether it holds a `DensityState`.
 
     Raises:
-        InputError: the file is missing, is not a safetensors file, holds no state, or was altered.
+        InputError: the file is missing, is not a safetensors file, holds no such state, or was altered.
     """
-    site_tensors, top, _, description = _read(path, (FORMAT, *EARLIER_FORMATS))
-    return (site_tensors, top), description
+    formats = (FORMAT_OF_DENSITY,) if density else (FORMAT, *EARLIER_FORMATS)
+    tensors, description = _read(path, formats)
+    return (tensors["site_tensors"], tensors["top"]), description
 
 
-def read_epochs(path: str | Path) -> tuple[dict[int, tuple[list[Tensor], Tensor]], dict[str, Any]]:
-    """Return site tensors and top of every epoch, and the other arguments of `NetworkState`.
+def read_epochs(
+    path: str | Path, density: bool = False
+) -> tuple[dict[int, tuple[list[Tensor], Tensor]], dict[str, Any]]:
+    """Return site tensors and top of every epoch, and the other arguments of the state.
+
+    Args:
+        path: of the file.
+        density: whether it holds `DensityState`s.
 
     Raises:
         InputError: as `read_state`.
     """
-    site_tensors, tops, epochs, description = _read(path, (FORMAT_OF_EPOCHS,))
+    tensors, description = _read(path, (FORMAT_OF_DENSITIES if density else FORMAT_OF_EPOCHS,), "epochs")
     by_epoch = {
-        epoch: ([tensors[place] for tensors in site_tensors], tops[place]) for place, epoch in enumerate(epochs)
+        epoch: ([of_epochs[place] for of_epochs in tensors["site_tensors"]], tensors["top"][place])
+        for place, epoch in enumerate(tensors["epochs"].tolist())
     }
     return by_epoch, description
 
 
-def _read(path: str | Path, formats: tuple[str, ...]) -> tuple[list[Tensor], Tensor, list[int], dict[str, Any]]:
-    """Return site tensors, top, epochs (none in the file of one state), and the description."""
+def _read(path: str | Path, formats: tuple[str, ...], *names: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return site tensors, top and tensors of other names, and the arguments that every state has."""
     if not Path(path).is_file():
         raise InputError(f"{path} cannot be read as a state: there is no such regular file")
     try:
@@ -115,8 +141,8 @@ def _read(path: str | Path, formats: tuple[str, ...]) -> tuple[list[Tensor], Ten
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dictionary
         if metadata.get("format") not in formats:
             raise InputError(
-                f"{path} was not written by NetworkState.save, or by a later version of it: its format is "
-                f"{metadata.get('format')}, expected {formats[0]}"
+                f"{path} is no such file, or of a later version: its format is {metadata.get('format')}, expected "
+                f"{formats[0]}"
             )
         expected = metadata.pop("sha256", None)
         if metadata["format"] != EARLIER_FORMATS[-1] and expected != digest(tensors, metadata):
@@ -126,13 +152,15 @@ def _read(path: str | Path, formats: tuple[str, ...]) -> tuple[list[Tensor], Ten
             if metadata.get(key, ours) != ours:
                 raise InputError(f"{path} has {key}={metadata[key]!r}, which this version does not know: {ours!r}")
         site_tensors = [tensors[f"site_tensor_{level}"] for level in range(int(metadata["num_levels"]))]
+        wanted = {"site_tensors": site_tensors} | {name: tensors[name] for name in ("top", *names)}
         description: dict[str, Any] = {"basis": metadata["basis"], "white": white}
         if "class_names" in metadata:
             description["class_names"] = json.loads(metadata["class_names"])
         if "pixel_order" in tensors:
             description["layout"] = ImageLayout.of(tensors["pixel_order"], json.loads(metadata["image_shape"]))
-        epochs = tensors["epochs"].tolist() if formats == (FORMAT_OF_EPOCHS,) else []
-        return site_tensors, tensors["top"], epochs, description
+        if formats[0] in (FORMAT_OF_DENSITY, FORMAT_OF_DENSITIES):
+            description["padding"] = tensors["padding"].bool()
+        return wanted, description
     except InputError:
         raise
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
