@@ -2,8 +2,8 @@
 
     python benchmarks/mutual_information_time.py [--sharing full] [--checkpoint FILE] [--threads 2]
 
-With full sharing pixels at the same distance in the tree are alike; sibling sharing is the slow case. Elapsed time, and the
-processor time of all threads: on a busy machine the latter tells more, though a shared cache makes it longer, too.
+With full sharing pixels at the same distance in the tree are alike; sibling sharing is the slow case. Elapsed time, and
+the processor time of all threads: on a busy machine the latter tells more, though a shared cache makes it longer, too.
 """
 
 import argparse
