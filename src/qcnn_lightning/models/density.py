@@ -46,6 +46,7 @@ class Density(Model):
     """
 
     padding: Tensor
+    is_density = True
 
     @checked_settings
     def __init__(

@@ -17,11 +17,14 @@ from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.states.layout import ImageLayout
 
 FORMAT = "qcnn_lightning.NetworkState 2"
+FORMAT_OF_MPS = "qcnn_lightning.MPSState 1"
 FORMAT_OF_EPOCHS = "qcnn_lightning.NetworkState of epochs 1"
 EARLIER_FORMATS = ("qcnn_lightning.NetworkState with checksum", "qcnn_lightning.NetworkState")
 """The last one has no checksum."""
 
 POOLING = "product: phi_i = (site_tensor_left phi_left)_i (site_tensor_right phi_right)_i"
+
+CONTRACTION = "alpha_y = A_1(x_1) .. A_c(x_c) T_y A_{c+1}(x_{c+1}) .. A_N(x_N) with A_p(x) = sum_i f_i(x) site_tensor_i"
 
 
 def grey_levels(white: float) -> str:
@@ -37,6 +40,19 @@ def write_state(path: str | Path, state: Any) -> None:
         InputError: the file cannot be written.
     """
     _write(path, _tensors_of(state), _metadata_of(state, FORMAT), state.layout)
+
+
+def write_mps(path: str | Path, state: Any) -> None:
+    """Write an `MPSState`.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    tensors = {f"site_tensor_{place}": tensor for place, tensor in enumerate(state.site_tensors)}
+    tensors |= {"class_tensor": state.class_tensor, "padding": state.padding.long()}
+    own = {"num_sites": str(state.num_sites), "class_site": str(state.class_site), "contraction": CONTRACTION}
+    tensors = {name: tensor.detach().cpu() for name, tensor in tensors.items()}
+    _write(path, tensors, _metadata_of(state, FORMAT_OF_MPS, own), state.layout)
 
 
 def write_epochs(path: str | Path, states: Mapping[int, Any]) -> None:
@@ -57,13 +73,13 @@ def _tensors_of(state: Any) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu() for name, tensor in named.items()}
 
 
-def _metadata_of(state: Any, file_format: str) -> dict[str, str]:
+def _metadata_of(state: Any, file_format: str, own: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return what a file says of a state; `own` is how its tensors are joined, None for a tree's."""
     metadata = {
         "format": file_format,
         "version": version("qcnn-lightning"),
         "basis": state.basis.name,
-        "num_levels": str(state.num_levels),
-        "pooling": POOLING,
+        **({"num_levels": str(state.num_levels), "pooling": POOLING} if own is None else own),
         "grey_levels": grey_levels(state.white),
     }
     if state.white != 1:
@@ -88,8 +104,8 @@ def read_state(path: str | Path) -> tuple[tuple[list[Tensor], Tensor], dict[str,
     Raises:
         InputError: the file is missing, is not a safetensors file, holds no state, or was altered.
     """
-    site_tensors, top, _, description = _read(path, (FORMAT, *EARLIER_FORMATS))
-    return (site_tensors, top), description
+    tensors, _, description = _read(path, (FORMAT, *EARLIER_FORMATS), "num_levels")
+    return (tensors["site_tensors"], tensors["top"]), description
 
 
 def read_epochs(path: str | Path) -> tuple[dict[int, tuple[list[Tensor], Tensor]], dict[str, Any]]:
@@ -98,15 +114,40 @@ def read_epochs(path: str | Path) -> tuple[dict[int, tuple[list[Tensor], Tensor]
     Raises:
         InputError: as `read_state`.
     """
-    site_tensors, tops, epochs, description = _read(path, (FORMAT_OF_EPOCHS,))
+    tensors, _, description = _read(path, (FORMAT_OF_EPOCHS,), "num_levels", "epochs")
     by_epoch = {
-        epoch: ([tensors[place] for tensors in site_tensors], tops[place]) for place, epoch in enumerate(epochs)
+        epoch: ([of_epochs[place] for of_epochs in tensors["site_tensors"]], tensors["top"][place])
+        for place, epoch in enumerate(tensors["epochs"].tolist())
     }
     return by_epoch, description
 
 
-def _read(path: str | Path, formats: tuple[str, ...]) -> tuple[list[Tensor], Tensor, list[int], dict[str, Any]]:
-    """Return site tensors, top, epochs (none in the file of one state), and the description."""
+def read_mps(path: str | Path) -> tuple[tuple[list[Tensor], Tensor, int], dict[str, Any]]:
+    """Return site tensors, class tensor and its place, and the other arguments of `MPSState`.
+
+    Raises:
+        InputError: as `read_state`.
+    """
+    tensors, metadata, description = _read(path, (FORMAT_OF_MPS,), "num_sites", "class_tensor", "padding")
+    try:
+        place = int(metadata["class_site"])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as a state: {error}") from error
+    padding = tensors["padding"].bool()
+    return (tensors["site_tensors"], tensors["class_tensor"], place), description | {"padding": padding}
+
+
+def _read(
+    path: str | Path, formats: tuple[str, ...], count: str, *names: str
+) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+    """Return tensors, metadata, and the arguments that every state has.
+
+    Args:
+        path: of the file.
+        formats: those that can be read.
+        count: key of the metadata with the number of site tensors; "num_levels" of a tree, which has a `top`.
+        names: of other tensors.
+    """
     if not Path(path).is_file():
         raise InputError(f"{path} cannot be read as a state: there is no such regular file")
     try:
@@ -114,25 +155,27 @@ def _read(path: str | Path, formats: tuple[str, ...]) -> tuple[list[Tensor], Ten
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dictionary
         if metadata.get("format") not in formats:
+            kind = "MPSState" if formats == (FORMAT_OF_MPS,) else "NetworkState"
             raise InputError(
-                f"{path} was not written by NetworkState.save, or by a later version of it: its format is "
+                f"{path} was not written by {kind}.save, or by a later version of it: its format is "
                 f"{metadata.get('format')}, expected {formats[0]}"
             )
         expected = metadata.pop("sha256", None)
         if metadata["format"] != EARLIER_FORMATS[-1] and expected != digest(tensors, metadata):
             raise InputError(f"{path} was altered since it was written: its checksum differs")
         white = float(metadata.get("white", 1))
-        for key, ours in (("pooling", POOLING), ("grey_levels", grey_levels(white))):
+        rules = (("pooling", POOLING), ("contraction", CONTRACTION), ("grey_levels", grey_levels(white)))
+        for key, ours in rules:
             if metadata.get(key, ours) != ours:
                 raise InputError(f"{path} has {key}={metadata[key]!r}, which this version does not know: {ours!r}")
-        site_tensors = [tensors[f"site_tensor_{level}"] for level in range(int(metadata["num_levels"]))]
+        wanted: dict[str, Any] = {"site_tensors": [tensors[f"site_tensor_{n}"] for n in range(int(metadata[count]))]}
+        wanted |= {name: tensors[name] for name in (("top", *names) if count == "num_levels" else names)}
         description: dict[str, Any] = {"basis": metadata["basis"], "white": white}
         if "class_names" in metadata:
             description["class_names"] = json.loads(metadata["class_names"])
         if "pixel_order" in tensors:
             description["layout"] = ImageLayout.of(tensors["pixel_order"], json.loads(metadata["image_shape"]))
-        epochs = tensors["epochs"].tolist() if formats == (FORMAT_OF_EPOCHS,) else []
-        return site_tensors, tensors["top"], epochs, description
+        return wanted, metadata, description
     except InputError:
         raise
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:

@@ -115,13 +115,18 @@ class Classifier(pl.LightningModule):
             {
                 "cost": MeanMetric(nan_strategy="disable"),
                 "confusion": MulticlassConfusionMatrix(self.datamodule.num_classes, validate_args=False),
-                **({"nats": MeanMetric(nan_strategy="disable")} if hasattr(self.network, "log_joint") else {}),
+                **({"nats": MeanMetric(nan_strategy="disable")} if self._measures_likelihoods() else {}),
             },
             compute_groups=False,
         )
         self.evaluations = nn.ModuleList(  # type: ignore[assignment]
             metrics.clone() for _ in self.datamodule.evaluation_splits
         ).to(self.device)
+
+    def _measures_likelihoods(self) -> bool:
+        """Return whether -log p(x) is measured: of a density, or of another model that is trained as one."""
+        trained = bool(getattr(self.cost, "of_log_joint", False))
+        return hasattr(self.network, "log_joint") and (trained or getattr(self.network, "is_density", False))
 
     @property
     def datamodule(self) -> Any:
