@@ -6,6 +6,7 @@ Every node of the tree may have matrices of its own. All is exact up to round-of
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,17 +18,20 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.checks import as_tensor, check_tensors
 from qcnn_lightning.states.conditional import Given, Sampler, environments, given_pixels
+from qcnn_lightning.states.ensemble import check_comparable
 from qcnn_lightning.states.entropy import RESOLUTION, cut_spectrum, renyi_entropy, von_neumann_entropy
 from qcnn_lightning.states.gram import BlockStates, Environment, binary_exponent, outer, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
-from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, log_density
+from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, log_density, overlaps_between_trees
+from qcnn_lightning.states.state_file import read_epochs, read_state, write_state
+from qcnn_lightning.states.tree_sizes import TreeSizes
 
 NUMBERS_AT_A_TIME = 2**25
 """Numbers in the block states of the images of a part: 0.25 GB."""
 Images = Tensor | np.ndarray
 
 
-class DensityState:
+class DensityState(TreeSizes):
     """One quantum state per class, of a tree with matrices of its own at every node, or shared ones.
 
     Args:
@@ -66,21 +70,6 @@ class DensityState:
         self.layout = layout
 
     @property
-    def num_levels(self) -> int:
-        """L, the pooling levels."""
-        return len(self.site_tensors)
-
-    @property
-    def num_sites(self) -> int:
-        """N = 2^L, pixels and padding."""
-        return 2**self.num_levels
-
-    @property
-    def num_classes(self) -> int:
-        """The number of states."""
-        return len(self.top)
-
-    @property
     def channels(self) -> tuple[int, ...]:
         """d_0 .. d_L, the constant function included."""
         return tuple(tensor.shape[-1] for tensor in (*self.site_tensors, self.top))
@@ -96,6 +85,56 @@ class DensityState:
             f"DensityState(num_sites={self.num_sites}, num_classes={self.num_classes}, channels={self.channels}, "
             f"basis={self.basis.name!r}, matrices={matrices})"
         )
+
+    def described(self, class_names: Sequence[str] | None, layout: ImageLayout | None) -> "DensityState":
+        """Return the same states with these names of classes and this layout.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        return DensityState(self.site_tensors, self.top, self.basis.name, self.padding, class_names, layout, self.white)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file that describes itself (docs/state_format.md).
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        write_state(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "DensityState":
+        """Read a state that `save` wrote.
+
+        Raises:
+            InputError: the file is missing, is not a safetensors file, holds no density's state, or was altered.
+        """
+        tensors, description = read_state(path, density=True)
+        return cls(*tensors, **description)
+
+    @classmethod
+    def load_epochs(cls, path: str | Path) -> "dict[int, DensityState]":
+        """Read the states of a run's epochs, `states.safetensors` of its folder; epoch -1 is before training.
+
+        Raises:
+            InputError: as `load`.
+        """
+        by_epoch, description = read_epochs(path, density=True)
+        return {epoch: cls(*tensors, **description) for epoch, tensors in by_epoch.items()}
+
+    def __len__(self) -> int:
+        return self.num_classes
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DensityState):
+            return NotImplemented
+        ours, theirs = ((*state.site_tensors, state.top, state.padding) for state in (self, other))
+        return (
+            (self.basis.name, self.white, len(ours)) == (other.basis.name, other.white, len(theirs))
+            and all(torch.equal(one, another) for one, another in zip(ours, theirs, strict=True))
+        )  # fmt: skip
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def tree(self) -> NodeTree:
@@ -118,8 +157,20 @@ class DensityState:
         norm, exponent = self.tree.scaled_norm()
         return norm.log() + 2 * math.log(2) * exponent.double()
 
-    def overlaps(self) -> Inexact[Tensor, "classes classes"]:
-        """Return <Psi_y|Psi_y'> / sqrt(<Psi_y|Psi_y> <Psi_y'|Psi_y'>) (eq. 36)."""
+    def overlaps(self, other: "DensityState | None" = None) -> Inexact[Tensor, "classes other_classes"]:
+        """Return <Psi_y|Psi_y'> / sqrt(<Psi_y|Psi_y> <Psi_y'|Psi_y'>) (eq. 36; theory.md, eq. E1).
+
+        Args:
+            other: where the |Psi_y'> are from; None for these.
+
+        Raises:
+            InputError: the two have other sites, local functions, padding or layouts.
+        """
+        if other is not None:
+            check_comparable(self, other)
+            if not torch.equal(self.padding, other.padding):
+                raise InputError("states with pixels at other sites cannot be compared: their padding differs")
+            return overlaps_between_trees(self.tree, other.tree)
         gram = self.tree.classes.gram()
         norm = gram.diagonal().real.sqrt()
         return gram.conj() / torch.outer(norm, norm)

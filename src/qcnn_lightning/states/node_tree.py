@@ -91,10 +91,21 @@ def build_node_tree(
         )
         states = left.pooled(right)
     image = BlockStates(states.mean[0], states.covariance[0], states.exponent[0])
+    return NodeTree(pixels, tuple(levels), *classes_of(image, top))
+
+
+def classes_of(
+    image: BlockStates, top: Float[Tensor, "classes states"]
+) -> tuple[Float[Tensor, "classes states"], BlockStates]:
+    """Return ã^(L) between states without their powers of two, and |Psi_y> = sum_I ã^(L)_yI |phi_I> (eq. 16).
+
+    Args:
+        image: |phi_I> of the whole image.
+        top: ã^(L).
+    """
     scaled, exponent = take_out_powers_of_two(top, image.exponent)
     classes = image.mapped(scaled, exponent)
-    maps = times_power_of_two(scaled, (exponent - classes.exponent).unsqueeze(-1))
-    return NodeTree(pixels, tuple(levels), maps, classes)
+    return times_power_of_two(scaled, (exponent - classes.exponent).unsqueeze(-1)), classes
 
 
 def block_amplitudes(
@@ -137,3 +148,20 @@ def log_density(
     size = amplitude.abs()
     logarithm = torch.where(size > 0, torch.where(size > 0, size, 1).log(), -math.inf)
     return 2 * (logarithm + math.log(2) * (exponent - of_norm).to(size.dtype)) - norm.log()
+
+
+def overlaps_between_trees(first: NodeTree, second: NodeTree) -> Float[Tensor, "classes other_classes"]:
+    """Return <Psi_y|Psi'_y'> / sqrt(<Psi_y|Psi_y> <Psi'_y'|Psi'_y'>) for trees over one basis (theory.md, eq. E1).
+
+    The overlaps between the block states of the one and the other tree climb both at once, as G does in eq. G1.
+    """
+    gram, exponent = first.pixels.gram(), torch.zeros(len(first.pixels.mean), dtype=torch.int64)
+    for level, other in zip(first.levels, second.levels, strict=True):
+        mapped = level.maps @ gram @ other.maps.mT
+        gram = mapped[0::2] * mapped[1::2]
+        shift = binary_exponent(gram.abs().amax((-2, -1)))
+        gram = times_power_of_two(gram, -shift[:, None, None])
+        exponent = exponent[0::2] + exponent[1::2] + shift.cpu()
+    between = first.top @ gram[0] @ second.top.mT
+    norms = [tree.classes.gram().diagonal().sqrt() for tree in (first, second)]
+    return times_power_of_two(between / torch.outer(*norms), exponent.to(between.device))

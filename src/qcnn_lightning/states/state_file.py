@@ -18,7 +18,9 @@ from qcnn_lightning.states.layout import ImageLayout
 
 FORMAT = "qcnn_lightning.NetworkState 2"
 FORMAT_OF_MPS = "qcnn_lightning.MPSState 1"
+FORMAT_OF_DENSITY = "qcnn_lightning.DensityState 1"
 FORMAT_OF_EPOCHS = "qcnn_lightning.NetworkState of epochs 1"
+FORMAT_OF_DENSITIES = "qcnn_lightning.DensityState of epochs 1"
 EARLIER_FORMATS = ("qcnn_lightning.NetworkState with checksum", "qcnn_lightning.NetworkState")
 """The last one has no checksum."""
 
@@ -34,12 +36,14 @@ def grey_levels(white: float) -> str:
 
 
 def write_state(path: str | Path, state: Any) -> None:
-    """Write a `NetworkState`.
+    """Write a `NetworkState` or a `DensityState`.
 
     Raises:
         InputError: the file cannot be written.
     """
-    _write(path, _tensors_of(state), _metadata_of(state, FORMAT), state.layout)
+    file_format = FORMAT_OF_DENSITY if _is_density(state) else FORMAT
+    padding = _padding_of(state)
+    _write(path, _tensors_of(state) | padding, _metadata_of(state, file_format), state.layout)
 
 
 def write_mps(path: str | Path, state: Any) -> None:
@@ -65,7 +69,17 @@ def write_epochs(path: str | Path, states: Mapping[int, Any]) -> None:
     by_epoch = [_tensors_of(states[epoch]) for epoch in epochs]
     tensors = {name: torch.stack([tensors[name] for tensors in by_epoch]) for name in by_epoch[0]}
     last = states[epochs[-1]]
-    _write(path, tensors | {"epochs": torch.tensor(epochs)}, _metadata_of(last, FORMAT_OF_EPOCHS), last.layout)
+    file_format = FORMAT_OF_DENSITIES if _is_density(last) else FORMAT_OF_EPOCHS
+    tensors |= {"epochs": torch.tensor(epochs)} | _padding_of(last)
+    _write(path, tensors, _metadata_of(last, file_format), last.layout)
+
+
+def _is_density(state: Any) -> bool:
+    return hasattr(state, "padding")
+
+
+def _padding_of(state: Any) -> dict[str, Tensor]:
+    return {"padding": state.padding.long().cpu()} if _is_density(state) else {}
 
 
 def _tensors_of(state: Any) -> dict[str, Tensor]:
@@ -98,23 +112,35 @@ def _write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str
     replace_atomically(Path(path), save(tensors, metadata=metadata))
 
 
-def read_state(path: str | Path) -> tuple[tuple[list[Tensor], Tensor], dict[str, Any]]:
-    """Return site tensors and top, and the other arguments of `NetworkState`.
+def read_state(path: str | Path, density: bool = False) -> tuple[tuple[list[Tensor], Tensor], dict[str, Any]]:
+    """Return site tensors and top, and the other arguments of `NetworkState` or `DensityState`.
+
+    Args:
+        path: of the file.
+        density: whether it holds a `DensityState`.
 
     Raises:
-        InputError: the file is missing, is not a safetensors file, holds no state, or was altered.
+        InputError: the file is missing, is not a safetensors file, holds no such state, or was altered.
     """
-    tensors, _, description = _read(path, (FORMAT, *EARLIER_FORMATS), "num_levels")
+    formats = (FORMAT_OF_DENSITY,) if density else (FORMAT, *EARLIER_FORMATS)
+    tensors, _, description = _read(path, formats, "num_levels")
     return (tensors["site_tensors"], tensors["top"]), description
 
 
-def read_epochs(path: str | Path) -> tuple[dict[int, tuple[list[Tensor], Tensor]], dict[str, Any]]:
-    """Return site tensors and top of every epoch, and the other arguments of `NetworkState`.
+def read_epochs(
+    path: str | Path, density: bool = False
+) -> tuple[dict[int, tuple[list[Tensor], Tensor]], dict[str, Any]]:
+    """Return site tensors and top of every epoch, and the other arguments of the state.
+
+    Args:
+        path: of the file.
+        density: whether it holds `DensityState`s.
 
     Raises:
         InputError: as `read_state`.
     """
-    tensors, _, description = _read(path, (FORMAT_OF_EPOCHS,), "num_levels", "epochs")
+    formats = (FORMAT_OF_DENSITIES if density else FORMAT_OF_EPOCHS,)
+    tensors, _, description = _read(path, formats, "num_levels", "epochs")
     by_epoch = {
         epoch: ([of_epochs[place] for of_epochs in tensors["site_tensors"]], tensors["top"][place])
         for place, epoch in enumerate(tensors["epochs"].tolist())
@@ -128,13 +154,12 @@ def read_mps(path: str | Path) -> tuple[tuple[list[Tensor], Tensor, int], dict[s
     Raises:
         InputError: as `read_state`.
     """
-    tensors, metadata, description = _read(path, (FORMAT_OF_MPS,), "num_sites", "class_tensor", "padding")
+    tensors, metadata, description = _read(path, (FORMAT_OF_MPS,), "num_sites", "class_tensor")
     try:
         place = int(metadata["class_site"])
     except (KeyError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a state: {error}") from error
-    padding = tensors["padding"].bool()
-    return (tensors["site_tensors"], tensors["class_tensor"], place), description | {"padding": padding}
+    return (tensors["site_tensors"], tensors["class_tensor"], place), description
 
 
 def _read(
@@ -155,10 +180,9 @@ def _read(
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dictionary
         if metadata.get("format") not in formats:
-            kind = "MPSState" if formats == (FORMAT_OF_MPS,) else "NetworkState"
             raise InputError(
-                f"{path} was not written by {kind}.save, or by a later version of it: its format is "
-                f"{metadata.get('format')}, expected {formats[0]}"
+                f"{path} holds no such state, or is of a later version: its format is {metadata.get('format')}, expected "
+                f"{formats[0]}"
             )
         expected = metadata.pop("sha256", None)
         if metadata["format"] != EARLIER_FORMATS[-1] and expected != digest(tensors, metadata):
@@ -175,6 +199,8 @@ def _read(
             description["class_names"] = json.loads(metadata["class_names"])
         if "pixel_order" in tensors:
             description["layout"] = ImageLayout.of(tensors["pixel_order"], json.loads(metadata["image_shape"]))
+        if "padding" in tensors:
+            description["padding"] = tensors["padding"].bool()
         return wanted, metadata, description
     except InputError:
         raise
