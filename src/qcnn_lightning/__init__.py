@@ -18,8 +18,8 @@ Read the help of these:
     NetworkState           its states: entropies, spectra, overlaps, probabilities, samples
     ConvAC                 the network without batch norm, a convolutional arithmetic circuit
     Density, DensityState  the same tree as a probability of images: likelihoods, samples, conditionals
-    MPS, MPSState          a matrix product state, the class on a leg of its own
     Linear, CNN            ordinary classifiers of the same images, without states
+    MPS, MPSState          a matrix product state, the class on a leg of its own
     Model, State           the protocols for networks and states of your own
     InputError             what a setting or file that cannot be used raises
 """

@@ -171,8 +171,8 @@ def _read(path: str | Path, kind: Kind, formats: tuple[str, ...], *names: str) -
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dictionary
         if metadata.get("format") not in formats:
             raise InputError(
-                f"{path} was not written by {kind.name}.save, or by a later version of it: its format is "
-                f"{metadata.get('format')}, expected {formats[0]}"
+                f"{path} holds no such state, or is of a later version: its format is {metadata.get('format')}, "
+                f"expected {formats[0]}"
             )
         expected = metadata.pop("sha256", None)
         if metadata["format"] != EARLIER_FORMATS[-1] and expected != digest(tensors, metadata):
