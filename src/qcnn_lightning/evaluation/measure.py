@@ -285,13 +285,16 @@ def probabilities_of(alpha: Float[Tensor, "images classes"]) -> Float[Tensor, "i
 def disagreement(network: nn.Module, state: State, images: Real[Tensor, "images sites"]) -> float:
     """Return max |alpha_y(x) - <x|Psi_y>| / max |<x|Psi_y>|: round-off, by eq. 31.
 
-    A density's scores are those of every image divided by their norm.
+    Of a model that can leave out a factor of every image (a density, or `relative_scores`), scores and amplitudes are
+    those of every image divided by their norm.
     """
     logarithm, sign = state.log_amplitude(images)
-    if hasattr(network, "log_joint"):
+    scores_of: Any = getattr(network, "relative_scores", network)
+    scores = scores_of(images.to(next(network.parameters()).device)).cpu().double()
+    if scores_of is not network or getattr(network, "is_density", False):
         logarithm = logarithm - (2 * logarithm).logsumexp(-1, keepdim=True) / 2
+        scores = scores / scores.norm(dim=-1, keepdim=True)
     amplitude = sign * logarithm.exp()
-    scores = network(images.to(next(network.parameters()).device)).cpu().double()
     return ((scores - amplitude).abs().max() / amplitude.abs().max()).item()
 
 

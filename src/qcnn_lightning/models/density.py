@@ -47,6 +47,7 @@ class Density(Model):
 
     padding: Tensor
     is_density = True
+    """Its scores are those of every image divided by their norm, and -log p(x) is measured whatever the cost."""
 
     @checked_settings
     def __init__(
