@@ -22,7 +22,7 @@ def check_tensors(site_tensors: Sequence[Any], top: Any, own_matrices: bool = Fa
     Args:
         site_tensors: from the pixels up.
         top: of the classes.
-        own_matrices: whether every node of a level may have its own matrix.
+        own_matrices: whether every node of a level may have its own matrix, and all may be complex.
 
     Raises:
         InputError: they do not.
@@ -31,7 +31,7 @@ def check_tensors(site_tensors: Sequence[Any], top: Any, own_matrices: bool = Fa
         raise InputError("site_tensors is empty: a state has at least one level, so two pixels")
     named = [(f"site_tensors[{level}]", tensor) for level, tensor in enumerate(site_tensors)] + [("top", top)]
     for name, tensor in named:
-        _check_numbers(name, tensor)
+        _check_numbers(name, tensor, or_complex=own_matrices)
     for level, (name, tensor) in enumerate(named[:-1]):
         nodes = 2 ** (len(site_tensors) - level)
         numbers = (1, 2, nodes) if own_matrices else (1, 2)
@@ -84,15 +84,15 @@ def check_chain(site_tensors: Sequence[Any], class_tensor: Any, class_site: Any)
         raise InputError(f"{named[-1][0]} has shape {tuple(named[-1][1].shape)}: the last right bond must be 1")
 
 
-def _check_numbers(name: str, tensor: Any) -> None:
-    """Check that it is a finite tensor in float64.
+def _check_numbers(name: str, tensor: Any, or_complex: bool = False) -> None:
+    """Check that it is a finite tensor in float64, or in complex128 where that is allowed.
 
     Raises:
         InputError: it is not.
     """
     if not isinstance(tensor, Tensor):
         raise InputError(f"{name} is a {type(tensor).__name__}: expected a float64 tensor or array")
-    if tensor.dtype != torch.float64:
+    if tensor.dtype != torch.float64 and not (or_complex and tensor.dtype == torch.complex128):
         raise InputError(f"{name} has dtype {tensor.dtype}: entropies need torch.float64")
     if not tensor.isfinite().all():
         raise InputError(f"{name} has entries that are infinite or not a number")

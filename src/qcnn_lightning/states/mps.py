@@ -34,7 +34,7 @@ from qcnn_lightning.states.ensemble import check_comparable
 from qcnn_lightning.states.entropy import cut_spectrum, renyi_entropy, von_neumann_entropy
 from qcnn_lightning.states.gram import BlockStates, Environment, binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
-from qcnn_lightning.states.state_file import read_mps, write_mps
+from qcnn_lightning.states.state_file import MPS_STATE, read_state, write_state
 
 IMAGES_AT_A_TIME = 500
 LARGEST_DENSE_SIZE = 2**24
@@ -60,6 +60,8 @@ class MPSState(ChainLikelihood):
     Raises:
         InputError: tensors that do not fit together, another dtype, entries that are not finite, or an unknown basis.
     """
+
+    kind = MPS_STATE
 
     def __init__(
         self,
@@ -354,7 +356,7 @@ class MPSState(ChainLikelihood):
         Raises:
             InputError: the file cannot be written.
         """
-        write_mps(path, self)
+        write_state(path, self)
 
     @classmethod
     def load(cls, path: str | Path) -> "MPSState":
@@ -363,8 +365,7 @@ class MPSState(ChainLikelihood):
         Raises:
             InputError: the file is missing, is not a safetensors file, holds no matrix product state, or was altered.
         """
-        tensors, description = read_mps(path)
-        return cls(*tensors, **description)
+        return cls(**read_state(path, cls.kind))
 
 
 def _overlaps(
