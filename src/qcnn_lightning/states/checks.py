@@ -22,7 +22,7 @@ def check_tensors(site_tensors: Sequence[Any], top: Any, own_matrices: bool = Fa
     Args:
         site_tensors: from the pixels up.
         top: of the classes.
-        own_matrices: whether every node of a level may have its own matrix.
+        own_matrices: whether every node of a level may have its own matrix, and all may be complex.
 
     Raises:
         InputError: they do not.
@@ -33,7 +33,7 @@ def check_tensors(site_tensors: Sequence[Any], top: Any, own_matrices: bool = Fa
     for name, tensor in named:
         if not isinstance(tensor, Tensor):
             raise InputError(f"{name} is a {type(tensor).__name__}: expected a float64 tensor or array")
-        if tensor.dtype != torch.float64:
+        if tensor.dtype != torch.float64 and not (own_matrices and tensor.dtype == torch.complex128):
             raise InputError(f"{name} has dtype {tensor.dtype}: entropies need torch.float64")
         if not tensor.isfinite().all():
             raise InputError(f"{name} has entries that are infinite or not a number")

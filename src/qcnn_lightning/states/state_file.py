@@ -23,6 +23,8 @@ FORMAT_OF_DENSITIES = "qcnn_lightning.DensityState of epochs 1"
 EARLIER_FORMATS = ("qcnn_lightning.NetworkState with checksum", "qcnn_lightning.NetworkState")
 """The last one has no checksum."""
 
+COMPLEX = "complex: the last axis of site tensors and top is real and imaginary part"
+
 POOLING = "product: phi_i = (site_tensor_left phi_left)_i (site_tensor_right phi_right)_i"
 
 
@@ -68,7 +70,8 @@ def _padding_of(state: Any) -> dict[str, Tensor]:
 
 def _tensors_of(state: Any) -> dict[str, Tensor]:
     named = {f"site_tensor_{level}": tensor for level, tensor in enumerate(state.site_tensors)} | {"top": state.top}
-    return {name: tensor.detach().cpu() for name, tensor in named.items()}
+    real = {name: torch.view_as_real(tensor) if tensor.is_complex() else tensor for name, tensor in named.items()}
+    return {name: tensor.detach().cpu() for name, tensor in real.items()}
 
 
 def _metadata_of(state: Any, file_format: str) -> dict[str, str]:
@@ -80,6 +83,8 @@ def _metadata_of(state: Any, file_format: str) -> dict[str, str]:
         "pooling": POOLING,
         "grey_levels": grey_levels(state.white),
     }
+    if state.top.is_complex():
+        metadata["numbers"] = COMPLEX
     if state.white != 1:
         metadata["white"] = repr(state.white)
     if state.class_names is not None:
@@ -148,9 +153,15 @@ def _read(path: str | Path, formats: tuple[str, ...], *names: str) -> tuple[dict
         if metadata["format"] != EARLIER_FORMATS[-1] and expected != digest(tensors, metadata):
             raise InputError(f"{path} was altered since it was written: its checksum differs")
         white = float(metadata.get("white", 1))
-        for key, ours in (("pooling", POOLING), ("grey_levels", grey_levels(white))):
+        rules = (("pooling", POOLING), ("grey_levels", grey_levels(white)), ("numbers", COMPLEX))
+        for key, ours in rules:
             if metadata.get(key, ours) != ours:
                 raise InputError(f"{path} has {key}={metadata[key]!r}, which this version does not know: {ours!r}")
+        if metadata.get("numbers") == COMPLEX:
+            tensors = {
+                name: torch.view_as_complex(tensor) if tensor.is_floating_point() else tensor
+                for name, tensor in tensors.items()
+            }
         site_tensors = [tensors[f"site_tensor_{level}"] for level in range(int(metadata["num_levels"]))]
         wanted = {"site_tensors": site_tensors} | {name: tensors[name] for name in ("top", *names)}
         description: dict[str, Any] = {"basis": metadata["basis"], "white": white}

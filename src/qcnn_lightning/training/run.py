@@ -234,6 +234,7 @@ def fit(
     network = build_network(num_classes=datamodule.num_classes)
     check_levels_of(network, datamodule)
     completed(network).mark_padding(datamodule.pixel_order == PADDING)  # type: ignore[operator]
+    network.mark_order(datamodule.pixel_order, datamodule.image_shape)
     classifier = Classifier(
         network,
         cost=cost,
