@@ -1,7 +1,7 @@
 """A training step of a density against its operations, PyTorch's operators, and other people's circuits on the CPU.
 
-Binarised MNIST, 28x28, one tree of binary splits, the same width, ten components, batches of 100, float32, Adam. Ways take
-turns, so other load on the machine changes their ratios little; seconds are the fastest of all rounds.
+Binarised MNIST, 28x28, one tree of binary splits, the same width, ten components, batches of 100, float32, Adam. Ways
+take turns, so other load on the machine changes their ratios little; seconds are the fastest of all rounds.
 
 The other code is no dependency of ours, since cirkit holds SciPy back:
 
@@ -9,12 +9,13 @@ The other code is no dependency of ours, since cirkit holds SciPy back:
     PYTHONPATH=peers python benchmarks/density_step.py
     PYTHONPATH=peers python benchmarks/density_step.py --width 64 --threads 2
 
-cirkit's circuit is a quad tree of CP layers, squared: the same linear maps and products (28 = 4 x 7, so its tree has 784
-leaves, ours 1024 with 240 of them constant). pyjuice has kernels of Triton alone, so it is tried and, without a GPU, refused.
+cirkit's circuit is a quad tree of CP layers, squared: the same linear maps and products (28 = 4 x 7, so its tree has
+784 leaves, ours 1024 with 240 of them constant). pyjuice's kernels are all Triton's: without a GPU it refuses.
 """
 
 import argparse
 import importlib.util
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +52,7 @@ def operations(channels: tuple[int, ...], batch: int) -> dict[str, float]:
         batch: images of a batch.
     """
     sites, images, norms = 2 ** (len(channels) - 1), 0, 0
-    for level, (states, mapped) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
+    for level, (states, mapped) in enumerate(itertools.pairwise(channels)):
         nodes = sites >> level
         images += nodes * batch * 2 * states * mapped
         norms += nodes * 2 * (mapped * states * states + mapped * mapped * states)
@@ -72,10 +73,20 @@ def step_of(parameters: Any, cost: Callable[[Tensor], Tensor]) -> Callable[[Tens
     return step
 
 
-def ours(width: int, padding: Tensor, fast: bool) -> tuple[Callable[[Tensor], float], int, tuple[int, ...]]:
-    """Return a step of our density, with its operators or PyTorch's; its parameters; its channels."""
+def ours(
+    width: int, padding: Tensor, fast: bool = True, everywhere: bool = False
+) -> tuple[Callable[[Tensor], float], int, tuple[int, ...]]:
+    """Return a step of our density, with its operators or PyTorch's; its parameters; its channels.
+
+    Args:
+        width: most channels.
+        padding: sites without a pixel.
+        fast: use our operators.
+        everywhere: as many channels at every level, not only as many as a block has states.
+    """
     torch.manual_seed(0)
-    model = Density(len(padding), CLASSES, d=width, levels=2)
+    channels = [width] * (len(padding).bit_length() - 1) if everywhere else None
+    model = Density(len(padding), CLASSES, d=width, levels=2, channels=channels)
     model.mark_padding(padding)
     step = step_of(model.parameters(), lambda x: -model.log_probability(x).mean())
 
@@ -95,19 +106,17 @@ def cirkit(width: int) -> tuple[Callable[[Tensor], float], int]:
     """Return a step of cirkit's squared circuit on (batch, 784) levels 0 and 1; its parameters."""
     from cirkit.pipeline import PipelineContext
     from cirkit.symbolic.functional import integrate, multiply
-    from cirkit.templates import data_modalities
-    from cirkit.templates.utils import Parameterization
+    from cirkit.templates import utils
+    from cirkit.templates.region_graph import QuadTree
 
-    circuit = data_modalities.image_data(
-        (1, 28, 28),
-        region_graph="quad-tree-2",
-        input_layer="embedding",
+    weights = utils.parameterization_to_factory(utils.Parameterization(activation="none", initialization="normal"))
+    circuit = QuadTree((1, 28, 28), num_patch_splits=2).build_circuit(
+        input_factory=utils.name_to_input_layer_factory("embedding", num_states=2, weight_factory=weights),
+        sum_product="cp",
+        sum_weight_factory=weights,
         num_input_units=width,
-        sum_product_layer="cp",
         num_sum_units=width,
         num_classes=CLASSES,
-        sum_weight_param=Parameterization(activation="none", initialization="normal"),
-        input_params={"weight": Parameterization(activation="none", initialization="normal")},
     )
     context = PipelineContext(backend="torch", semiring="complex-lse-sum", fold=True, optimize=True)
     with context:
@@ -128,7 +137,8 @@ def pyjuice_refusal(width: int) -> str:
     try:
         import pyjuice
 
-        leaves = [pyjuice.inputs(v, num_node_blocks=1, block_size=width, dist=pyjuice.distributions.Categorical(2)) for v in (0, 1)]  # fmt: skip
+        pixel = pyjuice.distributions.Categorical(2)
+        leaves = [pyjuice.inputs(v, num_node_blocks=1, block_size=width, dist=pixel) for v in (0, 1)]
         root = pyjuice.summate(pyjuice.multiply(*leaves), num_node_blocks=1, block_size=1)
         pyjuice.compile(root)(torch.zeros(4, 2, dtype=torch.long))
     except Exception as error:
@@ -149,9 +159,14 @@ def main() -> None:
     padding = order == PADDING
     flat = lay_on_image(images[: 100 * arguments.batch], order, (28, 28)).flatten(1).div(255).round().long()
 
-    fast, parameters, channels = ours(arguments.width, padding, fast=True)
+    fast, parameters, channels = ours(arguments.width, padding)
     plain, _, _ = ours(arguments.width, padding, fast=False)
-    ways = [("ours", fast, images, parameters), ("ours, PyTorch's operators", plain, images, parameters)]
+    wide, of_wide, _ = ours(arguments.width, padding, everywhere=True)
+    ways = [
+        ("ours", fast, images, parameters),
+        ("ours, PyTorch's operators", plain, images, parameters),
+        ("ours, as wide everywhere", wide, images, of_wide),
+    ]
     if importlib.util.find_spec("cirkit"):
         theirs, of_theirs = cirkit(arguments.width)
         ways.append(("cirkit", theirs, flat, of_theirs))
@@ -176,7 +191,9 @@ def main() -> None:
     settings = {"width": arguments.width, "batch": arguments.batch, "threads": arguments.threads}
     for row in rows:
         row |= settings | {"times_ours": row["seconds_best"] / rows[0]["seconds_best"]}
-        print(f"{row['name']:>28}  {1e3 * row['seconds_best']:9.2f} ms  {row['times_ours']:7.2f}  {row['parameters']:>9}")
+        print(
+            f"{row['name']:>28}  {1e3 * row['seconds_best']:9.2f} ms  {row['times_ours']:7.2f}  {row['parameters']:>9}"
+        )
     rows[0] |= {
         "operations_of_images": count["images"],
         "operations_of_norms": count["norms"],
