@@ -4,7 +4,7 @@ Every seed trains every combination, so runs of one seed share their random numb
 (over the seed's combinations, where there are several), and intervals are Student's over seeds.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -129,3 +129,42 @@ def spearman(table: pd.DataFrame) -> float:
     """Return Spearman's correlation of two columns."""
     entropies, costs = table.to_numpy(dtype=float).T
     return correlation(entropies, costs, "spearman")
+
+
+def scales_table(collection: Collection) -> pd.DataFrame:
+    """Return what a term of the cost for the entropy of one scale, or of all, changes at d = 18, seed by seed.
+
+    A row per data set, scale (`entropy_of`) and `weight`: the number of `seeds`, and estimates of `accuracy`, `ee`
+    (that scale's mean entropy; of "profile", the mean over the scales), and their paired differences to the same seed
+    without the term, `accuracy difference` and `ee difference`.
+    """
+    runs = [run for group in collection.groups for run in group.complete_runs if embedding_of(run) == "circle"]
+    without = {(run.data, run.seed): run for run in runs if not weight_of(run) and run.flatten == "left_right"}
+    rows = []
+    for (data, scale, weight), of_seed in grouped(run for run in runs if weight_of(run)).items():
+        row: dict[str, Any] = {"data": data, "scale": scale, "weight": weight, "seeds": len(of_seed)}
+        for name, metric in (("accuracy", METRICS["accuracy"]), ("ee", partial(entropy_of_scale, scale))):
+            pairs = [(metric(run), metric(without[data, run.seed])) for run in of_seed if (data, run.seed) in without]
+            row[name] = mean_with_interval([metric(run) for run in of_seed])
+            row[f"{name} difference"] = mean_with_interval([own - other for own, other in pairs])
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def weight_of(run: Run) -> float:
+    """Return the entropy's weight in the cost."""
+    return float(run.settings["entropy_weight"])
+
+
+def grouped(runs: Iterable[Run]) -> dict[tuple[str, str, float], list[Run]]:
+    """Return runs by data set, scale and weight, in this order; levels come from the pixels up, all scales last."""
+    groups: dict[tuple[str, str, float], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.data, str(run.settings["entropy_of"]), weight_of(run)), []).append(run)
+    return dict(sorted(groups.items(), key=lambda item: (item[0][0] != "mnist", len(item[0][1]), *item[0])))
+
+
+def entropy_of_scale(scale: str, run: Run) -> float:
+    """Return a run's last mean entropy of the blocks of a level, nats; of all levels for "profile"."""
+    levels = [str(name) for name in run.metrics if str(name).startswith("profile/level_")]
+    return float(np.mean([last(run.column(name)) for name in levels if scale in ("profile", name.rpartition("_")[2])]))

@@ -15,7 +15,7 @@ from qcnn_lightning.report.correlation import Estimate
 from qcnn_lightning.report.groups import Collection
 from qcnn_lightning.report.tables import accuracy_table, correlation_table, last, mean_and_deviation
 from qcnn_lightning.runs.run import Run
-from reproduction.embedding_study import EMBEDDINGS, cells_table, correlations_table, effects_table
+from reproduction.embedding_study import EMBEDDINGS, cells_table, correlations_table, effects_table, scales_table
 from reproduction.scaling_figure import PAPER, TITLES
 from reproduction.studies import (
     class_table,
@@ -330,6 +330,32 @@ def embedding_correlations(collection: Collection) -> Iterator[Row]:
         yield data_name(row["data"]), embedding, over[row["scope"]], f"{row['seeds']}", *estimates
 
 
+def scales(collection: Collection) -> Iterator[Row]:
+    """Yield what the entropy of each scale in the cost changes, seed by seed."""
+    yield (
+        "data set",
+        "EE of",
+        "weight",
+        "seeds",
+        "test accuracy",
+        "difference (points)",
+        "that EE (nats)",
+        "difference (nats)",
+    )
+    for row in records(scales_table(collection)):
+        scale = row["scale"]
+        yield (
+            data_name(row["data"]),
+            "all scales" if scale == "profile" else f"blocks of {1 << int(scale)}",
+            plain(row["weight"], "g"),
+            f"{row['seeds']}",
+            plain(row["accuracy"].value, ".2%"),
+            points(row["accuracy difference"]),
+            plain(row["ee"].value, ".3f"),
+            with_interval(row["ee difference"], "+.3f"),
+        )
+
+
 def costs(collection: Collection) -> Iterator[Row]:
     """Yield what each cost brings, of the networks that were trained with both."""
     yield "data set", "network", "cost", "seeds", "test accuracy", "best", "EE (nats)"
@@ -594,6 +620,7 @@ OF_RUNS: dict[str, Callable[[Collection], Iterator[Row]]] = {
     "embeddings": embeddings,
     "embedding_effects": embedding_effects,
     "embedding_correlations": embedding_correlations,
+    "scales": scales,
     "costs": costs,
     "choices": choices,
     "published": published,

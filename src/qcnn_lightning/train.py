@@ -5,6 +5,7 @@ from concurrent.futures.process import BrokenProcessPool
 import hydra
 from omegaconf import DictConfig
 
+from qcnn_lightning import launcher
 from qcnn_lightning.command_line import PATHS_OF_TRAINING, find_modules_here, one_message, quote_paths, whole_command
 
 MOST_STARTS = 10
@@ -40,6 +41,7 @@ def command() -> None:
     """Do what the command line says."""
     find_modules_here()
     quote_paths(*PATHS_OF_TRAINING)
+    launcher.register()
     with whole_command():
         main_until_no_job_is_killed()
 

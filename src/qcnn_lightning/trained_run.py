@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from qcnn_lightning.runs.checkpoint import StoredCheckpoint
-    from qcnn_lightning.states import DensityState, NetworkState, State
+    from qcnn_lightning.states import DensityState, MPSState, NetworkState, State
 
 
 class TrainedRun(Run):
@@ -69,7 +69,7 @@ class TrainedRun(Run):
         Raises:
             InputError: the states of this epoch were not kept, or the network has none.
         """
-        from qcnn_lightning.states import DensityState, NetworkState
+        from qcnn_lightning.states import DensityState, MPSState, NetworkState
 
         if epoch is not None and epoch != self.last_epoch:
             return self._kept_states(epoch)[epoch]
@@ -77,7 +77,7 @@ class TrainedRun(Run):
         found: State | None = network.state()
         if found is None:
             raise InputError(f"{self.folder}: a {type(self.network).__name__} has no states")
-        return self._described(found) if isinstance(found, NetworkState | DensityState) else found
+        return self._described(found) if isinstance(found, NetworkState | DensityState | MPSState) else found
 
     def _kept_states(self, epoch: int) -> "dict[int, State]":
         from qcnn_lightning.basis import BASES
@@ -98,7 +98,7 @@ class TrainedRun(Run):
             )
         return {epoch: self._described(kept[epoch])}
 
-    def _described(self, state: "NetworkState | DensityState") -> "NetworkState | DensityState":
+    def _described(self, state: "NetworkState | DensityState | MPSState") -> "NetworkState | DensityState | MPSState":
         """Return a state that knows its classes' names, and where its pixels stand if this is an order of ours."""
         from qcnn_lightning.data.flattening import FLATTENINGS, pixel_order
         from qcnn_lightning.runs.metrics import as_number

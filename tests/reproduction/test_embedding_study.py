@@ -12,8 +12,9 @@ from reproduction.embedding_study import (
     correlations_table,
     effects_table,
     runs_table,
+    scales_table,
 )
-from reproduction.page_tables import embedding_correlations, embedding_effects, embeddings
+from reproduction.page_tables import embedding_correlations, embedding_effects, embeddings, scales
 
 SETTINGS = {"circle": ("fourier", 1.0), "three_quarters": ("fourier", 0.75), "legendre": ("legendre", 1.0)}
 ACCURACY_OF = {"circle": 0.0, "three_quarters": 0.01, "legendre": 0.02}
@@ -88,3 +89,25 @@ def test_the_tables_of_the_page_have_a_row_for_each(study):
     assert len(list(embedding_effects(study))) == 1 + 2 + 3
     assert len(list(embedding_correlations(study))) == 1 + 4 * 2 + 1
     assert len(runs_table(study)) == 36
+
+
+def test_the_entropy_of_a_scale_is_compared_with_the_same_seed_without_the_term(tmp_path):
+    for seed in range(3):
+        for scale, weight in ((0, 0.0), (2, 0.03), (2, -0.03), ("profile", 0.03)):
+            table = curves(seed=seed, epochs=6, profile_levels=4)
+            table["accuracy/test"] += weight
+            for level in range(4):
+                table[f"profile/level_{level}"] = level + 0.1 * seed - weight
+            run = write_run(tmp_path / f"{seed},{scale},{weight}", seed=seed, epochs=6, table=table)
+            for key, value in (("data.white", 1.0), ("model.basis", "fourier"), ("entropy_of", scale)):
+                with_setting(run, key, value)
+            with_setting(run, "entropy_weight", weight)
+    collection = read_collection(tmp_path)
+    table = scales_table(collection).set_index(["scale", "weight"])
+    assert list(table.index) == [("2", -0.03), ("2", 0.03), ("profile", 0.03)]
+    for (scale, weight), row in table.iterrows():
+        assert row["seeds"] == 3
+        assert row["accuracy difference"].value == pytest.approx(weight)
+        assert row["ee difference"].low == pytest.approx(-weight)
+        assert row["ee"].value == pytest.approx((1.5 if scale == "profile" else 2) + 0.1 - weight)
+    assert len(list(scales(collection))) == 1 + 3

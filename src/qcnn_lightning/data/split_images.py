@@ -228,6 +228,10 @@ class SplitImages:
             if split in splits
         }
 
+    def take_images_of(self, other: "SplitImages") -> None:
+        """Have the same images in memory as a data set with the same settings, apart from the seed, that is loaded."""
+        self._splits, self._class_names, self._known_by = other._splits, other._class_names, other._known_by
+
     def _loaded_splits(self) -> dict[str, tuple[Tensor, Tensor]]:
         if self._splits is None:
             raise RuntimeError("No images yet: call prepare_data() and setup() first.")

@@ -288,7 +288,7 @@ def disagreement(network: nn.Module, state: State, images: Real[Tensor, "images 
     Normalised scores are amplitudes divided by their norm; those of complex amplitudes are |alpha_y(x)|.
     """
     logarithm, sign = state.log_amplitude(images)
-    if network.normalises_scores or hasattr(network, "log_joint"):
+    if network.normalises_scores:
         logarithm = logarithm - (2 * logarithm).logsumexp(-1, keepdim=True) / 2
     amplitude = logarithm.exp() if sign.is_complex() else sign * logarithm.exp()
     scores = network(images.to(next(network.parameters()).device)).cpu().double()

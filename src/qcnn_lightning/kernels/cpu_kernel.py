@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,24 @@ def is_available() -> bool:
     except UnavailableError:
         return False
     return True
+
+
+@contextmanager
+def with_all_threads() -> Iterator[None]:
+    """Give the operators all threads and PyTorch's others one.
+
+    Those are small, and OpenMP's threads spin for milliseconds after each: the operators and other processes need the
+    cores.
+    """
+    threads = torch.get_num_threads()
+    operators = load_operators()
+    operators.set_num_threads(threads)
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        operators.set_num_threads(0)
 
 
 @torch.library.custom_op("qcnn_lightning::scores", mutates_args=())
@@ -126,22 +144,9 @@ class CpuKernel:
         )
         return mean
 
-    @contextmanager
-    def around_training(self) -> Iterator[None]:
-        """Give this kernel all threads and PyTorch's other operators one.
-
-        Those are small, and OpenMP's threads spin for milliseconds after each: this kernel and other processes need the
-        cores.
-        """
-        threads = torch.get_num_threads()
-        operators = load_operators()
-        operators.set_num_threads(threads)
-        torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            operators.set_num_threads(0)
+    def around_training(self) -> AbstractContextManager[None]:
+        """Return the context `with_all_threads`."""
+        return with_all_threads()
 
     @property
     def arithmetic(self) -> str:

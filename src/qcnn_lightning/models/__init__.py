@@ -5,9 +5,10 @@ from qcnn_lightning.models.baselines import Linear as Linear
 from qcnn_lightning.models.convac import ConvAC as ConvAC
 from qcnn_lightning.models.density import Density as Density
 from qcnn_lightning.models.model import Model as Model
+from qcnn_lightning.models.mps import MPS as MPS
 from qcnn_lightning.models.qcnn import QCNN as QCNN
 
 MODELS: dict[str, type[Model]] = {
-    f"qcnn_lightning.{model.__name__}": model for model in (QCNN, ConvAC, Density, Linear, CNN)
+    f"qcnn_lightning.{model.__name__}": model for model in (QCNN, ConvAC, Density, MPS, Linear, CNN)
 }
 """Our models, by the names that configurations use."""

@@ -1,7 +1,8 @@
 """One level of the q-CNN: batch norm and 1x1 convolution as one affine map, then product pooling (eq. 2-8).
 
 Batch norm with given statistics is affine, and so is the convolution after it: a matrix and a shift (eq. 15). The
-forward pass and the site tensors take both from `affine_map`, so scores and states cannot disagree.
+forward pass and the site tensors take both from `affine_map`, so scores and states cannot disagree. Tensors may have a
+leading axis of several networks (`networks.py`).
 """
 
 import torch
@@ -43,15 +44,16 @@ class NormalisedConvolution(nn.Module):
         self.weight.add_((constant - self.weight.sum(-1, keepdim=True)) / self.weight.shape[-1])
 
     def affine_map(
-        self, mean: Float[Tensor, " in_channels"], var: Float[Tensor, " in_channels"]
-    ) -> tuple[Float[Tensor, "matrices out_channels in_channels"], Float[Tensor, "matrices out_channels"]]:
+        self, mean: Float[Tensor, "*networks in_channels"], var: Float[Tensor, "*networks in_channels"]
+    ) -> tuple[
+        Float[Tensor, "*networks matrices out_channels in_channels"], Float[Tensor, "*networks matrices out_channels"]
+    ]:
         """Return a diag(w) and a z with w = gamma / sqrt(var + epsilon), z = beta - mean w (eq. 4, 15).
 
         Device and dtype are those of the statistics.
         """
         gamma, beta, weight = (p.to(device=mean.device, dtype=mean.dtype) for p in (self.gamma, self.beta, self.weight))
-        scale = gamma / torch.sqrt(var + self.epsilon)
-        return weight * scale, weight @ (beta - mean * scale)
+        return affine_map(gamma, beta, weight, mean, var, self.epsilon)
 
     def site_tensor(
         self, statistics: ChannelStatistics | None = None
@@ -68,8 +70,10 @@ class NormalisedConvolution(nn.Module):
         return torch.cat((shift.unsqueeze(-1), matrix), dim=-1)
 
     def forward(
-        self, features: Float[Tensor, "batch sites in_channels"]
-    ) -> tuple[Float[Tensor, "matrices out_channels in_channels"], Float[Tensor, "matrices out_channels"]]:
+        self, features: Float[Tensor, "*networks batch sites in_channels"]
+    ) -> tuple[
+        Float[Tensor, "*networks matrices out_channels in_channels"], Float[Tensor, "*networks matrices out_channels"]
+    ]:
         """Return `affine_map` by the batch's statistics in training, by the fixed ones in evaluation."""
         if not self.training:
             return self.affine_map(*self.statistics())
@@ -78,19 +82,49 @@ class NormalisedConvolution(nn.Module):
         return self.affine_map(batch.mean, batch.var)
 
 
+def affine_map(
+    gamma: Float[Tensor, "*networks in_channels"],
+    beta: Float[Tensor, "*networks in_channels"],
+    weight: Float[Tensor, "*networks matrices out_channels in_channels"],
+    mean: Float[Tensor, "*networks in_channels"],
+    var: Float[Tensor, "*networks in_channels"],
+    epsilon: float,
+) -> tuple[
+    Float[Tensor, "*networks matrices out_channels in_channels"], Float[Tensor, "*networks matrices out_channels"]
+]:
+    """Return a diag(w) and a z with w = gamma / sqrt(var + epsilon), z = beta - mean w (eq. 4, 15)."""
+    scale = gamma / torch.sqrt(var + epsilon)
+    offset = beta - mean * scale
+    # One network's digits stay what they were: a batched product rounds otherwise.
+    shift = weight @ offset if offset.ndim == 1 else (weight @ offset[..., None, :, None]).squeeze(-1)
+    return weight * scale[..., None, None, :], shift
+
+
+def mapped(
+    features: Float[Tensor, "*networks batch sites in_channels"],
+    matrix: Float[Tensor, "*networks out_channels in_channels"],
+    shift: Float[Tensor, "*networks out_channels"],
+) -> Float[Tensor, "*networks batch sites out_channels"]:
+    """Return matrix zeta_p + shift at every site (eq. 2-6)."""
+    if matrix.ndim == 2:
+        return functional.linear(features, matrix, shift)
+    rows = features.flatten(1, 2)
+    return torch.baddbmm(shift.unsqueeze(1), rows, matrix.mT).unflatten(1, features.shape[1:3])
+
+
 def product_pooling(
-    features: Float[Tensor, "batch sites in_channels"],
-    matrix: Float[Tensor, "matrices out_channels in_channels"],
-    shift: Float[Tensor, "matrices out_channels"],
-) -> Float[Tensor, "batch sites//2 out_channels"]:
+    features: Float[Tensor, "*networks batch sites in_channels"],
+    matrix: Float[Tensor, "*networks matrices out_channels in_channels"],
+    shift: Float[Tensor, "*networks matrices out_channels"],
+) -> Float[Tensor, "*networks batch sites//2 out_channels"]:
     """Map every site and multiply the two children of every node, channel by channel (eq. 6, 8).
 
     xi_p = matrix zeta_p + shift and zeta'_p = xi_2p * xi_{2p+1}, elementwise. Of two matrices the first maps left
     children, the second right ones.
     """
-    if len(matrix) == 1:
-        mapped = functional.linear(features, matrix[0], shift[0])
-        return mapped[:, 0::2] * mapped[:, 1::2]
-    left = functional.linear(features[:, 0::2], matrix[0], shift[0])
-    right = functional.linear(features[:, 1::2], matrix[1], shift[1])
+    if matrix.shape[-3] == 1:
+        every = mapped(features, matrix[..., 0, :, :], shift[..., 0, :])
+        return every[..., 0::2, :] * every[..., 1::2, :]
+    left = mapped(features[..., 0::2, :], matrix[..., 0, :, :], shift[..., 0, :])
+    right = mapped(features[..., 1::2, :], matrix[..., 1, :, :], shift[..., 1, :])
     return left * right

@@ -47,6 +47,8 @@ class Density(Model):
     """
 
     padding: Tensor
+    is_density = True
+    normalises_scores = True
 
     @checked_settings
     def __init__(

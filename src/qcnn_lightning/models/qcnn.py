@@ -14,7 +14,7 @@ from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.kernels.cpu_kernel import CpuKernel, evaluated_scores, is_available, reason_against
 from qcnn_lightning.models.channels import channel_schedule
-from qcnn_lightning.models.convolution import NormalisedConvolution, product_pooling
+from qcnn_lightning.models.convolution import NormalisedConvolution, mapped, product_pooling
 from qcnn_lightning.models.model import Model, num_parameters
 from qcnn_lightning.models.statistics import ChannelStatistics, batch_statistics
 from qcnn_lightning.pixels import check_images, checked_white
@@ -168,15 +168,16 @@ class QCNN(Model):
         return scores
 
     def _plain(self, x: Tensor) -> Tensor:
+        """Return the scores by PyTorch's operators; all tensors may have a leading axis of networks (`networks.py`)."""
         features = self.represent(x)
         for level in self.levels:
             features = product_pooling(features, *level(features))
         matrix, shift = self.classification(features)
-        return functional.linear(features.squeeze(1), matrix[0], shift[0])
+        return mapped(features, matrix[..., 0, :, :], shift[..., 0, :]).squeeze(-2)
 
     def represent(
-        self, x: Float[Tensor, "batch sites"] | UInt8[Tensor, "batch sites"]
-    ) -> Float[Tensor, "batch sites d_0"]:
+        self, x: Float[Tensor, "*networks batch sites"] | UInt8[Tensor, "*networks batch sites"]
+    ) -> Float[Tensor, "*networks batch sites d_0"]:
         """Return zeta^(0)_{p,i} = f_i(white x_p), i = 1 .. d_0 (eq. 1)."""
         dtype = self.classification.weight.dtype
         if x.dtype != torch.uint8:
@@ -324,6 +325,9 @@ class QCNN(Model):
             InputError: x has another shape, dtype or range.
         """
         check_images(x, self.num_sites, self.basis)
+        return self._measured(x)
+
+    def _measured(self, x: Tensor) -> list[ChannelStatistics]:
         measured = []
         features = self.represent(x)
         for level in self.levels:

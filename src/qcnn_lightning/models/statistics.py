@@ -16,8 +16,8 @@ from torch import Tensor, nn
 class ChannelStatistics(NamedTuple):
     """Mean and biased variance of every channel, over `num_values` values a channel."""
 
-    mean: Float[Tensor, " channels"]
-    var: Float[Tensor, " channels"]
+    mean: Float[Tensor, "*networks channels"]
+    var: Float[Tensor, "*networks channels"]
     num_values: int
 
 
@@ -37,12 +37,12 @@ class SumOverProcesses(torch.autograd.Function):
         return SumOverProcesses.forward(ctx, gradients[0])
 
 
-def batch_statistics(features: Float[Tensor, "batch sites channels"]) -> ChannelStatistics:
+def batch_statistics(features: Float[Tensor, "*networks batch sites channels"]) -> ChannelStatistics:
     """Measure mu_b = (1/n) sum zeta and v_b = (1/n) sum (zeta - mu_b)^2 of every channel (eq. 4); differentiable.
 
     The sums run over images and sites, in a distributed run over those of all processes.
     """
-    num_values = features.shape[0] * features.shape[1]
+    num_values = features.shape[-3] * features.shape[-2]
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         counted = torch.cat((features.new_tensor([num_values]), features.sum((0, 1))))
         counted = SumOverProcesses.apply(counted)
@@ -50,7 +50,7 @@ def batch_statistics(features: Float[Tensor, "batch sites channels"]) -> Channel
         # Not mean(zeta^2) - mu^2, which would cancel.
         squares = SumOverProcesses.apply((features - mean).square().sum((0, 1)))
         return ChannelStatistics(mean, squares / counted[0], int(counted[0]))
-    var, mean = torch.var_mean(features, (0, 1), correction=0)
+    var, mean = torch.var_mean(features, (-3, -2), correction=0)
     return ChannelStatistics(mean, var, num_values)
 
 
@@ -99,7 +99,7 @@ class FixedStatistics(nn.Module):
         self.population_var.copy_(population.var)
         self.population_fixed.fill_(True)
 
-    def forward(self) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
+    def forward(self) -> tuple[Float[Tensor, "*networks channels"], Float[Tensor, "*networks channels"]]:
         """Return mean and variance: the population's if fixed, else the running averages."""
         # No `if`: a compiler follows tensors, not their values.
         return (

@@ -23,7 +23,7 @@ from qcnn_lightning.states.entropy import RESOLUTION, cut_spectrum, renyi_entrop
 from qcnn_lightning.states.gram import BlockStates, Environment, binary_exponent, outer, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
 from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, log_density, overlaps_between_trees
-from qcnn_lightning.states.state_file import read_epochs, read_state, write_state
+from qcnn_lightning.states.state_file import DENSITY_STATE, read_epochs, read_state, write_state
 from qcnn_lightning.states.tree_sizes import TreeSizes
 
 NUMBERS_AT_A_TIME = 2**25
@@ -47,6 +47,8 @@ class DensityState(TreeSizes):
     Raises:
         InputError: as `NetworkState`, or a padding that does not fit.
     """
+
+    kind = DENSITY_STATE
 
     def __init__(
         self,
@@ -109,8 +111,7 @@ class DensityState(TreeSizes):
         Raises:
             InputError: the file is missing, is not a safetensors file, holds no density's state, or was altered.
         """
-        tensors, description = read_state(path, density=True)
-        return cls(*tensors, **description)
+        return cls(**read_state(path, cls.kind))
 
     @classmethod
     def load_epochs(cls, path: str | Path) -> "dict[int, DensityState]":
@@ -119,8 +120,7 @@ class DensityState(TreeSizes):
         Raises:
             InputError: as `load`.
         """
-        by_epoch, description = read_epochs(path, density=True)
-        return {epoch: cls(*tensors, **description) for epoch, tensors in by_epoch.items()}
+        return {epoch: cls(**arguments) for epoch, arguments in read_epochs(path, cls.kind).items()}
 
     def __len__(self) -> int:
         return self.num_classes

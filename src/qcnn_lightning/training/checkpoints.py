@@ -34,6 +34,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
             InputError: it cannot be written, or could not be read back; the old one is still there.
         """
         path = Path(path)
+        checkpoint = without_surroundings(checkpoint)
         content = io.BytesIO()
         torch.save(checkpoint, content)
         if not self._was_read_back:
@@ -41,6 +42,15 @@ class AtomicCheckpoints(TorchCheckpointIO):
             self._was_read_back = True
         previous = path.with_name(PREVIOUS.name) if path.name == LAST.name else None
         replace_atomically(path, content.getvalue(), previous=previous)
+
+
+def without_surroundings(part: Any) -> Any:
+    """Return a part of a checkpoint, pieces of larger tensors copied: PyTorch would save the larger ones."""
+    if isinstance(part, torch.Tensor):
+        return part.clone() if part.untyped_storage().nbytes() > part.nbytes else part
+    if isinstance(part, dict):
+        return type(part)((key, without_surroundings(value)) for key, value in part.items())
+    return [without_surroundings(item) for item in part] if type(part) is list else part
 
 
 def check_readable(checkpoint: dict[str, Any], content: io.BytesIO) -> None:

@@ -15,17 +15,19 @@ from qcnn_lightning.runs.settings import PATHS_IN_A_CONFIG
 from qcnn_lightning.training.console import show_closing_summary
 from qcnn_lightning.training.interruption import Interrupted
 from qcnn_lightning.training.run import train
-from qcnn_lightning.training.sweep import runs_elsewhere
+from qcnn_lightning.training.sweep import several_at_a_time
+from qcnn_lightning.training.together import Company
 
 log = logging.getLogger(__name__)
 
 
-def run_job(config: DictConfig, quiet: bool = False) -> float | str:
+def run_job(config: DictConfig, quiet: bool = False, company: Company | None = None) -> float | str:
     """Train, and show the result unless the sweep does.
 
     Args:
         config: of the job.
-        quiet: print nothing; so do jobs that run in processes of their own.
+        quiet: print nothing; so do jobs that run several at a time.
+        company: the other jobs of this process, which are trained together with this one.
 
     Returns:
         What a search maximises: the last accuracy on the validation images, or else on the test images. A message if
@@ -35,9 +37,10 @@ def run_job(config: DictConfig, quiet: bool = False) -> float | str:
         Exception: the error of a single run.
     """
     hydra = HydraConfig.get()
-    if runs_elsewhere(hydra):
+    if several_at_a_time(hydra):
         quiet = True
-        silence()
+        if company is None:
+            silence()
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     try:
         if hydra.mode == RunMode.MULTIRUN:
@@ -45,7 +48,7 @@ def run_job(config: DictConfig, quiet: bool = False) -> float | str:
         if Path.cwd() != Path(hydra.runtime.cwd):
             # hydra.job.chdir=true: paths are meant as they were given.
             make_absolute(config, Path(hydra.runtime.cwd))
-        record = train(config, quiet=quiet)
+        record = train(config, quiet, company)
     except (InputError, NonFiniteCostError, Interrupted) as error:
         if not is_first:
             # Rank 0 hit the same error and reports it.

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -115,13 +116,18 @@ class Classifier(pl.LightningModule):
             {
                 "cost": MeanMetric(nan_strategy="disable"),
                 "confusion": MulticlassConfusionMatrix(self.datamodule.num_classes, validate_args=False),
-                **({"nats": MeanMetric(nan_strategy="disable")} if hasattr(self.network, "log_joint") else {}),
+                **({"nats": MeanMetric(nan_strategy="disable")} if self._measures_likelihoods() else {}),
             },
             compute_groups=False,
         )
         self.evaluations = nn.ModuleList(  # type: ignore[assignment]
             metrics.clone() for _ in self.datamodule.evaluation_splits
         ).to(self.device)
+
+    def _measures_likelihoods(self) -> bool:
+        """Return whether -log p(x) is measured: of a density, or of another model that is trained as one."""
+        trained = bool(getattr(self.cost, "of_log_joint", False))
+        return hasattr(self.network, "log_joint") and (trained or getattr(self.network, "is_density", False))
 
     @property
     def datamodule(self) -> Any:
@@ -166,6 +172,10 @@ class Classifier(pl.LightningModule):
         else:
             cost = kernel.backpropagate(self.cost, images, labels)
         self.note_cost(cost, images)
+
+    def around_training(self, images: Tensor) -> AbstractContextManager[None]:
+        """Return the context to train in, on images like these."""
+        return self.kernel_for(images).around_training()
 
     def kernel_for(self, images: Tensor) -> Kernel:
         """Return the model's fastest kernel for images like these."""
@@ -230,13 +240,17 @@ class Classifier(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add a batch to the metrics of its split."""
         images, labels = batch
-        scores = self._scores(images)
+        scores = self.scores(images)
         evaluation = self.evaluations[dataloader_idx]
         evaluation["cost"].update(self.cost(scores, labels))
         evaluation["confusion"].update(most_probable(self.cost, scores), labels)
         if "nats" in evaluation:
             joint = scores if getattr(self.cost, "of_log_joint", False) else self.network.log_joint(images)
             evaluation["nats"].update(-joint.logsumexp(-1))
+
+    def scores(self, images: Real[Tensor, "batch sites"]) -> Float[Tensor, "batch classes"]:
+        """Return the scores that the cost takes, in evaluation."""
+        return self._scores(images)
 
     def on_validation_epoch_end(self) -> None:
         """Log every split's cost and accuracy, and the mean cost of the training batches as `cost/batch`.

@@ -3,6 +3,7 @@
 import logging
 import math
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,13 +38,14 @@ from qcnn_lightning.training.loggers import build_loggers, keep_network
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.processes import other_processes
 from qcnn_lightning.training.record import RunRecord, git_revision, versions
+from qcnn_lightning.training.together import Company
 from qcnn_lightning.training.tracking import EntanglementTracker
 from qcnn_lightning.training.trainer import build_trainer, ignore_hints, weight_averaging
 
 log = logging.getLogger(__name__)
 
 
-def train(config: DictConfig, quiet: bool = False) -> RunRecord:
+def train(config: DictConfig, quiet: bool = False, company: Company | None = None) -> RunRecord:
     """Train the network that a configuration describes, and measure it before training and after every epoch.
 
     If the run folder holds an interrupted run of this configuration, that is resumed as if nothing had happened; if it
@@ -52,6 +54,7 @@ def train(config: DictConfig, quiet: bool = False) -> RunRecord:
     Args:
         config: composed from `conf/train.yaml`.
         quiet: whether to print nothing for every epoch.
+        company: the other runs of this process, which are trained together with this one.
 
     Returns:
         The record of the run, as it is on disk in `config.run_dir`.
@@ -70,7 +73,7 @@ def train(config: DictConfig, quiet: bool = False) -> RunRecord:
         # The first process of the run owns its folder, and does the talking.
         logging.getLogger("qcnn_lightning").setLevel(logging.WARNING)
         settings = resolved(config)
-        return train_from(run, run.checkpoint_to_resume(settings), config, settings, quiet)
+        return train_from(run, run.checkpoint_to_resume(settings), config, settings, quiet, company)
     with run.held(), log_file(run.folder / LOG):
         try:
             settings = resolved(config)
@@ -83,7 +86,7 @@ def train(config: DictConfig, quiet: bool = False) -> RunRecord:
             raise
         remove_temporaries(run.folder)
         (run.folder / TRACEBACK).unlink(missing_ok=True)
-        return train_from(run, checkpoint, config, settings, quiet)
+        return train_from(run, checkpoint, config, settings, quiet, company)
 
 
 @contextmanager
@@ -91,6 +94,9 @@ def log_file(path: Path) -> Iterator[None]:
     """Keep a log in a file; say so once if it cannot be written to its end, as on a full disk."""
     handler = LogFile(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    if (thread := threading.current_thread()) is not threading.main_thread():
+        # Other runs are in other threads.
+        handler.addFilter(lambda record: record.thread == thread.ident)
     logging.getLogger().addHandler(handler)
     try:
         yield
@@ -121,7 +127,12 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def train_from(
-    run: Run, checkpoint: StoredCheckpoint | None, config: DictConfig, settings: dict[str, Any], quiet: bool
+    run: Run,
+    checkpoint: StoredCheckpoint | None,
+    config: DictConfig,
+    settings: dict[str, Any],
+    quiet: bool,
+    company: Company | None = None,
 ) -> RunRecord:
     """Train from a checkpoint, or from the beginning if there is none, and record how that ended.
 
@@ -131,6 +142,7 @@ def train_from(
         config: the configuration.
         settings: the same, resolved.
         quiet: as in `train`.
+        company: as in `train`.
     """
     is_first = rank_zero_only.rank == 0  # type: ignore[attr-defined]
     record = RunRecord(run, config.trainer.max_epochs)
@@ -156,7 +168,7 @@ def train_from(
     stop = StopOnSignal()
     try:
         with stop.listening(), subnormals_as_zero():
-            fit(checkpoint, config, settings, record, stop, quiet)
+            fit(checkpoint, config, settings, record, stop, quiet, company)
         if is_first:
             record.write(status="finished")
     except Interrupted:
@@ -207,6 +219,7 @@ def fit(
     record: RunRecord,
     stop: StopOnSignal,
     quiet: bool,
+    company: Company | None = None,
 ) -> None:
     """Build everything and train to the last epoch; the arguments are those of `train_from`, and its callbacks."""
     check_settings(config)
@@ -224,6 +237,8 @@ def fit(
     )
     try_out(config, build_network)
     cost = build(config.cost, "cost")
+    if company is not None:
+        company.share_images(datamodule)
     datamodule.prepare_data()
     datamodule.setup()
     if checkpoint is not None:
@@ -235,8 +250,8 @@ def fit(
     check_levels_of(network, datamodule)
     completed(network).mark_padding(datamodule.pixel_order == PADDING)  # type: ignore[operator]
     network.mark_order(datamodule.pixel_order, datamodule.image_shape)
-    classifier = Classifier(
-        network,
+    classifier = (Classifier if company is None else company.member)(
+        network=network,
         cost=cost,
         optimizer=build(config.optimizer, "optimizer"),
         scheduler=build(config.scheduler.scheduler, "scheduler.scheduler"),
@@ -284,7 +299,7 @@ def fit(
     )
     exit_code = 1
     try:
-        around = classifier.kernel_for(datamodule.splits["train"][0][:1]).around_training()
+        around = classifier.around_training(datamodule.splits["train"][0][:1])
         with warnings.catch_warnings(), other_processes(trainer, record.run.folder), around:
             ignore_hints()
             if checkpoint is None:

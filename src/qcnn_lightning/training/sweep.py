@@ -1,4 +1,4 @@
-"""A sweep as a whole: the progress of jobs that run elsewhere, and how all of them ended.
+"""A sweep as a whole: the progress of jobs that run several at a time, and how all of them ended.
 
 Every job notes that it has begun, and how it ended, in a file of the sweep's folder. So a sweep knows its jobs,
 whichever launcher runs them on whichever machine, and whatever their folders are called.
@@ -39,8 +39,8 @@ LEFT_OPEN = ExitStack()
 atexit.register(LEFT_OPEN.close)
 
 
-def runs_elsewhere(hydra: Any) -> bool:
-    """Return whether a sweep's jobs run in processes of their own, several at a time."""
+def several_at_a_time(hydra: Any) -> bool:
+    """Return whether a sweep's jobs run several at a time, so that none of them can talk."""
     return hydra.mode == RunMode.MULTIRUN and hydra.launcher._target_ != BASIC_LAUNCHER
 
 
@@ -112,14 +112,14 @@ class SweepMonitor(Callback):
         return {"notes": self.notes, "process": self.process}
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Make a folder for the jobs' notes, and watch them if they run elsewhere; end at SIGTERM as at SIGINT."""
+        """Make a folder for the jobs' notes; watch jobs that run several at a time; end at SIGTERM as at SIGINT."""
         with exit_at_errors():
             LEFT_OPEN.close()
             self.folder = Path(config.hydra.sweep.dir)
             self.folder.mkdir(parents=True, exist_ok=True)
             # Jobs may have another working directory.
             self.notes = LEFT_OPEN.enter_context(folder_while_we_live(self.folder.absolute(), ".jobs-"))
-            if runs_elsewhere(config.hydra):
+            if several_at_a_time(config.hydra):
                 self._display = threading.Thread(target=self._watch, daemon=True)
                 self._display.start()
                 LEFT_OPEN.callback(self._stop)

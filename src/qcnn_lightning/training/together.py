@@ -1,0 +1,181 @@
+"""Networks of several runs, trained as one batched network.
+
+Every run is an ordinary one, with a trainer, a record, loggers and checkpoints of its own, in a thread of its own
+(`turns.py`). `Member` hands over what takes time: the steps of a loader item, and evaluation. `Group` does it for all.
+"""
+
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pytorch_lightning.core.optimizer import LightningOptimizer
+from torch import Tensor
+
+from qcnn_lightning.data.batches import Batch
+from qcnn_lightning.data.split_images import SplitImages
+from qcnn_lightning.models.networks import Networks
+from qcnn_lightning.training.module import Classifier
+from qcnn_lightning.training.row_optimizers import RowOptimizer, Settings, row_optimizer, settings_of
+from qcnn_lightning.training.turns import Seat
+
+FIX, EVALUATE, TRAIN = range(3)
+"""What is asked for, in the order in which it is done: runs that are behind catch up."""
+
+
+@dataclass
+class Request:
+    """What a member asks for.
+
+    Attributes:
+        member: who asks.
+        images: to evaluate, or to fix statistics by.
+        batches: to train on.
+        settings: of the optimiser, at every batch.
+    """
+
+    member: "Member"
+    images: Tensor | None = None
+    batches: Sequence[Batch] = ()
+    settings: Sequence[Settings] = ()
+
+
+class Member(Classifier):
+    """A `Classifier` among others of its shape, which are trained together.
+
+    Args:
+        seat: its place.
+        arguments: those of `Classifier`.
+    """
+
+    def __init__(self, seat: Seat, **arguments: Any):
+        super().__init__(**arguments)
+        self.seat = seat
+
+    def training_step(self, batches: Sequence[Batch], batch_idx: int) -> None:
+        """Take an optimisation step with every batch of a loader item, with the others.
+
+        Raises:
+            NonFiniteCostError: the cost is infinite or NaN. The weights are those before the step.
+        """
+        optimizer: LightningOptimizer = self.optimizers()  # type: ignore[assignment]
+        settings = []
+        for _ in batches:
+            settings.append(settings_of(optimizer.optimizer))
+            self.move_schedule("step")
+        sizes = [len(labels) for _, labels in batches]
+        costs = self.seat.ask((TRAIN, *sizes), Request(self, batches=batches, settings=settings))
+        for (images, _), cost in zip(batches, costs, strict=True):
+            self.note_cost(cost, images)
+            # Lightning counts steps there.
+            optimizer._on_before_step()
+            optimizer._on_after_step()
+
+    def around_training(self, images: Tensor) -> AbstractContextManager[None]:
+        """Return a context that changes nothing: the threads are the group's."""
+        return nullcontext()
+
+    def on_validation_epoch_start(self) -> None:
+        """Fix the statistics of this evaluation, with the others where that is faster."""
+        sample = self.datamodule.population_sample()
+        if self.network.fast_kernel(sample) is not None or self.evaluation_statistics != "population":
+            super().on_validation_epoch_start()
+        else:
+            self.seat.ask((FIX,), Request(self, sample.to(self.device)))
+
+    def scores(self, images: Tensor) -> Tensor:
+        """Return the scores of images in evaluation, with the others where that is faster."""
+        if self.network.fast_kernel(images) is not None:
+            return super().scores(images)
+        scores: Tensor = self.seat.ask((EVALUATE, len(images)), Request(self, images))
+        return scores
+
+
+class Group:
+    """Does together what members ask for."""
+
+    def __init__(self) -> None:
+        self._known: tuple[Hashable, ...] = ()
+        self._networks: Networks | None = None
+        self._optimizers: RowOptimizer | None = None
+        self._images: SplitImages | None = None
+
+    def share_images(self, datamodule: SplitImages) -> None:
+        """Let all members have the same images in memory."""
+        if self._images is None:
+            datamodule.prepare_data()
+            datamodule.setup()
+            self._images = datamodule
+        datamodule.take_images_of(self._images)
+
+    def __call__(self, key: Any, requests: Sequence[Request]) -> Sequence[Any]:
+        """Do what several members ask for.
+
+        Args:
+            key: says what, and the sizes of batches.
+            requests: of the members.
+        """
+        members = [request.member for request in requests]
+        if key[0] == TRAIN:
+            return self.train(members, requests)
+        networks = self.networks_of(members)
+        images = requests[0].images
+        assert images is not None
+        if key[0] == FIX:
+            networks.fix_population_statistics(images)
+            return [None] * len(requests)
+        return list(networks.evaluate(images))
+
+    def networks_of(self, members: Sequence[Member]) -> Networks:
+        """Return the members' networks as one; the same object while they are the same, in the same memory."""
+        if self._networks is None or memory_of(members) != self._known:
+            self._networks = Networks([member.network for member in members])
+            self._known = memory_of(members)
+            self._optimizers = None
+        return self._networks
+
+    def train(self, members: Sequence[Member], requests: Sequence[Request]) -> list[list[float]]:
+        """Take the steps of a loader item with every member's batches, and return the cost of every step."""
+        networks = self.networks_of(members)
+        if self._optimizers is None:
+            optimizers = [member.optimizers().optimizer for member in members]  # type: ignore[union-attr]
+            batched = members[0].network.fast_kernel(requests[0].batches[0][0]) is None
+            self._optimizers = row_optimizer(optimizers, networks, batched)
+        self._optimizers.begin([request.settings for request in requests])
+        costs = []
+        for place, batches in enumerate(zip(*(request.batches for request in requests), strict=True)):
+            images, labels = zip(*batches, strict=True)
+            costs.append(networks.backpropagate(members[0].cost, images, labels))
+            for member, own in zip(members, images, strict=True):
+                if place == 0 and member.entropy_weight:
+                    (member.entropy_weight * len(requests[0].batches) * member.mean_entropy(own)).backward()
+            self._optimizers.step(place, costs[-1])
+        by_member: list[list[float]] = torch.stack(costs, 1).tolist()
+        return by_member
+
+
+@dataclass(frozen=True)
+class Company:
+    """A run's place in a group.
+
+    Attributes:
+        seat: where the run asks.
+        group: does what is asked for.
+    """
+
+    seat: Seat
+    group: Group
+
+    def member(self, **arguments: Any) -> Member:
+        """Return the run's `Classifier`; the arguments are those of that."""
+        return Member(self.seat, **arguments)
+
+    def share_images(self, datamodule: SplitImages) -> None:
+        """Let the run have the group's images."""
+        self.group.share_images(datamodule)
+
+
+def memory_of(members: Sequence[Member]) -> tuple[Hashable, ...]:
+    """Return where the members' weights lie, and which optimisers change them."""
+    return tuple((member.network.levels[0].gamma.data_ptr(), *map(id, member.trainer.optimizers)) for member in members)
