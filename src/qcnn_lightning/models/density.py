@@ -47,6 +47,7 @@ class Density(Model):
     """
 
     padding: Tensor
+    is_density = True
     normalises_scores = True
 
     @checked_settings
