@@ -42,6 +42,7 @@ class Networks:
         self.batched = copy.deepcopy(first)
         self.weights = torch.stack([torch.cat([p.detach().flatten() for p in parameters_of(n)]) for n in networks])
         self.gradients = torch.zeros_like(self.weights)
+        self._own_gradients: list[tuple[nn.Parameter, Tensor]] = []
         own = [parameters_of(network) for network in networks]
         start = 0
         for number, (level, name) in enumerate(places_of(self.batched)):
@@ -51,7 +52,8 @@ class Networks:
             view = self.weights[:, columns].unflatten(1, of_level.shape)
             setattr(level, name, nn.Parameter(view))
             for network, row, gradient in zip(own, view, self.gradients[:, columns], strict=True):
-                network[number].data, network[number].grad = row, gradient.view(of_level.shape)
+                network[number].data = row
+                self._own_gradients.append((network[number], gradient.view(of_level.shape)))
         for place, level in enumerate(self.batched.all_levels):
             for name in RUNNING:
                 averages = [getattr(network.all_levels[place].statistics, name) for network in networks]
@@ -63,6 +65,11 @@ class Networks:
 
     def __len__(self) -> int:
         return len(self.networks)
+
+    def attach_gradients(self) -> None:
+        """Let the gradients of the networks' own parameters be views of `gradients`."""
+        for parameter, gradient in self._own_gradients:
+            parameter.grad = gradient
 
     def backpropagate(self, cost: Cost, x: Sequence[Tensor], labels: Sequence[Tensor]) -> Float[Tensor, " networks"]:
         """Return every network's mean cost over its own batch, and set `gradients` to those of these costs.
@@ -113,8 +120,10 @@ class Networks:
             backpropagate(kernel, cost, images, of_images)
             for kernel, images, of_images in zip(kernels, x, labels, strict=True)
         ]
-        rows = [torch.cat([p.grad.flatten() for p in parameters_of(network)]) for network in self.networks]  # type: ignore[union-attr]
-        torch.stack(rows, out=self.gradients)
+        for parameter, gradient in self._own_gradients:
+            assert parameter.grad is not None
+            gradient.copy_(parameter.grad)
+        self.attach_gradients()
         return costs
 
     @torch.no_grad()

@@ -18,7 +18,6 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from qcnn_lightning.command_line import one_message
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.kernels.cpu_kernel import is_available, with_all_threads
 from qcnn_lightning.runs.settings import flattened, is_free
@@ -61,9 +60,7 @@ def launch(
         InputError: `most` is no number of jobs.
         Interrupted: SIGTERM or SIGINT came; what has been trained so far is kept.
     """
-    if not isinstance(most, int) or most < 1:
-        with one_message():
-            raise InputError(f"hydra.launcher.most={most}: must be a whole number, 1 or more")
+    most = checked_most(most)
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
@@ -87,6 +84,17 @@ def launch(
             ended |= zip(group, carry_out_together(carry_out, [jobs[place] for place in group]), strict=True)
         configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     return [ended[place] for place in range(len(jobs))]
+
+
+def checked_most(most: Any) -> int:
+    """Return `hydra.launcher.most`.
+
+    Raises:
+        InputError: it is no number of jobs.
+    """
+    if not isinstance(most, int) or most < 1:
+        raise InputError(f"hydra.launcher.most={most}: must be a whole number, 1 or more")
+    return most
 
 
 def groups_of(jobs: Sequence[DictConfig], most: int) -> Iterator[tuple[list[int], str]]:
@@ -124,7 +132,7 @@ def reason_against(config: DictConfig) -> str:
             return f"model._target_={model} has no batched form"
         if config.trainer.get("devices", 1) not in (1, "1", "auto") or config.trainer.get("strategy", "auto") != "auto":
             return "it asks for several devices"
-        if config.hydra.job.chdir or config.hydra.job.env_set:
+        if any(OmegaConf.select(config, f"hydra.job.{key}") for key in ("chdir", "env_set")):
             return "hydra.job.chdir and hydra.job.env_set are for one job in a process"
         for name, callback in (config.callbacks or {}).items():
             if callback is not None and has_hook_of_a_step(str(callback.get("_target_"))):

@@ -8,7 +8,7 @@ may be saved at any time.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -27,6 +27,7 @@ def settings_of(optimizer: Optimizer) -> Settings:
     return [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
 
 
+@runtime_checkable
 class RowOptimizer(Protocol):
     """Takes a step of every network."""
 
@@ -174,7 +175,7 @@ class FusedAdams:
 
     def __init__(self, optimizers: Sequence[Optimizer], networks: Networks):
         self.steps = remembered_steps(optimizers, networks)
-        self.tensors = []
+        self.tensors: list[Any] = []
         for counts, optimizer, network in zip(self.steps, optimizers, networks.networks, strict=True):
             parameters = parameters_of(network)
             for parameter in parameters:

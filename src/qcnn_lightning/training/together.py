@@ -10,17 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor
 
 from qcnn_lightning.data.batches import Batch
 from qcnn_lightning.data.split_images import SplitImages
 from qcnn_lightning.models.networks import Networks
+from qcnn_lightning.states.entropy import spectra_of_halves
+from qcnn_lightning.states.state import State
+from qcnn_lightning.states.tree import NetworkState
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.row_optimizers import RowOptimizer, Settings, row_optimizer, settings_of
 from qcnn_lightning.training.turns import Seat
 
-FIX, EVALUATE, TRAIN = range(3)
+FIX, EVALUATE, SPECTRUM, TRAIN = range(4)
 """What is asked for, in the order in which it is done: runs that are behind catch up."""
 
 
@@ -33,12 +37,14 @@ class Request:
         images: to evaluate, or to fix statistics by.
         batches: to train on.
         settings: of the optimiser, at every batch.
+        state: whose Schmidt spectrum to compute.
     """
 
     member: "Member"
     images: Tensor | None = None
     batches: Sequence[Batch] = ()
     settings: Sequence[Settings] = ()
+    state: NetworkState | None = None
 
 
 class Member(Classifier):
@@ -91,6 +97,13 @@ class Member(Classifier):
         scores: Tensor = self.seat.ask((EVALUATE, len(images)), Request(self, images))
         return scores
 
+    def schmidt_spectrum(self, state: State) -> Tensor:
+        """Return the Schmidt probabilities, computed with the others'."""
+        if not isinstance(state, NetworkState):
+            return super().schmidt_spectrum(state)
+        spectrum: Tensor = self.seat.ask((SPECTRUM,), Request(self, state=state))
+        return spectrum
+
 
 class Group:
     """Does together what members ask for."""
@@ -119,6 +132,10 @@ class Group:
         members = [request.member for request in requests]
         if key[0] == TRAIN:
             return self.train(members, requests)
+        if key[0] == SPECTRUM:
+            device = members[0].device if members[0].device.type == "cuda" else "cpu"
+            states = [request.state for request in requests if request.state is not None]
+            return schmidt_spectra(states, device)
         networks = self.networks_of(members)
         images = requests[0].images
         assert images is not None
@@ -138,6 +155,8 @@ class Group:
     def train(self, members: Sequence[Member], requests: Sequence[Request]) -> list[list[float]]:
         """Take the steps of a loader item with every member's batches, and return the cost of every step."""
         networks = self.networks_of(members)
+        # Lightning takes them away before training.
+        networks.attach_gradients()
         if self._optimizers is None:
             optimizers = [member.optimizers().optimizer for member in members]  # type: ignore[union-attr]
             batched = members[0].network.fast_kernel(requests[0].batches[0][0]) is None
@@ -174,6 +193,19 @@ class Company:
     def share_images(self, datamodule: SplitImages) -> None:
         """Let the run have the group's images."""
         self.group.share_images(datamodule)
+
+
+def schmidt_spectra(states: Sequence[NetworkState], device: str | torch.device) -> list[Float[Tensor, "classes rank"]]:
+    """Return `NetworkState.schmidt_spectrum` of states of one shape, computed as one batch.
+
+    Args:
+        states: with the same channels, sharing and classes.
+        device: to compute on; it must have float64.
+    """
+    tensors = [
+        torch.stack(level, 1).to(device) for level in zip(*(state.site_tensors for state in states), strict=True)
+    ]
+    return list(spectra_of_halves(tensors, torch.stack([state.top for state in states]).to(device)).cpu())
 
 
 def memory_of(members: Sequence[Member]) -> tuple[Hashable, ...]:
