@@ -15,6 +15,7 @@ from qcnn_lightning.report.correlation import Estimate
 from qcnn_lightning.report.groups import Collection
 from qcnn_lightning.report.tables import accuracy_table, correlation_table, last, mean_and_deviation
 from qcnn_lightning.runs.run import Run
+from reproduction.embedding_study import EMBEDDINGS, cells_table, correlations_table, effects_table, scales_table
 from reproduction.scaling_figure import PAPER, TITLES
 from reproduction.studies import (
     class_table,
@@ -275,6 +276,83 @@ def contrast(collection: Collection, title: str, key: str, reference: Any) -> It
             plain(row["cost"].value, ".4f"),
             plain(row["EE"].value, ".3f"),
             with_interval(row["EE difference"], "+.3f"),
+        )
+
+
+def embeddings(collection: Collection) -> Iterator[Row]:
+    """Yield accuracy, costs and entropy of every embedding and order, over the seeds."""
+    yield (
+        "data set",
+        "embedding",
+        "order",
+        "seeds",
+        "test accuracy",
+        "best epoch",
+        "cost of the batches",
+        "train cost, evaluated",
+        "test cost",
+        "EE (nats)",
+        "EE since the accuracy settled",
+    )
+    for row in records(cells_table(collection)):
+        yield (
+            data_name(row["data"]),
+            EMBEDDINGS[row["embedding"]],
+            value_name("data.flatten", row["order"]),
+            f"{row['seeds']}",
+            with_interval(row["accuracy"], ".2%"),
+            plain(row["best"].value, ".2%"),
+            *(plain(row[f"cost/{name}"].value, ".4f") for name in ("batches", "train", "test")),
+            with_interval(row["ee"], ".2f"),
+            with_interval(row["rise"], "+.2f"),
+        )
+
+
+def embedding_effects(collection: Collection) -> Iterator[Row]:
+    """Yield what embeddings and orders change, seed by seed."""
+    yield "data set", "instead of", "seeds", "pairs", "test accuracy (points)", "EE (nats)"
+    for row in records(effects_table(collection)):
+        if row["factor"] == "embedding":
+            change = f"{EMBEDDINGS[row['level']]}, not the whole circle"
+        else:
+            change = f"{value_name('data.flatten', row['level'])}, not left/right"
+        counts = f"{row['seeds']}", f"{row['pairs']}"
+        yield data_name(row["data"]), change, *counts, points(row["accuracy"]), with_interval(row["ee"], "+.2f")
+
+
+def embedding_correlations(collection: Collection) -> Iterator[Row]:
+    """Yield the correlations of mean entropy and the costs, within runs and over them, over the seeds."""
+    yield "data set", "embedding", "over", "seeds", "EE ~ cost of the batches", "~ train cost, evaluated", "~ test cost"
+    over = {"within": "mean over runs", "pooled": "all epochs of all runs", "between": "last epochs of all runs"}
+    for row in records(correlations_table(collection)):
+        embedding = EMBEDDINGS.get(row["embedding"], "all")
+        estimates = (with_interval(row[name], "+.2f") for name in ("batches", "train", "test"))
+        yield data_name(row["data"]), embedding, over[row["scope"]], f"{row['seeds']}", *estimates
+
+
+def scales(collection: Collection) -> Iterator[Row]:
+    """Yield what the entropy of each scale in the cost changes, seed by seed."""
+    yield (
+        "data set",
+        "EE of",
+        "weight",
+        "seeds",
+        "test accuracy",
+        "difference (points)",
+        "that EE (nats)",
+        "difference (nats)",
+    )
+    for row in records(scales_table(collection)):
+        scale = row["scale"]
+        yield (
+            data_name(row["data"]),
+            "all scales" if scale == "profile" else f"blocks of {1 << int(scale)}",
+            plain(row["weight"], "g"),
+            f"{row['seeds']}",
+            plain(row["accuracy"].value, ".2%"),
+            points(row["accuracy difference"]),
+            plain(row["ee"].value, ".3f"),
+            with_interval(row["ee difference"], "+.3f"),
         )
 
 
@@ -539,6 +617,10 @@ OF_RUNS: dict[str, Callable[[Collection], Iterator[Row]]] = {
     "interventions": partial(contrast, title="weight of the EE", key="entropy_weight", reference=0),
     "starts": partial(contrast, title="start", key="model.start", reference="product_state"),
     "classes": classes,
+    "embeddings": embeddings,
+    "embedding_effects": embedding_effects,
+    "embedding_correlations": embedding_correlations,
+    "scales": scales,
     "costs": costs,
     "choices": choices,
     "published": published,

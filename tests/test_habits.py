@@ -140,7 +140,9 @@ def test_every_setting_that_is_composed_is_known():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", ["+anything=3", "logger=null", "cost=nll", "-m model.D=3 seed=0,1", "ckpt_path="])
+@pytest.mark.parametrize(
+    "command", ["+anything=3", "logger=null", "cost=nll", "--cfg job -m", "-m model.D=3 seed=0,1", "ckpt_path="]
+)
 def test_the_command_line_says_it_in_one_line_without_a_traceback(command, tmp_path):
     done = train_command(*command.split(), "data=digits", folder=tmp_path)
     assert done.returncode == 2

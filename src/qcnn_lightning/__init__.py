@@ -16,7 +16,10 @@ Read the help of these:
     load, load_sweep       what has been trained: TrainedRun, Sweep
     QCNN                   the network, a torch.nn.Module
     NetworkState           its states: entropies, spectra, overlaps, probabilities, samples
+    ConvAC                 the network without batch norm, a convolutional arithmetic circuit
     Density, DensityState  the same tree as a probability of images: likelihoods, samples, conditionals
+    Linear, CNN            ordinary classifiers of the same images, without states
+    MPS, MPSState          a matrix product state, the class on a leg of its own
     Model, State           the protocols for networks and states of your own
     InputError             what a setting or file that cannot be used raises
 """
@@ -34,17 +37,22 @@ if is_starting(__name__):
 if TYPE_CHECKING:
     from qcnn_lightning.errors import InputError
     from qcnn_lightning.from_python import load, load_sweep, sweep, train
-    from qcnn_lightning.models import QCNN, Density, Model
-    from qcnn_lightning.states import DensityState, NetworkState, State
+    from qcnn_lightning.models import CNN, MPS, QCNN, ConvAC, Density, Linear, Model
+    from qcnn_lightning.states import DensityState, MPSState, NetworkState, State
     from qcnn_lightning.trained_run import Sweep, TrainedRun
 
     __version__: str
 
 __all__ = [
+    "CNN",
+    "MPS",
     "QCNN",
+    "ConvAC",
     "Density",
     "DensityState",
     "InputError",
+    "Linear",
+    "MPSState",
     "Model",
     "NetworkState",
     "State",
@@ -58,10 +66,15 @@ __all__ = [
 ]
 
 PLACES = {
+    "CNN": "models",
+    "ConvAC": "models",
+    "MPS": "models",
     "QCNN": "models",
     "Density": "models",
     "DensityState": "states",
     "InputError": "errors",
+    "Linear": "models",
+    "MPSState": "states",
     "Model": "models",
     "NetworkState": "states",
     "State": "states",

@@ -1,8 +1,10 @@
 """Costs: what training minimises, a number for every image.
 
 A cost is a callable `cost(scores, labels) -> (batch,)`. With an attribute `of_log_joint = True` its scores are
-log p(y, x) of a density, otherwise alpha_y(x). A method `mean_and_gradient(scores, labels)` may give the
-batch's mean and its gradient in closed form; otherwise autograd differentiates the cost.
+log p(y, x) of a density, otherwise alpha_y(x). With `of_ratios = True` it depends on ratios of an image's scores alone:
+a model may then leave out a factor of every image (`relative_scores`), so that nothing over- or underflows. A method
+`mean_and_gradient(scores, labels)` may give the batch's mean and its gradient in closed form; otherwise autograd
+differentiates the cost.
 """
 
 import functools
@@ -74,6 +76,8 @@ class CrossEntropy:
         InputError: u is out of range.
     """
 
+    of_ratios = True
+
     @checked_settings
     def __init__(self, uniform: float | int = 0.0):
         if not 0 <= uniform < 1:
@@ -142,16 +146,17 @@ class NegativeLogLikelihood:
 
 
 def scores_for(cost: Cost, model: Any) -> Callable[[Tensor], Float[Tensor, "batch classes"]]:
-    """Return the function of images whose scores a cost takes: the model, or its `log_joint`.
+    """Return the function of images whose scores a cost takes: the model, its `relative_scores`, or its `log_joint`.
 
     Raises:
         InputError: the cost needs a density, and the model is none.
     """
     if not getattr(cost, "of_log_joint", False):
-        return model
+        return getattr(model, "relative_scores", model) if getattr(cost, "of_ratios", False) else model
     if not hasattr(model, "log_joint"):
         raise InputError(
-            f"cost={type(cost).__name__} needs log p(y, x), and {type(model).__name__} is no density: say model=density"
+            f"cost={type(cost).__name__} needs log p(y, x), and {type(model).__name__} is no density: say "
+            "model=density or model=mps"
         )
     return model.log_joint
 

@@ -133,6 +133,8 @@ def in_our_words(error: BaseException, given: Sequence[str] | None = None) -> st
         return f"{needed[0]} needs a package that is not installed: pip install 'qcnn-lightning[{needed[1]}]'"
     if type(error).__module__.startswith("submitit"):
         return f"the cluster did not take the jobs: {message.strip().splitlines()[-1]}"
+    if message.startswith("Only one of --run, --multirun"):
+        return "--cfg, --info and -m exclude each other: leave out -m to see the configuration of one job"
     if "Config group override must be a string or a list" in message:
         empty = next((argument for argument in given if argument.partition("=")[2] in ("null", "")), "<part>=null")
         part = empty.partition("=")[0].lstrip("+")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from qcnn_lightning.runs.checkpoint import StoredCheckpoint
-    from qcnn_lightning.states import NetworkState, State
+    from qcnn_lightning.states import MPSState, NetworkState, State
 
 
 class TrainedRun(Run):
@@ -69,7 +69,7 @@ class TrainedRun(Run):
         Raises:
             InputError: the states of this epoch were not kept, or the network has none.
         """
-        from qcnn_lightning.states import NetworkState
+        from qcnn_lightning.states import MPSState, NetworkState
 
         if epoch is not None and epoch != self.last_epoch:
             return self._kept_states(epoch)[epoch]
@@ -77,9 +77,9 @@ class TrainedRun(Run):
         found: State | None = network.state()
         if found is None:
             raise InputError(f"{self.folder}: a {type(self.network).__name__} has no states")
-        return self._described(found) if isinstance(found, NetworkState) else found
+        return self._described(found) if isinstance(found, NetworkState | MPSState) else found
 
-    def _kept_states(self, epoch: int) -> "dict[int, NetworkState]":
+    def _kept_states(self, epoch: int) -> "Mapping[int, State]":
         from qcnn_lightning.basis import BASES
         from qcnn_lightning.runs.rebuild import named_part
         from qcnn_lightning.states import NetworkState
@@ -97,7 +97,7 @@ class TrainedRun(Run):
             )
         return {epoch: self._described(kept[epoch])}
 
-    def _described(self, state: "NetworkState") -> "NetworkState":
+    def _described(self, state: "NetworkState | MPSState") -> "NetworkState | MPSState":
         """Return a state that knows its classes' names, and where its pixels stand if this is an order of ours."""
         from qcnn_lightning.data.flattening import FLATTENINGS, pixel_order
         from qcnn_lightning.runs.metrics import as_number

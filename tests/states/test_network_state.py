@@ -237,7 +237,7 @@ def test_files_that_hold_no_state(tmp_path: Path, state: NetworkState) -> None:
         NetworkState.load(text)
     other = tmp_path / "other.safetensors"
     save_file({"top": state.top}, other)
-    with pytest.raises(InputError, match="not written by"):
+    with pytest.raises(InputError, match="holds no such state"):
         NetworkState.load(other)
     incomplete = tmp_path / "incomplete.safetensors"
     metadata = {"format": "qcnn_lightning.NetworkState", "basis": "fourier", "num_levels": "2"}

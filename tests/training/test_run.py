@@ -13,7 +13,7 @@ from qcnn_lightning.costs import SquaredDistance
 from qcnn_lightning.data.datamodule import ImageDataModule
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.training.module import Classifier
+from qcnn_lightning.training.module import Classifier, entropies_of
 from qcnn_lightning.training.run import train
 
 
@@ -145,6 +145,29 @@ def test_the_entropy_is_a_term_of_the_cost(composed, weight):
     for parameter, trained in zip(network.parameters(), trained_network(config).parameters(), strict=True):
         expected = parameter - config.optimizer.lr * parameter.grad
         torch.testing.assert_close(trained.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("of", [0, 3, "profile"])
+def test_the_entropy_in_the_cost_can_be_that_of_any_scale(composed, of):
+    means = []
+    for weight in (0, 1.0):
+        settings = (f"entropy_weight={weight}", f"entropy_of={of}", "trainer.precision=64-true")
+        config = composed(*settings, folder=f"run {weight}")
+        train(config)
+        state = trained_network(config).state()
+        means.append(entropies_of(state, of).mean().item())
+    assert means[1] < means[0] / 2
+
+
+def test_an_unknown_entropy_is_refused():
+    network = QCNN(16, 3, d=2)
+    for of, words in (
+        ("all", "choose halves, profile"),
+        (4, "entropy_of=4: level=4: a state of 16 pixels"),
+        (True, "choose halves"),
+    ):
+        with pytest.raises(InputError, match=words):
+            Classifier(network, SquaredDistance(), torch.optim.SGD, entropy_weight=0.1, entropy_of=of)
 
 
 def test_the_weight_of_the_entropy_says_how_entangled_the_network_gets(composed):

@@ -38,7 +38,9 @@ class Ensemble(Model):
         return torch.stack([network(x) for network in self.networks]).mean(0)
 
     def state(self, statistics: Any = None) -> NetworkState | None:
-        """Return the mean of the states; None if one of the networks has no `NetworkState`."""
+        """Return the mean of the states; None if a network has no `NetworkState`, or scores that are no amplitudes."""
+        if any(network.normalises_scores for network in self.networks):
+            return None
         states = [network.state() for network in self.networks]  # type: ignore[operator]
         return NetworkState.sum(states) if all(isinstance(state, NetworkState) for state in states) else None
 

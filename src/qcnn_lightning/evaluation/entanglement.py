@@ -82,8 +82,8 @@ def measure_entanglement(state: State) -> Entanglement:
         log_norm=state.log_norm(),
         overlaps=state.overlaps(),
         block_entropies=(
-            tuple(state.block_entropies(level) for level in range(state.num_levels))
-            if isinstance(state, NetworkState)
+            tuple(state.block_entropies(level) for level in range(state.num_sites.bit_length() - 1))
+            if hasattr(state, "block_entropies")
             else ()
         ),
         interaction_order=(

@@ -285,12 +285,12 @@ def probabilities_of(alpha: Float[Tensor, "images classes"]) -> Float[Tensor, "i
 def disagreement(network: nn.Module, state: State, images: Real[Tensor, "images sites"]) -> float:
     """Return max |alpha_y(x) - <x|Psi_y>| / max |<x|Psi_y>|: round-off, by eq. 31.
 
-    A density's scores are those of every image divided by their norm.
+    Normalised scores are amplitudes divided by their norm; those of complex amplitudes are |alpha_y(x)|.
     """
     logarithm, sign = state.log_amplitude(images)
-    if hasattr(network, "log_joint"):
+    if network.normalises_scores:
         logarithm = logarithm - (2 * logarithm).logsumexp(-1, keepdim=True) / 2
-    amplitude = sign * logarithm.exp()
+    amplitude = logarithm.exp() if sign.is_complex() else sign * logarithm.exp()
     scores = network(images.to(next(network.parameters()).device)).cpu().double()
     return ((scores - amplitude).abs().max() / amplitude.abs().max()).item()
 

@@ -23,7 +23,7 @@ from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.runs.checkpoint import StoredCheckpoint
 from qcnn_lightning.runs.rebuild import network_of
 from qcnn_lightning.runs.settings import without_paths
-from qcnn_lightning.states.density import DensityState
+from qcnn_lightning.states import DensityState, MPSState
 
 HALF = "half"
 UNKNOWN = 128
@@ -74,8 +74,10 @@ def sample(config: DictConfig) -> tuple[Samples, Path]:
     network: Any = network_of(checkpoint, own)
     with torch.no_grad():
         state = network.state()
-    if not isinstance(state, DensityState):
-        raise InputError(f"run={folder}: its {type(network).__name__} is no density; samples need model=density")
+    if not isinstance(state, DensityState | MPSState):
+        raise InputError(
+            f"run={folder}: its {type(network).__name__} is no density; samples need model=density or model=mps"
+        )
     label = label_of(config.label, class_names(checkpoint, state.num_classes))
     if config.observed is None and config.missing is None:
         size = size_of(checkpoint)
@@ -129,7 +131,7 @@ def label_of(given: Any, names: list[str]) -> int | None:
 
 
 def completed_images(
-    config: DictConfig, checkpoint: StoredCheckpoint, network: Any, state: DensityState, label: int | None
+    config: DictConfig, checkpoint: StoredCheckpoint, network: Any, state: DensityState | MPSState, label: int | None
 ) -> Samples:
     """Hide pixels of test images, draw them given the others, and classify by p(y | observed pixels).
 

@@ -155,7 +155,7 @@ def compile_operators(directory: Path, library: Path) -> None:
         with one_word_compiler(compiler, building / "compiler"):
             cpp_extension.load(
                 LIBRARY,
-                [str(SOURCES / "operator.cpp")],
+                [str(path) for path in sorted(SOURCES.glob("*.cpp"))],
                 extra_cflags=list(COMPILER_FLAGS),
                 build_directory=str(building),
                 is_python_module=False,

@@ -1,7 +1,7 @@
 """A density of images: the tree without batch norm, normalised exactly (eq. 32, 33; theory.md, eq. N1)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,11 +11,12 @@ from torch.nn import functional
 
 from qcnn_lightning.basis import LevelsBasis, make_basis
 from qcnn_lightning.errors import InputError, checked_settings
+from qcnn_lightning.kernels.node_kernel import can_compute, image_states
 from qcnn_lightning.models.model import Model
 from qcnn_lightning.pixels import check_images
 from qcnn_lightning.states.density import DensityState
 from qcnn_lightning.states.gram import times_power_of_two
-from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, log_density
+from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, classes_of, log_density
 
 SHARINGS = ("none", "sibling", "full")
 IMAGES_AT_A_TIME = 500
@@ -46,6 +47,7 @@ class Density(Model):
     """
 
     padding: Tensor
+    is_density = True
 
     @checked_settings
     def __init__(
@@ -127,9 +129,7 @@ class Density(Model):
         Raises:
             InputError: x has another shape, dtype or range, or grey levels that the basis does not have.
         """
-        check_images(x, self.num_sites, self.basis)
-        tree = self.tree()
-        joint = [log_density(tree, *amplitudes(tree, self.represent(part))) for part in x.split(IMAGES_AT_A_TIME)]
+        joint = [log_density(tree, *of_images) for tree, *of_images in self._amplitudes(x)]
         return torch.cat(joint) - self.log_levels * float((~self.padding).sum())
 
     def log_probability(self, x: Tensor) -> Float[Tensor, " batch"]:
@@ -147,25 +147,39 @@ class Density(Model):
         Raises:
             InputError: as `log_joint`.
         """
-        check_images(x, self.num_sites, self.basis)
-        tree = self.tree()
         scores = []
-        for part in x.split(IMAGES_AT_A_TIME):
-            amplitude, exponent = amplitudes(tree, self.represent(part))
+        for _, amplitude, exponent in self._amplitudes(x):
             seen = torch.where(amplitude.detach() != 0, exponent, torch.iinfo(torch.int64).min // 4)
             scores.append(times_power_of_two(amplitude, exponent - seen.amax(-1, keepdim=True)))
         return functional.normalize(torch.cat(scores), dim=-1, eps=torch.finfo(scores[0].dtype).tiny)
 
+    def _amplitudes(self, x: Tensor) -> Iterator[tuple[NodeTree, Tensor, Tensor]]:
+        """Yield block states, and a and e with alpha_y(x) = a 2^e, of the images part by part."""
+        check_images(x, self.num_sites, self.basis)
+        levels = tuple(self.levels)
+        if can_compute(x, levels):
+            for part in x.split(IMAGES_AT_A_TIME):
+                states, features, exponent = image_states(part, self._table(), self.padding, levels)
+                tree = NodeTree(states, (), *classes_of(states, self.top))
+                yield tree, features @ tree.top.mT, exponent.unsqueeze(-1) + tree.classes.exponent
+        else:
+            tree = self.tree()
+            for part in x.split(IMAGES_AT_A_TIME):
+                yield tree, *amplitudes(tree, self.represent(part))
+
+    def _table(self) -> Float[Tensor, "256 local"]:
+        """Return f_0, f_1, ... of the 256 grey levels."""
+        functions = self.basis(torch.arange(256, dtype=self.top.dtype, device=self.top.device) / 255)
+        return functional.pad(functions, (1, 0), value=1.0)
+
     def represent(self, x: Tensor) -> Float[Tensor, "batch sites local"]:
         """Return f_0(x_p), f_1(x_p), ... of every pixel; f_0 alone at sites without one."""
-        dtype = self.top.dtype
         if x.dtype == torch.uint8:
-            functions = self.basis(torch.arange(256, dtype=dtype, device=x.device) / 255)
-            features = functional.embedding(x.int(), functions)
+            features = functional.embedding(x.int(), self._table())
         else:
-            features = self.basis(x.to(dtype))
-        features = torch.where(self.padding[:, None], 0, features)
-        return functional.pad(features, (1, 0), value=1.0)
+            features = functional.pad(self.basis(x.to(self.top.dtype)), (1, 0), value=1.0)
+        alone = torch.eye(1, features.shape[-1], dtype=features.dtype, device=features.device)
+        return torch.where(self.padding[:, None], alone, features)
 
     def state(self, statistics: None = None) -> DensityState:
         """Return the states |Psi_y>, float64, on the CPU; differentiable."""

@@ -1,5 +1,6 @@
 """The protocol of a model: what training, evaluation and tables ask of it, and the default answers."""
 
+from collections.abc import Sequence
 from types import MethodType
 from typing import Any
 
@@ -15,7 +16,12 @@ class Model(nn.Module):
 
     A model must have `forward`. Its settings stand below `model` in the configuration. Users' own models may be any
     `nn.Module`: `completed` adds the default answers below.
+
+    Attributes:
+        normalises_scores: whether scores are amplitudes divided by their norm, so that their squares are p(y|x).
     """
+
+    normalises_scores: bool = False
 
     def forward(self, x: Tensor) -> Float[Tensor, "batch classes"]:
         """Return alpha_y(x), the score of every class (eq. 10).
@@ -48,6 +54,9 @@ class Model(nn.Module):
     def mark_padding(self, padding: Tensor) -> None:
         """Note which of the N sites have no pixel; nothing to do where they are black pixels."""
 
+    def mark_order(self, order: Tensor, image_shape: Sequence[int]) -> None:
+        """Note the pixel at every site and (height, width); nothing to do where the tree is all that counts."""
+
     def fast_kernel(self, x: Tensor) -> Kernel | None:
         """Return a kernel faster than PyTorch's operators for images like these; None if there is none."""
         return None
@@ -65,7 +74,8 @@ def completed(model: nn.Module) -> nn.Module:
     """Give a module the default answers of `Model` for what it does not define itself."""
     for name, answer in vars(Model).items():
         if not name.startswith("_") and not hasattr(model, name):
-            object.__setattr__(model, name, MethodType(answer, model) if callable(answer) else None)
+            value = None if isinstance(answer, property) else answer
+            object.__setattr__(model, name, MethodType(answer, model) if callable(answer) else value)
     return model
 
 

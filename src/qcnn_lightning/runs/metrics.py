@@ -17,6 +17,8 @@ MEASURED = ("accuracy/train", "accuracy/test", "cost/train", "cost/test", "ee/me
 # The train cost of results, where it was recorded: the mean over the epoch's batches, what was minimised and, in all
 # likelihood, what the paper shows. With fixed statistics, one image in 60000 can outweigh all others.
 BATCH_COST = "cost/batch"
+# What the evaluated network costs on the training images, beside it.
+EVALUATED_COST = "cost/train evaluated"
 NOT_IN_EVERY_EPOCH = ("profile/level_", "spectrum/p_")
 
 
@@ -50,7 +52,8 @@ def read_lines(path: Path) -> list[str]:
 def read_table(lines: list[str]) -> tuple[pd.DataFrame, list[str]]:
     """Read the lines of `metrics.csv`: a row per epoch, every value finite or NaN.
 
-    `cost/train` becomes the mean cost of the epoch's batches, where that was recorded.
+    `cost/train` becomes the mean cost of the epoch's batches, where that was recorded, and the evaluated network's cost
+    becomes `cost/train evaluated`.
 
     Returns:
         The table, indexed by the epoch, and what was left out of it and why.
@@ -89,6 +92,8 @@ def read_table(lines: list[str]) -> tuple[pd.DataFrame, list[str]]:
             # The first runs repeat them until they were measured again.
             table.loc[(table[columns] == table[columns].shift()).all(axis=1), columns] = np.nan
     if BATCH_COST in table:
+        if "cost/train" in table:
+            table[EVALUATED_COST] = table["cost/train"]
         table["cost/train"] = table[BATCH_COST]
     reasons += describe_gaps(table)
     return table, reasons

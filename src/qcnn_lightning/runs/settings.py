@@ -40,6 +40,7 @@ ADDED_SINCE = {
     "data.levels": None,
     "data.rounding": "bernoulli",
     "data.white": 1.0,
+    "entropy_of": "halves",
     "entropy_weight": 0.0,
     "model.precision": "high",
 }

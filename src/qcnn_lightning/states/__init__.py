@@ -5,5 +5,6 @@ that library takes a second to load.
 """
 
 from qcnn_lightning.states.density import DensityState as DensityState
+from qcnn_lightning.states.mps import MPSState as MPSState
 from qcnn_lightning.states.state import State as State
 from qcnn_lightning.states.tree import NetworkState as NetworkState

@@ -22,7 +22,7 @@ def check_tensors(site_tensors: Sequence[Any], top: Any, own_matrices: bool = Fa
     Args:
         site_tensors: from the pixels up.
         top: of the classes.
-        own_matrices: whether every node of a level may have its own matrix.
+        own_matrices: whether every node of a level may have its own matrix, and all may be complex.
 
     Raises:
         InputError: they do not.
@@ -31,12 +31,7 @@ def check_tensors(site_tensors: Sequence[Any], top: Any, own_matrices: bool = Fa
         raise InputError("site_tensors is empty: a state has at least one level, so two pixels")
     named = [(f"site_tensors[{level}]", tensor) for level, tensor in enumerate(site_tensors)] + [("top", top)]
     for name, tensor in named:
-        if not isinstance(tensor, Tensor):
-            raise InputError(f"{name} is a {type(tensor).__name__}: expected a float64 tensor or array")
-        if tensor.dtype != torch.float64:
-            raise InputError(f"{name} has dtype {tensor.dtype}: entropies need torch.float64")
-        if not tensor.isfinite().all():
-            raise InputError(f"{name} has entries that are infinite or not a number")
+        _check_numbers(name, tensor, or_complex=own_matrices)
     for level, (name, tensor) in enumerate(named[:-1]):
         nodes = 2 ** (len(site_tensors) - level)
         numbers = (1, 2, nodes) if own_matrices else (1, 2)
@@ -54,3 +49,50 @@ def check_tensors(site_tensors: Sequence[Any], top: Any, own_matrices: bool = Fa
                 f"{name_above} has shape {tuple(above.shape)}: its last dimension must be {tensor.shape[1]}, the "
                 f"number of rows of {name}, {tuple(tensor.shape)}"
             )
+
+
+def check_chain(site_tensors: Sequence[Any], class_tensor: Any, class_site: Any) -> None:
+    """Check that tensors make a matrix product state.
+
+    Args:
+        site_tensors: (left, local, right), left to right.
+        class_tensor: (left, classes, right).
+        class_site: the sites to its left.
+
+    Raises:
+        InputError: they do not.
+    """
+    if len(site_tensors) < 2:
+        raise InputError(f"site_tensors has {len(site_tensors)} tensors: a matrix product state has at least two sites")
+    if not isinstance(class_site, int) or not 0 <= class_site <= len(site_tensors):
+        raise InputError(f"class_site={class_site}: expected the sites to its left, 0 to {len(site_tensors)}")
+    named = [(f"site_tensors[{place}]", tensor) for place, tensor in enumerate(site_tensors)]
+    named.insert(class_site, ("class_tensor", class_tensor))
+    for name, tensor in named:
+        _check_numbers(name, tensor)
+        if tensor.ndim != 3 or not tensor.numel():
+            raise InputError(f"{name} has shape {tuple(tensor.shape)}: expected (left, local or classes, right)")
+    local = {tensor.shape[1] for tensor in site_tensors}
+    if len(local) > 1 or min(local) < 2:
+        raise InputError(f"site_tensors have {sorted(local)} local functions: expected one number, at least 2")
+    bond = 1
+    for name, tensor in named:
+        if tensor.shape[0] != bond:
+            raise InputError(f"{name} has shape {tuple(tensor.shape)}: its left bond must be {bond}")
+        bond = tensor.shape[2]
+    if bond != 1:
+        raise InputError(f"{named[-1][0]} has shape {tuple(named[-1][1].shape)}: the last right bond must be 1")
+
+
+def _check_numbers(name: str, tensor: Any, or_complex: bool = False) -> None:
+    """Check that it is a finite tensor in float64, or in complex128 where that is allowed.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not isinstance(tensor, Tensor):
+        raise InputError(f"{name} is a {type(tensor).__name__}: expected a float64 tensor or array")
+    if tensor.dtype != torch.float64 and not (or_complex and tensor.dtype == torch.complex128):
+        raise InputError(f"{name} has dtype {tensor.dtype}: entropies need torch.float64")
+    if not tensor.isfinite().all():
+        raise InputError(f"{name} has entries that are infinite or not a number")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Inexact, Int
 from torch import Tensor
 
-from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
+from qcnn_lightning.states.gram import binary_exponent, outer, times_power_of_two
 from qcnn_lightning.states.node_tree import NodeTree, block_amplitudes
 
 
@@ -28,24 +28,20 @@ class Given:
     """
 
     known: list[Bool[Tensor, "images _"]]
-    vectors: list[Float[Tensor, "images _ _"]]
-    mapped: list[Float[Tensor, "images _ _ _"]]
+    vectors: list[Inexact[Tensor, "images _ _"]]
+    mapped: list[Inexact[Tensor, "images _ _ _"]]
     classes: Float[Tensor, "images classes"]
     exponent: Int[Tensor, "images classes"]
 
 
-def _outer(x: Tensor) -> Tensor:
-    return x.unsqueeze(-1) * x.unsqueeze(-2)
-
-
-def _shift_of(gram: Float[Tensor, "*blocks states states"]) -> Int[Tensor, "*blocks"]:
-    return binary_exponent(gram.diagonal(dim1=-2, dim2=-1).amax(-1))
+def _shift_of(gram: Inexact[Tensor, "*blocks states states"]) -> Int[Tensor, "*blocks"]:
+    return binary_exponent(gram.diagonal(dim1=-2, dim2=-1).real.amax(-1))
 
 
 def given_pixels(
     tree: NodeTree, features: Float[Tensor, "images sites local"], known: Bool[Tensor, "images sites"]
 ) -> Given:
-    """Join the blocks up the tree: H = ã G ã^T, G = H_left * H_right, with G = f f^T at a known pixel.
+    """Join the blocks up the tree: H = ã G ã^†, G = H_left * H_right, with G = f f^T at a known pixel.
 
     Args:
         tree: block states.
@@ -53,43 +49,43 @@ def given_pixels(
         known: which pixels are observed; True at sites without a pixel.
     """
     of_blocks = [(a.transpose(0, 1), e.transpose(0, 1)) for a, e in block_amplitudes(tree, features.transpose(0, 1))]
-    gram = torch.where(known[..., None, None], _outer(features), tree.pixels.gram())
+    gram = torch.where(known[..., None, None], outer(features).to(tree.top.dtype), tree.pixels.gram())
     exponent = torch.zeros(known.shape, dtype=torch.int64, device=known.device)
     all_known, all_mapped = [known], []
     for level, (vector, of_vector) in zip(tree.levels, of_blocks[1:], strict=True):
-        mapped = level.maps @ gram @ level.maps.mT
+        mapped = level.maps @ gram @ level.maps.mH
         all_mapped.append(mapped)
         known = known[:, 0::2] & known[:, 1::2]
         gram, exponent = mapped[:, 0::2] * mapped[:, 1::2], exponent[:, 0::2] + exponent[:, 1::2]
         shift = _shift_of(gram)
         gram = times_power_of_two(gram, -shift[..., None, None])
         # Of a known block the amplitudes have more digits than their products.
-        gram = torch.where(known[..., None, None], _outer(vector), gram)
+        gram = torch.where(known[..., None, None], outer(vector), gram)
         exponent = torch.where(known, 2 * of_vector, exponent + shift)
         all_known.append(known)
     vectors = [vector for vector, _ in of_blocks]
-    classes = torch.einsum("yi,mij,yj->my", tree.top, gram[:, 0], tree.top).clamp(min=0)
-    classes = torch.where(known, (vectors[-1][:, 0] @ tree.top.mT).square(), classes)
+    classes = torch.einsum("yi,mij,yj->my", tree.top, gram[:, 0], tree.top.conj()).real.clamp(min=0)
+    classes = torch.where(known, (vectors[-1][:, 0] @ tree.top.mT).abs().square(), classes)
     return Given(all_known, vectors, all_mapped, classes, exponent + 2 * tree.classes.exponent)
 
 
 def environments(
-    tree: NodeTree, mapped: list[Tensor], image: Float[Tensor, "images states states"]
-) -> list[Float[Tensor, "_ _ _ _"]]:
+    tree: NodeTree, mapped: list[Tensor], image: Inexact[Tensor, "images states states"]
+) -> list[Inexact[Tensor, "_ _ _ _"]]:
     """Return the Gram matrices of the states outside every block, for level 0 .. L, up to one factor each.
 
-    E_child = ã^T (E_parent * H_sibling) ã (theory.md, eq. B1).
+    E_child = ã^T (E_parent * H_sibling) conj(ã) (theory.md, eq. B1).
 
     Args:
         tree: block states.
         mapped: Gram matrices of the mapped states, (images or 1, nodes, mapped, mapped), for level 0 .. L-1.
-        image: that of the whole image, sum_y ã_y ã_y^T over the classes that are asked for.
+        image: that of the whole image, sum_y ã_y ã_y^† over the classes that are asked for.
     """
     outside = image.unsqueeze(1)
     by_level = [outside]
     for level, gram in zip(reversed(tree.levels), reversed(mapped), strict=True):
         sibling = gram.unflatten(1, (-1, 2)).flip(2).flatten(1, 2)
-        outside = level.maps.mT @ (outside.repeat_interleave(2, dim=1) * sibling) @ level.maps
+        outside = level.maps.mT @ (outside.repeat_interleave(2, dim=1) * sibling) @ level.maps.conj()
         outside = times_power_of_two(outside, -_shift_of(outside)[..., None, None])
         by_level.append(outside)
     return by_level[::-1]
@@ -117,8 +113,8 @@ class Sampler:
         self.drawn: dict[int, Tensor] = {}
 
     def draw(
-        self, height: int, node: int, outside: Float[Tensor, "samples states states"]
-    ) -> Float[Tensor, "samples states"]:
+        self, height: int, node: int, outside: Inexact[Tensor, "samples states states"]
+    ) -> Inexact[Tensor, "samples states"]:
         """Draw the unknown pixels of a block, given what is known and what was drawn before; `drawn` gets them.
 
         Args:
@@ -133,18 +129,18 @@ class Sampler:
         if self.known_in_all[height][node]:
             return known.expand(len(outside), -1)
         if height == 0:
-            weight = torch.einsum("kf,sfg,kg->sk", self.outcomes, outside, self.outcomes).clamp(min=0)
+            weight = torch.einsum("kf,sfg,kg->sk", self.outcomes, outside.real, self.outcomes).clamp(min=0)
             outcome = torch.multinomial(weight, 1, generator=self.generator).squeeze(1)
             self.drawn[node] = outcome
-            return torch.where(self.given.known[0][:, node, None], known, self.outcomes[outcome])
+            return torch.where(self.given.known[0][:, node, None], known, self.outcomes[outcome].to(known.dtype))
         maps, gram = self.tree.levels[height - 1].maps, self.given.mapped[height - 1]
         left, right = 2 * node, 2 * node + 1
-        given_left = maps[left].mT @ (outside * gram[:, right]) @ maps[left]
+        given_left = maps[left].mT @ (outside * gram[:, right]) @ maps[left].conj()
         of_left = self.draw(height - 1, left, _rescaled(given_left)) @ maps[left].mT
-        given_right = maps[right].mT @ (outside * _outer(of_left)) @ maps[right]
+        given_right = maps[right].mT @ (outside * outer(of_left)) @ maps[right].conj()
         vector = of_left * (self.draw(height - 1, right, _rescaled(given_right)) @ maps[right].mT)
         return vector / vector.abs().amax(-1, keepdim=True)
 
 
 def _rescaled(gram: Any) -> Any:
-    return gram / gram.diagonal(dim1=-2, dim2=-1).amax(-1)[:, None, None]
+    return gram / gram.diagonal(dim1=-2, dim2=-1).real.amax(-1)[:, None, None]

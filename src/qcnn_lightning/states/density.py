@@ -6,42 +6,49 @@ Every node of the tree may have matrices of its own. All is exact up to round-of
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Inexact, Int
 from torch import Tensor
 
 from qcnn_lightning.basis import LevelsBasis, make_basis, quadrature
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.pixels import check_images
+from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.checks import as_tensor, check_tensors
 from qcnn_lightning.states.conditional import Given, Sampler, environments, given_pixels
+from qcnn_lightning.states.ensemble import check_comparable
 from qcnn_lightning.states.entropy import RESOLUTION, cut_spectrum, renyi_entropy, von_neumann_entropy
-from qcnn_lightning.states.gram import BlockStates, Environment, binary_exponent, times_power_of_two
+from qcnn_lightning.states.gram import BlockStates, Environment, binary_exponent, outer, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
-from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, log_density
+from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, log_density, overlaps_between_trees
+from qcnn_lightning.states.state_file import DENSITY_STATE, read_epochs, read_state, write_state
+from qcnn_lightning.states.tree_sizes import TreeSizes
 
 NUMBERS_AT_A_TIME = 2**25
 """Numbers in the block states of the images of a part: 0.25 GB."""
 Images = Tensor | np.ndarray
 
 
-class DensityState:
+class DensityState(TreeSizes):
     """One quantum state per class, of a tree with matrices of its own at every node, or shared ones.
 
     Args:
         site_tensors: level l has the shape (s, d_{l+1}, d_l), d_0 local functions with the constant one; s = 1 matrix
-            for all nodes, 2 for left and right children, or N / 2^l for one at every node. float64.
+            for all nodes, 2 for left and right children, or N / 2^l for one at every node. float64 or complex128.
         top: ã^(L), (classes, d_L).
         basis: local basis, as `make_basis` takes it.
         padding: whether a site has no pixel; such sites have the constant function alone and count in no probability.
         class_names: what the classes are called.
         layout: where the sites stand in the image.
+        white: where the grey level 1 lies in the basis's interval [0, 1].
 
     Raises:
         InputError: as `NetworkState`, or a padding that does not fit.
     """
+
+    kind = DENSITY_STATE
 
     def __init__(
         self,
@@ -51,32 +58,18 @@ class DensityState:
         padding: Tensor | np.ndarray | None = None,
         class_names: Sequence[str] | None = None,
         layout: ImageLayout | None = None,
+        white: int | float = 1.0,
     ):
         self.site_tensors = tuple(as_tensor(tensor) for tensor in site_tensors)
         self.top = as_tensor(top)
         check_tensors(self.site_tensors, self.top, own_matrices=True)
-        self.basis = make_basis(basis, self.site_tensors[0].shape[-1] - 1)
+        self.basis, self.white = make_basis(basis, self.site_tensors[0].shape[-1] - 1), checked_white(white)
         none = torch.zeros(self.num_sites, dtype=torch.bool)
         self.padding: Tensor = (none if padding is None else as_tensor(padding)).to(self.top.device)
         if self.padding.shape != (self.num_sites,) or self.padding.dtype != torch.bool or self.padding.all():
             raise InputError(f"padding: expected {self.num_sites} booleans, one a site, with a pixel at least at one")
         self.class_names = None if class_names is None else tuple(class_names)
         self.layout = layout
-
-    @property
-    def num_levels(self) -> int:
-        """L, the pooling levels."""
-        return len(self.site_tensors)
-
-    @property
-    def num_sites(self) -> int:
-        """N = 2^L, pixels and padding."""
-        return 2**self.num_levels
-
-    @property
-    def num_classes(self) -> int:
-        """The number of states."""
-        return len(self.top)
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -94,6 +87,54 @@ class DensityState:
             f"DensityState(num_sites={self.num_sites}, num_classes={self.num_classes}, channels={self.channels}, "
             f"basis={self.basis.name!r}, matrices={matrices})"
         )
+
+    def described(self, class_names: Sequence[str] | None, layout: ImageLayout | None) -> "DensityState":
+        """Return the same states with these names of classes and this layout.
+
+        Raises:
+            InputError: they do not fit.
+        """
+        return DensityState(self.site_tensors, self.top, self.basis.name, self.padding, class_names, layout, self.white)
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file that describes itself (docs/state_format.md).
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        write_state(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "DensityState":
+        """Read a state that `save` wrote.
+
+        Raises:
+            InputError: the file is missing, is not a safetensors file, holds no density's state, or was altered.
+        """
+        return cls(**read_state(path, cls.kind))
+
+    @classmethod
+    def load_epochs(cls, path: str | Path) -> "dict[int, DensityState]":
+        """Read the states of a run's epochs, `states.safetensors` of its folder; epoch -1 is before training.
+
+        Raises:
+            InputError: as `load`.
+        """
+        return {epoch: cls(**arguments) for epoch, arguments in read_epochs(path, cls.kind).items()}
+
+    def __len__(self) -> int:
+        return self.num_classes
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DensityState):
+            return NotImplemented
+        ours, theirs = ((*state.site_tensors, state.top, state.padding) for state in (self, other))
+        return (
+            (self.basis.name, self.white, len(ours)) == (other.basis.name, other.white, len(theirs))
+            and all(torch.equal(one, another) for one, another in zip(ours, theirs, strict=True))
+        )  # fmt: skip
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def tree(self) -> NodeTree:
@@ -116,14 +157,26 @@ class DensityState:
         norm, exponent = self.tree.scaled_norm()
         return norm.log() + 2 * math.log(2) * exponent.double()
 
-    def overlaps(self) -> Float[Tensor, "classes classes"]:
-        """Return <Psi_y|Psi_y'> / sqrt(<Psi_y|Psi_y> <Psi_y'|Psi_y'>) (eq. 36)."""
-        gram = self.tree.classes.gram()
-        norm = gram.diagonal().sqrt()
-        return gram / torch.outer(norm, norm)
+    def overlaps(self, other: "DensityState | None" = None) -> Inexact[Tensor, "classes other_classes"]:
+        """Return <Psi_y|Psi_y'> / sqrt(<Psi_y|Psi_y> <Psi_y'|Psi_y'>) (eq. 36; theory.md, eq. E1).
 
-    def log_amplitude(self, x: Images) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
-        """Return log |<x|Psi_y>| and the sign of <x|Psi_y> (-1, 0, 1) (eq. 31).
+        Args:
+            other: where the |Psi_y'> are from; None for these.
+
+        Raises:
+            InputError: the two have other sites, local functions, padding or layouts.
+        """
+        if other is not None:
+            check_comparable(self, other)
+            if not torch.equal(self.padding, other.padding):
+                raise InputError("states with pixels at other sites cannot be compared: their padding differs")
+            return overlaps_between_trees(self.tree, other.tree)
+        gram = self.tree.classes.gram()
+        norm = gram.diagonal().real.sqrt()
+        return gram.conj() / torch.outer(norm, norm)
+
+    def log_amplitude(self, x: Images) -> tuple[Float[Tensor, "batch classes"], Inexact[Tensor, "batch classes"]]:
+        """Return log |<x|Psi_y>| and the sign of <x|Psi_y> (-1, 0, 1), or the phase of a complex one (eq. 31).
 
         Args:
             x: (batch, N) grey levels in tree order, uint8 or floats in [0, 1].
@@ -132,7 +185,7 @@ class DensityState:
             InputError: x has another shape, dtype or range, or grey levels that the basis does not have.
         """
         amplitude, exponent = self._amplitudes(torch.as_tensor(x))
-        return amplitude.abs().log() + math.log(2) * exponent.double(), amplitude.sign()
+        return amplitude.abs().log() + math.log(2) * exponent.double(), amplitude.sgn()
 
     def conditional_probability(self, x: Images) -> Float[Tensor, "batch classes"]:
         """Return p(y | known pixels), the other pixels summed over exactly (eq. 34).
@@ -195,7 +248,7 @@ class DensityState:
         for part in self._parts(features, known):
             given, image = self._conditioned(part, label)
             outside = environments(self.tree, given.mapped, image)[0]
-            weight = torch.einsum("kf,mnfg,kg->mnk", self._outcomes, outside, self._outcomes).clamp(min=0)
+            weight = torch.einsum("kf,mnfg,kg->mnk", self._outcomes, outside.real, self._outcomes).clamp(min=0)
             parts.append(weight / weight.sum(-1, keepdim=True))
         return torch.cat(parts)
 
@@ -246,7 +299,7 @@ class DensityState:
         left, right = halves.gram()
         # No mean is split off, so the average over the block's pixels, which borders the overlaps, is zero.
         block = BlockStates(torch.zeros_like(left[0]), left, halves.exponent[0])
-        overlaps = tree.top.unsqueeze(1) * tree.top.unsqueeze(2) * right
+        overlaps = outer(tree.top).mT * right.mT
         bordered = torch.nn.functional.pad(overlaps, (1, 0, 1, 0)).movedim(0, 1)
         return cut_spectrum(block, Environment(bordered))
 
@@ -279,10 +332,10 @@ class DensityState:
         return torch.stack([self._entropies(outside[level], level).mean(-1) for level in range(self.num_levels)], -1)
 
     def _environments(self) -> list[Tensor]:
-        image = self.tree.top.unsqueeze(1) * self.tree.top.unsqueeze(2)
-        return environments(self.tree, [level.mapped.gram().unsqueeze(0) for level in self.tree.levels], image)
+        grams = [level.mapped.gram().unsqueeze(0) for level in self.tree.levels]
+        return environments(self.tree, grams, outer(self.tree.top))
 
-    def _entropies(self, outside: Float[Tensor, "classes nodes states states"], level: int) -> Tensor:
+    def _entropies(self, outside: Inexact[Tensor, "classes nodes states states"], level: int) -> Tensor:
         if level == 0:
             gram = self.tree.pixels.gram()
         else:
@@ -290,7 +343,7 @@ class DensityState:
             gram = mapped[0::2] * mapped[1::2]
         eigenvalues, eigenvectors = torch.linalg.eigh(gram)
         root = eigenvectors * eigenvalues.clamp(min=0).sqrt().unsqueeze(-2)
-        weights = torch.linalg.eigvalsh(root.mT @ outside @ root)
+        weights = torch.linalg.eigvalsh(root.mT @ outside @ root.conj())
         weights = torch.where(weights > RESOLUTION * weights[..., -1:], weights, 0)
         return von_neumann_entropy(weights / weights.sum(-1, keepdim=True))
 
@@ -311,18 +364,18 @@ class DensityState:
         seen = torch.where(known & ~self.padding, x, torch.zeros_like(x))
         check_images(seen, self.num_sites, self.basis)
         grey = seen.double() / (255 if x.dtype == torch.uint8 else 1)
-        features = self._local_functions(grey)
+        features = self._local_functions(self.white * grey)
         features[:, self.padding, 1:] = 0
         return features, known
 
-    def _amplitudes(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
+    def _amplitudes(self, x: Tensor) -> tuple[Inexact[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
         check_images(x, self.num_sites)
         return self._contracted(self.tree, self._known(x)[0])
 
     @staticmethod
     def _contracted(
         tree: NodeTree, features: Tensor
-    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
+    ) -> tuple[Inexact[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
         parts = [amplitudes(tree, part) for part in features.split(500)]
         amplitude, exponent = zip(*parts, strict=True)
         return torch.cat(amplitude), torch.cat(exponent)
@@ -345,7 +398,7 @@ class DensityState:
         # Powers of two that differ between classes: relative to the largest.
         exponent = self.tree.classes.exponent[chosen]
         top = times_power_of_two(self.tree.top[chosen], (exponent - exponent.amax()).unsqueeze(-1))
-        image = (top.mT @ top).unsqueeze(0)
+        image = (top.mT @ top.conj()).unsqueeze(0)
         return given, times_power_of_two(image, -binary_exponent(image.abs().amax()))
 
     def _check_possible(self, joint: Tensor) -> None:

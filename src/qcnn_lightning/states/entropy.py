@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -23,10 +23,10 @@ RESOLUTION = 8 * torch.finfo(torch.float64).eps
 
 
 class _CutSpectrum(torch.autograd.Function):
-    """Eigenvalues lambda_k of B^T W B, and their gradients with respect to W and the covariance C (theory.md, eq. D1).
+    """Eigenvalues lambda_k of B^† W B, and their gradients with respect to W and the covariance C (theory.md, eq. D1).
 
-    B = diag(1, R), C = R R^T. With the eigenvectors u_k, d lambda_k / dW = (B u_k)(B u_k)^T and
-    d lambda_k / d(B B^T) = (W B u_k)(W B u_k)^T / lambda_k. A lambda_k below the resolution is zero with zero gradient:
+    B = diag(1, R), C = R R^†. With the eigenvectors u_k, d lambda_k / dW = (B u_k)(B u_k)^† and
+    d lambda_k / d(B B^†) = (W B u_k)(W B u_k)^† / lambda_k. A lambda_k below the resolution is zero with zero gradient:
     it is the square of a number that depends smoothly on the site tensors.
     """
 
@@ -49,8 +49,8 @@ class _CutSpectrum(torch.autograd.Function):
         outside = (overlaps.movedim(1, 0) @ inside)[:, 1:]
         weights = gradient / torch.where(resolved, eigenvalues, 1).unsqueeze(-2)
         return (
-            ((inside * gradient) @ inside.mT).movedim(0, 1),
-            torch.tensordot(outside * weights, outside, dims=([0, 2], [0, 2])),
+            ((inside * gradient) @ inside.mH).movedim(0, 1),
+            torch.tensordot(outside * weights, outside.conj(), dims=([0, 2], [0, 2])),
             None,
         )
 
@@ -61,28 +61,28 @@ def _resolved_eigenvalues(upper_triangles: Float[Tensor, "*blocks states states"
 
 
 def _upper_triangles(
-    overlaps: Float[Tensor, "states blocks states"], factor: Float[Tensor, "states states"]
-) -> Float[Tensor, "blocks states states"]:
-    """Return the upper triangles of B^T W B for lower triangular B; entries below them are meaningless."""
+    overlaps: Inexact[Tensor, "states blocks states"], factor: Inexact[Tensor, "states states"]
+) -> Inexact[Tensor, "blocks states states"]:
+    """Return the upper triangles of B^† W B for lower triangular B; entries below them are meaningless."""
     reduced = torch.empty_like(overlaps)
     # Three panels save half the multiplications; more panels would be too narrow to be fast.
     width = -(-len(factor) // 3)
     for start in range(0, len(factor), width):
         below, panel = slice(start, None), slice(start, start + width)
         product = overlaps[below, :, below] @ factor[below, panel]
-        reduced[below, :, panel] = torch.tensordot(factor[below, below], product, dims=([0], [0]))
+        reduced[below, :, panel] = torch.tensordot(factor[below, below].conj(), product, dims=([0], [0]))
     return reduced.permute(1, 2, 0)
 
 
 def cut_spectrum(block: BlockStates, outside: Environment) -> Float[Tensor, "blocks states"]:
     """Return the Schmidt probabilities of several blocks against the rest, descending (eq. 45).
 
-    p_k = lambda_k / sum_k' lambda_k'. lambda_k are the eigenvalues of B^T W B (theory.md, eq. B3). p_k below
+    p_k = lambda_k / sum_k' lambda_k'. lambda_k are the eigenvalues of B^† W B (theory.md, eq. B3). p_k below
     `RESOLUTION` times the largest is zero. A state that vanishes has NaN.
 
     Args:
         block: the states of every block.
-        outside: the environments of the blocks.
+        outside: the environments of the blocks; if states are complex, the conjugate of W.
     """
     return _probabilities(_CutSpectrum.apply(outside.overlaps, block.covariance, block.factor))
 

@@ -18,36 +18,37 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Inexact, Int
 from torch import Tensor
 from torch.nn import functional
 
 NUMBERS_AT_A_TIME = 2**19
 """Overlaps of environments held at a time on the way down: 4 MB."""
 
-NUMBERS_IN_CACHE = 2**16
-"""Overlaps of environments computed at a time: 0.5 MB, which fit into a core's own cache."""
+NUMBERS_IN_CACHE = 2**17
+"""Overlaps of environments computed at a time: 1 MB, which fit into a core's own cache."""
 
 
-def times_power_of_two(x: Float[Tensor, "*shape"], exponent: Int[Tensor, "*#shape"]) -> Float[Tensor, "*shape"]:
+def times_power_of_two(x: Inexact[Tensor, "*shape"], exponent: Int[Tensor, "*#shape"]) -> Inexact[Tensor, "*shape"]:
     """Return x 2^exponent, exact unless the result leaves the range of the dtype."""
     # In two halves: 2^exponent may be out of range when the product is not.
-    largest = 2000 if x.dtype == torch.float64 else 252
+    largest = 2000 if x.dtype in (torch.float64, torch.complex128) else 252
     exponent = exponent.clamp(-largest, largest)
     half = exponent.div(2, rounding_mode="floor")
     # As factors: the gradient of torch.ldexp overflows above 2^127 even in float64.
-    ones = torch.ones_like(half, dtype=x.dtype)
+    ones = torch.ones_like(half, dtype=x.real.dtype)
     return x * torch.ldexp(ones, half) * torch.ldexp(ones, exponent - half)
 
 
-def binary_exponent(x: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+def binary_exponent(x: Inexact[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
     """Return e with |x| = m 2^e, 1/2 <= m < 1; 0 for x = 0."""
-    return torch.frexp(x.detach()).exponent.long()
+    x = x.detach()
+    return torch.frexp(x.abs() if x.is_complex() else x).exponent.long()
 
 
 def take_out_powers_of_two(
-    matrix: Float[Tensor, "*matrices rows states"], exponent: Int[Tensor, "*#matrices states"]
-) -> tuple[Float[Tensor, "*matrices rows states"], Int[Tensor, "*matrices rows"]]:
+    matrix: Inexact[Tensor, "*matrices rows states"], exponent: Int[Tensor, "*#matrices states"]
+) -> tuple[Inexact[Tensor, "*matrices rows states"], Int[Tensor, "*matrices rows"]]:
     """Absorb the states' powers of two into a matrix that acts on them, and take one out of every row.
 
     Returns:
@@ -69,7 +70,7 @@ def congruent(
     return torch.tensordot(matrix, overlaps @ matrix, dims=([0], [0]))
 
 
-def beside_constant(matrix: Float[Tensor, "*blocks rows columns"]) -> Float[Tensor, "*blocks 1+rows 1+columns"]:
+def beside_constant(matrix: Inexact[Tensor, "*blocks rows columns"]) -> Inexact[Tensor, "*blocks 1+rows 1+columns"]:
     """Return diag(1, matrix): a state before the others stays as it is."""
     constant = matrix.new_zeros(matrix.shape[-1] + 1)
     constant[0] = 1
@@ -83,12 +84,12 @@ class BlockStates:
 
     Leading axes are several blocks, each with states of its own.
 
-    <phi_I|phi_J> = 2^{exponent_I + exponent_J} (mean_I mean_J + covariance_IJ); the norm of phi_I is near
-    2^{exponent_I}.
+    <phi_J|phi_I> = 2^{exponent_I + exponent_J} (mean_I conj(mean_J) + covariance_IJ); the norm of phi_I is near
+    2^{exponent_I}. Only trees with matrices of their own (`node_tree.py`) may be complex.
     """
 
-    mean: Float[Tensor, "*blocks states"]
-    covariance: Float[Tensor, "*blocks states states"]
+    mean: Inexact[Tensor, "*blocks states"]
+    covariance: Inexact[Tensor, "*blocks states states"]
     exponent: Int[Tensor, "*blocks states"]
 
     @classmethod
@@ -102,32 +103,33 @@ class BlockStates:
         """Return the states of one block of the first axis."""
         return BlockStates(self.mean[block], self.covariance[block], self.exponent[block])
 
-    def gram(self) -> Float[Tensor, "*blocks states states"]:
-        """Return mean mean^T + covariance: the Gram matrix without powers of two."""
-        return _outer(self.mean) + self.covariance
+    def gram(self) -> Inexact[Tensor, "*blocks states states"]:
+        """Return mean mean^† + covariance: the Gram matrix without powers of two."""
+        return outer(self.mean) + self.covariance
 
     @cached_property
     @torch.no_grad()
-    def factor(self) -> Float[Tensor, "*blocks bordered bordered"]:
-        """B = diag(1, R), lower triangular, with covariance = R R^T."""
-        deviation = self.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
-        deviation = torch.where(deviation > 0, deviation, 1)
+    def factor(self) -> Inexact[Tensor, "*blocks bordered bordered"]:
+        """B = diag(1, R), lower triangular, with covariance = R R^†."""
+        deviation = self.covariance.diagonal(dim1=-2, dim2=-1).real.sqrt()
+        deviation = torch.where(deviation > 0, deviation, 1).unsqueeze(-1)
         # Factor correlations: states of small variance then get the same relative precision.
-        eigenvalues, eigenvectors = torch.linalg.eigh(self.covariance / _outer(deviation))
-        root = deviation.unsqueeze(-1) * eigenvectors * eigenvalues.clamp(min=0).sqrt().unsqueeze(-2)
-        return beside_constant(torch.linalg.qr(root.mT).R.mT)
+        eigenvalues, eigenvectors = torch.linalg.eigh(self.covariance / (deviation * deviation.mT))
+        root = deviation * eigenvectors * eigenvalues.clamp(min=0).sqrt().unsqueeze(-2)
+        return beside_constant(torch.linalg.qr(root.mH).R.mH)
 
     def mapped(
-        self, scaled: Float[Tensor, "*#blocks mapped states"], exponent: Int[Tensor, "*#blocks mapped"]
+        self, scaled: Inexact[Tensor, "*#blocks mapped states"], exponent: Int[Tensor, "*#blocks mapped"]
     ) -> "BlockStates":
         """Return |eta_i> = 2^{exponent_i} sum_I scaled_iI 2^{-exponent_I} |phi_I> (eq. 15).
 
-        m -> ã m, C -> ã C ã^T (theory.md, eq. M2).
+        m -> ã m, C -> ã C ã^† (theory.md, eq. M2).
         """
         mean = (scaled @ self.mean.unsqueeze(-1)).squeeze(-1)
-        covariance = scaled @ self.covariance @ scaled.mT
+        covariance = scaled @ self.covariance @ scaled.mH
         # Half the exponent of the squared norm.
-        shift = binary_exponent(mean.square() + covariance.diagonal(dim1=-2, dim2=-1)).div(2, rounding_mode="floor")
+        squares = mean.abs().square() + covariance.diagonal(dim1=-2, dim2=-1).real
+        shift = binary_exponent(squares).div(2, rounding_mode="floor")
         return BlockStates(
             times_power_of_two(mean, -shift),
             times_power_of_two(covariance, -(shift.unsqueeze(-1) + shift.unsqueeze(-2))),
@@ -139,7 +141,7 @@ class BlockStates:
 
         m -> m * m', C -> m m^T * C' + C * m' m'^T + C * C', elementwise (theory.md, eq. M2).
         """
-        means, other_means = _outer(self.mean), _outer(other.mean)
+        means, other_means = outer(self.mean), outer(other.mean)
         return BlockStates(
             self.mean * other.mean,
             means * other.covariance + self.covariance * other_means + self.covariance * other.covariance,
@@ -147,8 +149,9 @@ class BlockStates:
         )
 
 
-def _outer(x: Float[Tensor, "*blocks states"]) -> Float[Tensor, "*blocks states states"]:
-    return x.unsqueeze(-1) * x.unsqueeze(-2)
+def outer(x: Inexact[Tensor, "*blocks states"]) -> Inexact[Tensor, "*blocks states states"]:
+    """Return x x^†."""
+    return x.unsqueeze(-1) * x.conj().unsqueeze(-2)
 
 
 @dataclass(frozen=True)
@@ -222,7 +225,7 @@ class Environment:
             states of all blocks.
     """
 
-    overlaps: Float[Tensor, "outside blocks outside"]
+    overlaps: Inexact[Tensor, "outside blocks outside"]
 
     @classmethod
     def of_everything(cls, states: BlockStates, coefficients: Float[Tensor, "classes states"]) -> "Environment":

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Inexact, Int
 from torch import Tensor
 
 from qcnn_lightning.states.gram import BlockStates, binary_exponent, take_out_powers_of_two, times_power_of_two
@@ -25,7 +25,7 @@ class NodeLevel:
         mapped: |eta_n,i> = sum_I ã_n,iI |phi_n,I> of every node.
     """
 
-    maps: Float[Tensor, "nodes mapped states"]
+    maps: Inexact[Tensor, "nodes mapped states"]
     mapped: BlockStates
 
 
@@ -42,24 +42,24 @@ class NodeTree:
 
     pixels: BlockStates
     levels: tuple[NodeLevel, ...]
-    top: Float[Tensor, "classes states"]
+    top: Inexact[Tensor, "classes states"]
     classes: BlockStates
 
     def log_norms(self) -> Float[Tensor, " classes"]:
         """Return log <Psi_y|Psi_y>."""
-        squares = self.classes.gram().diagonal()
+        squares = self.classes.gram().diagonal().real
         return squares.log() + 2 * math.log(2) * self.classes.exponent.to(squares.dtype)
 
     def scaled_norm(self) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return s and e with Z = sum_y <Psi_y|Psi_y> = s 4^e (eq. 33)."""
-        squares, exponent = self.classes.gram().diagonal(), self.classes.exponent
+        squares, exponent = self.classes.gram().diagonal().real, self.classes.exponent
         largest = torch.where(squares.detach() > 0, exponent, torch.iinfo(torch.int64).min // 4).amax()
         return times_power_of_two(squares, 2 * (exponent - largest)).sum(), largest
 
 
 def build_node_tree(
-    site_tensors: Sequence[Float[Tensor, "_ _ _"]],
-    top: Float[Tensor, "classes states"],
+    site_tensors: Sequence[Inexact[Tensor, "_ _ _"]],
+    top: Inexact[Tensor, "classes states"],
     padding: Bool[Tensor, " sites"],
 ) -> NodeTree:
     """Build the states of every block from those of its halves (theory.md, eq. M2, N1).
@@ -91,21 +91,33 @@ def build_node_tree(
         )
         states = left.pooled(right)
     image = BlockStates(states.mean[0], states.covariance[0], states.exponent[0])
+    return NodeTree(pixels, tuple(levels), *classes_of(image, top))
+
+
+def classes_of(
+    image: BlockStates, top: Inexact[Tensor, "classes states"]
+) -> tuple[Inexact[Tensor, "classes states"], BlockStates]:
+    """Return ã^(L) between states without their powers of two, and |Psi_y> = sum_I ã^(L)_yI |phi_I> (eq. 16).
+
+    Args:
+        image: |phi_I> of the whole image.
+        top: ã^(L).
+    """
     scaled, exponent = take_out_powers_of_two(top, image.exponent)
     classes = image.mapped(scaled, exponent)
-    maps = times_power_of_two(scaled, (exponent - classes.exponent).unsqueeze(-1))
-    return NodeTree(pixels, tuple(levels), maps, classes)
+    return times_power_of_two(scaled, (exponent - classes.exponent).unsqueeze(-1)), classes
 
 
 def block_amplitudes(
     tree: NodeTree, features: Float[Tensor, "sites batch local"]
-) -> list[tuple[Float[Tensor, "_ batch _"], Int[Tensor, "_ batch"]]]:
+) -> list[tuple[Inexact[Tensor, "_ batch _"], Int[Tensor, "_ batch"]]]:
     """Return a and e with <x|phi_n,I> = a 2^e, without phi's powers of two, for level 0 .. L and products x of pixels.
 
     The largest |a| of every block and image is from 1/2 to 1. Amplitudes that are smaller by more than the dtype's
     range (10^38 in float32, 10^308 in float64) are 0.
     """
-    amplitude, exponent = features, torch.zeros(features.shape[:2], dtype=torch.int64, device=features.device)
+    amplitude = features.to(tree.top.dtype)
+    exponent = torch.zeros(features.shape[:2], dtype=torch.int64, device=features.device)
     by_level = [(amplitude, exponent)]
     for level in tree.levels:
         mapped = amplitude @ level.maps.mT
@@ -119,14 +131,14 @@ def block_amplitudes(
 
 def amplitudes(
     tree: NodeTree, features: Float[Tensor, "batch sites local"]
-) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
+) -> tuple[Inexact[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
     """Return a and e with <x|Psi_y> = a 2^e (eq. 31)."""
     amplitude, exponent = block_amplitudes(tree, features.transpose(0, 1))[-1]
     return amplitude[0] @ tree.top.mT, exponent[0].unsqueeze(-1) + tree.classes.exponent
 
 
 def log_density(
-    tree: NodeTree, amplitude: Float[Tensor, "batch classes"], exponent: Int[Tensor, "batch classes"]
+    tree: NodeTree, amplitude: Inexact[Tensor, "batch classes"], exponent: Int[Tensor, "batch classes"]
 ) -> Float[Tensor, "batch classes"]:
     """Return log(|a 2^e|^2 / Z) (eq. 32, 33); minus infinity, with no gradient, where the amplitude vanishes.
 
@@ -136,3 +148,20 @@ def log_density(
     size = amplitude.abs()
     logarithm = torch.where(size > 0, torch.where(size > 0, size, 1).log(), -math.inf)
     return 2 * (logarithm + math.log(2) * (exponent - of_norm).to(size.dtype)) - norm.log()
+
+
+def overlaps_between_trees(first: NodeTree, second: NodeTree) -> Inexact[Tensor, "classes other_classes"]:
+    """Return <Psi_y|Psi'_y'> / sqrt(<Psi_y|Psi_y> <Psi'_y'|Psi'_y'>) for trees of one local basis (theory.md, eq. E1).
+
+    The overlaps between the block states of the one and the other tree climb both at once, as G does in eq. G1.
+    """
+    gram, exponent = first.pixels.gram(), torch.zeros(len(first.pixels.mean), dtype=torch.int64)
+    for level, other in zip(first.levels, second.levels, strict=True):
+        mapped = level.maps @ gram @ other.maps.mH
+        gram = mapped[0::2] * mapped[1::2]
+        shift = binary_exponent(gram.abs().amax((-2, -1)))
+        gram = times_power_of_two(gram, -shift[:, None, None])
+        exponent = exponent[0::2] + exponent[1::2] + shift.cpu()
+    between = first.top @ gram[0] @ second.top.mH
+    norms = [tree.classes.gram().diagonal().real.sqrt() for tree in (first, second)]
+    return times_power_of_two(between.conj() / torch.outer(*norms), exponent.to(between.device))

@@ -23,6 +23,7 @@ from qcnn_lightning.states.polynomial import interaction_order, orders_fit
 from qcnn_lightning.states.regions import Region, aligned_blocks, blocks_as_given, sites_of
 from qcnn_lightning.states.renyi import four_legs_fit, purity
 from qcnn_lightning.states.sampling import perfect_samples, swap_estimate
+from qcnn_lightning.states.tree_sizes import TreeSizes
 
 SAMPLES = 4096
 
@@ -39,32 +40,15 @@ class Estimate(NamedTuple):
     standard_error: Tensor
 
 
-class Observables:
+class Observables(TreeSizes):
     """Methods of a state with site tensors and a top."""
 
-    site_tensors: tuple[Tensor, ...]
-    top: Tensor
     basis: Basis
     white: float
     log_norm: Callable[[], Tensor]
     entanglement_entropy: Callable[[], Tensor]
     _local_functions: Callable[[Tensor], Tensor]
     _of_all_blocks: Callable[[Tensor, int], Tensor]
-
-    @property
-    def num_levels(self) -> int:
-        """L, the pooling levels."""
-        return len(self.site_tensors)
-
-    @property
-    def num_sites(self) -> int:
-        """N = 2^L, the pixels."""
-        return 2**self.num_levels
-
-    @property
-    def num_classes(self) -> int:
-        """The number of states."""
-        return len(self.top)
 
     @property
     def channels(self) -> tuple[int, ...]:

@@ -1,8 +1,9 @@
-"""The file of a state: safetensors with metadata that say how to rebuild its amplitudes (docs/state_format.md)."""
+"""The files of states: safetensors with metadata that say how to rebuild amplitudes (docs/state_format.md)."""
 
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,54 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.states.layout import ImageLayout
 
-FORMAT = "qcnn_lightning.NetworkState 2"
-FORMAT_OF_EPOCHS = "qcnn_lightning.NetworkState of epochs 1"
 EARLIER_FORMATS = ("qcnn_lightning.NetworkState with checksum", "qcnn_lightning.NetworkState")
 """The last one has no checksum."""
+COMPLEX = "complex: the last axis of site tensors and top is real and imaginary part"
 
-POOLING = "product: phi_i = (site_tensor_left phi_left)_i (site_tensor_right phi_right)_i"
+
+@dataclass(frozen=True)
+class Kind:
+    """What is particular in the files of one class of states.
+
+    Attributes:
+        name: of the class.
+        rule: key and words of the rule that joins the tensors.
+        count: key of the number of site tensors, an attribute of the state.
+        others: the state's other tensors, by the names of its attributes and of the constructor's arguments.
+        numbers: further whole numbers that the constructor takes.
+        version: of the format.
+        earlier: formats that can be read as well.
+    """
+
+    name: str
+    rule: tuple[str, str]
+    count: str = "num_levels"
+    others: tuple[str, ...] = ("top",)
+    numbers: tuple[str, ...] = ()
+    version: int = 1
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def format(self) -> str:
+        """What `format` says in the file of one state."""
+        return f"qcnn_lightning.{self.name} {self.version}"
+
+    @property
+    def format_of_epochs(self) -> str:
+        """What `format` says in the file of the states of several epochs."""
+        return f"qcnn_lightning.{self.name} of epochs 1"
+
+
+PRODUCT = ("pooling", "product: phi_i = (site_tensor_left phi_left)_i (site_tensor_right phi_right)_i")
+DENSE = ("pooling", "dense: phi_i = sum_jk site_tensor_ijk phi_left_j phi_right_k")
+CHAIN = (
+    "contraction",
+    "alpha_y = A_1(x_1) .. A_c(x_c) T_y A_{c+1}(x_{c+1}) .. A_N(x_N) with A_p(x) = sum_i f_i(x) site_tensor_i",
+)
+NETWORK_STATE = Kind("NetworkState", PRODUCT, version=2, earlier=EARLIER_FORMATS)
+DENSITY_STATE = Kind("DensityState", PRODUCT, others=("top", "padding"))
+DENSE_TREE_STATE = Kind("DenseTreeState", DENSE)
+MPS_STATE = Kind("MPSState", CHAIN, "num_sites", ("class_tensor", "padding"), ("class_site",))
 
 
 def grey_levels(white: float) -> str:
@@ -31,41 +74,50 @@ def grey_levels(white: float) -> str:
 
 
 def write_state(path: str | Path, state: Any) -> None:
-    """Write a `NetworkState`.
+    """Write a state; `state.kind` says how.
 
     Raises:
         InputError: the file cannot be written.
     """
-    _write(path, _tensors_of(state), _metadata_of(state, FORMAT), state.layout)
+    _write(path, _tensors_of(state), _metadata_of(state, state.kind.format), state.layout)
 
 
 def write_epochs(path: str | Path, states: Mapping[int, Any]) -> None:
-    """Write the states of several epochs of one run; every tensor has the epochs as its first axis.
+    """Write the states of several epochs of one run; every tensor but `padding` has the epochs as its first axis.
 
     Raises:
         InputError: the file cannot be written.
     """
     epochs = sorted(states)
     by_epoch = [_tensors_of(states[epoch]) for epoch in epochs]
-    tensors = {name: torch.stack([tensors[name] for tensors in by_epoch]) for name in by_epoch[0]}
     last = states[epochs[-1]]
-    _write(path, tensors | {"epochs": torch.tensor(epochs)}, _metadata_of(last, FORMAT_OF_EPOCHS), last.layout)
+    tensors = {
+        name: by_epoch[-1][name] if name == "padding" else torch.stack([tensors[name] for tensors in by_epoch])
+        for name in by_epoch[0]
+    }
+    metadata = _metadata_of(last, last.kind.format_of_epochs)
+    _write(path, tensors | {"epochs": torch.tensor(epochs)}, metadata, last.layout)
 
 
 def _tensors_of(state: Any) -> dict[str, Tensor]:
-    named = {f"site_tensor_{level}": tensor for level, tensor in enumerate(state.site_tensors)} | {"top": state.top}
-    return {name: tensor.detach().cpu() for name, tensor in named.items()}
+    named = {f"site_tensor_{place}": tensor for place, tensor in enumerate(state.site_tensors)}
+    named |= {name: getattr(state, name) for name in state.kind.others}
+    real = {name: torch.view_as_real(tensor) if tensor.is_complex() else tensor for name, tensor in named.items()}
+    return {name: (t.long() if t.dtype == torch.bool else t).detach().cpu() for name, t in real.items()}
 
 
 def _metadata_of(state: Any, file_format: str) -> dict[str, str]:
+    kind: Kind = state.kind
     metadata = {
         "format": file_format,
         "version": version("qcnn-lightning"),
         "basis": state.basis.name,
-        "num_levels": str(state.num_levels),
-        "pooling": POOLING,
+        **{name: str(getattr(state, name)) for name in (kind.count, *kind.numbers)},
+        kind.rule[0]: kind.rule[1],
         "grey_levels": grey_levels(state.white),
     }
+    if state.site_tensors[0].is_complex():
+        metadata["numbers"] = COMPLEX
     if state.white != 1:
         metadata["white"] = repr(state.white)
     if state.class_names is not None:
@@ -82,31 +134,35 @@ def _write(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str
     replace_atomically(Path(path), save(tensors, metadata=metadata))
 
 
-def read_state(path: str | Path) -> tuple[tuple[list[Tensor], Tensor], dict[str, Any]]:
-    """Return site tensors and top, and the other arguments of `NetworkState`.
+def read_state(path: str | Path, kind: Kind) -> dict[str, Any]:
+    """Return the arguments of a state's constructor.
 
     Raises:
-        InputError: the file is missing, is not a safetensors file, holds no state, or was altered.
+        InputError: the file is missing, is not a safetensors file, holds no such state, or was altered.
     """
-    site_tensors, top, _, description = _read(path, (FORMAT, *EARLIER_FORMATS))
-    return (site_tensors, top), description
+    return _read(path, kind, (kind.format, *kind.earlier))
 
 
-def read_epochs(path: str | Path) -> tuple[dict[int, tuple[list[Tensor], Tensor]], dict[str, Any]]:
-    """Return site tensors and top of every epoch, and the other arguments of `NetworkState`.
+def read_epochs(path: str | Path, kind: Kind) -> dict[int, dict[str, Any]]:
+    """Return the arguments of the state's constructor of every epoch.
 
     Raises:
         InputError: as `read_state`.
     """
-    site_tensors, tops, epochs, description = _read(path, (FORMAT_OF_EPOCHS,))
-    by_epoch = {
-        epoch: ([tensors[place] for tensors in site_tensors], tops[place]) for place, epoch in enumerate(epochs)
+    arguments = _read(path, kind, (kind.format_of_epochs,), "epochs")
+    epochs = arguments.pop("epochs").tolist()
+    return {
+        epoch: {
+            **arguments,
+            "site_tensors": [of_epochs[place] for of_epochs in arguments["site_tensors"]],
+            **{name: arguments[name][place] for name in kind.others if name != "padding"},
+        }
+        for place, epoch in enumerate(epochs)
     }
-    return by_epoch, description
 
 
-def _read(path: str | Path, formats: tuple[str, ...]) -> tuple[list[Tensor], Tensor, list[int], dict[str, Any]]:
-    """Return site tensors, top, epochs (none in the file of one state), and the description."""
+def _read(path: str | Path, kind: Kind, formats: tuple[str, ...], *names: str) -> dict[str, Any]:
+    """Return the constructor's arguments, and tensors of other names."""
     if not Path(path).is_file():
         raise InputError(f"{path} cannot be read as a state: there is no such regular file")
     try:
@@ -115,27 +171,32 @@ def _read(path: str | Path, formats: tuple[str, ...]) -> tuple[list[Tensor], Ten
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dictionary
         if metadata.get("format") not in formats:
             raise InputError(
-                f"{path} was not written by NetworkState.save, or by a later version of it: its format is "
-                f"{metadata.get('format')}, expected {formats[0]}"
+                f"{path} holds no such state, or is of a later version: its format is {metadata.get('format')}, "
+                f"expected {formats[0]}"
             )
         expected = metadata.pop("sha256", None)
         if metadata["format"] != EARLIER_FORMATS[-1] and expected != digest(tensors, metadata):
             raise InputError(f"{path} was altered since it was written: its checksum differs")
         white = float(metadata.get("white", 1))
-        for key, ours in (("pooling", POOLING), ("grey_levels", grey_levels(white))):
+        for key, ours in (kind.rule, ("grey_levels", grey_levels(white)), ("numbers", COMPLEX)):
             if metadata.get(key, ours) != ours:
                 raise InputError(f"{path} has {key}={metadata[key]!r}, which this version does not know: {ours!r}")
-        site_tensors = [tensors[f"site_tensor_{level}"] for level in range(int(metadata["num_levels"]))]
-        description: dict[str, Any] = {"basis": metadata["basis"], "white": white}
+        if "numbers" in metadata:
+            tensors = {n: torch.view_as_complex(t) if t.is_floating_point() else t for n, t in tensors.items()}
+        sites = [tensors[f"site_tensor_{place}"] for place in range(int(metadata[kind.count]))]
+        arguments: dict[str, Any] = {"site_tensors": sites, "basis": metadata["basis"], "white": white}
+        arguments |= {name: tensors[name] for name in (*kind.others, *names)}
+        arguments |= {name: int(metadata[name]) for name in kind.numbers}
+        if "padding" in arguments:
+            arguments["padding"] = arguments["padding"].bool()
         if "class_names" in metadata:
-            description["class_names"] = json.loads(metadata["class_names"])
+            arguments["class_names"] = json.loads(metadata["class_names"])
         if "pixel_order" in tensors:
-            description["layout"] = ImageLayout.of(tensors["pixel_order"], json.loads(metadata["image_shape"]))
-        epochs = tensors["epochs"].tolist() if formats == (FORMAT_OF_EPOCHS,) else []
-        return site_tensors, tensors["top"], epochs, description
+            arguments["layout"] = ImageLayout.of(tensors["pixel_order"], json.loads(metadata["image_shape"]))
+        return arguments
     except InputError:
         raise
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} cannot be read as a state: {error}") from error
 
 

@@ -26,7 +26,7 @@ from qcnn_lightning.states.entropy import block_spectra_below, cut_spectrum, ren
 from qcnn_lightning.states.gram import Environment, binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
 from qcnn_lightning.states.observables import Observables
-from qcnn_lightning.states.state_file import read_epochs, read_state, write_state
+from qcnn_lightning.states.state_file import NETWORK_STATE, read_epochs, read_state, write_state
 
 IMAGES_AT_A_TIME = 500
 
@@ -55,6 +55,8 @@ class NetworkState(Observables):
         InputError: no level, shapes that do not fit together, another dtype, entries that are not finite, or an unknown
             basis.
     """
+
+    kind = NETWORK_STATE
 
     def __init__(
         self,
@@ -372,8 +374,7 @@ class NetworkState(Observables):
         Raises:
             InputError: the file is missing, is not a safetensors file, holds no state, or was altered.
         """
-        tensors, description = read_state(path)
-        return cls(*tensors, **description)
+        return cls(**read_state(path, cls.kind))
 
     @classmethod
     def load_epochs(cls, path: str | Path) -> dict[int, "NetworkState"]:
@@ -382,5 +383,4 @@ class NetworkState(Observables):
         Raises:
             InputError: as `load`.
         """
-        by_epoch, description = read_epochs(path)
-        return {epoch: cls(*tensors, **description) for epoch, tensors in by_epoch.items()}
+        return {epoch: cls(**arguments) for epoch, arguments in read_epochs(path, cls.kind).items()}

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 OF_EACH_JOB = (
     *("seed", "data.seed", "optimizer", "scheduler", "model.start", "model.start_gamma"),
-    *("entropy_weight", "average_decay", "trainer.max_epochs"),
+    *("entropy_weight", "entropy_of", "average_decay", "trainer.max_epochs"),
     *("callbacks", "logger", "run_dir", "sweep", "tags"),
 )
 """Settings in which jobs that are trained together may differ; all others make the shape of what is computed."""

@@ -107,7 +107,7 @@ def keep_network(run: Run, config: DictConfig, trackers: list[EntanglementTracke
     network: Any = network_of(checkpoint, own=[str(config.model.get(key)) for key in ("_target_", "basis")])
     state = network.state()
     files: list[Path] = [checkpoint.path]
-    if state is not None:
+    if hasattr(state, "save"):
         state.save(run.folder / STATE)
         files.append(run.folder / STATE)
     for tracker in trackers:

@@ -29,8 +29,30 @@ from qcnn_lightning.states import State
 EVALUATION_STATISTICS = ("population", "running")
 
 
+def entropies_of(state: Any, which: str | int) -> Float[Tensor, "classes *blocks"]:
+    """Return the entropies (eq. 38) of the halves, of all blocks of a level, or the profile, nats.
+
+    Args:
+        state: of a network.
+        which: "halves", "profile", or a level.
+
+    Raises:
+        InputError: none of these, no such level, or a state without blocks.
+    """
+    if which == "halves":
+        return state.entanglement_entropy()
+    if which != "profile" and (not isinstance(which, int) or isinstance(which, bool)):
+        raise InputError(f"entropy_of={which}: choose halves, profile, or a level: 0 (one pixel), 1 (two pixels), ...")
+    if not hasattr(state, "block_entropies") or not hasattr(state, "entropy_profile"):
+        raise InputError(f"entropy_of={which}: {type(state).__name__} has no blocks; choose halves")
+    try:
+        return state.entropy_profile() if which == "profile" else state.block_entropies(which)
+    except InputError as error:
+        raise InputError(f"entropy_of={which}: {error}") from None
+
+
 class Classifier(pl.LightningModule):
-    """A model in training. It minimises L + entropy_weight * mean_y S_y, with L the batch's mean cost and S of eq. 38.
+    """A model in training. It minimises L + entropy_weight * mean S, with L the batch's mean cost and S of eq. 38.
 
     Every batch of a loader item is an optimisation step. After every epoch, the training, validation and test images
     are evaluated with the network that fixed statistics define. Its entanglement is measured too.
@@ -46,10 +68,12 @@ class Classifier(pl.LightningModule):
         entropy_weight: of either sign; entropies are in nats. The entropy gradient costs as much as ten steps, so only
             the first batch of each loader item has it, scaled by the number of batches in the item. Larger items
             approximate more coarsely.
+        entropy_of: what S is the mean of, over the classes: "halves", the halves' entropies; a level l, those of all
+            blocks of 2^l pixels; "profile", the blocks' mean entropies of all levels.
 
     Raises:
-        InputError: unknown `evaluation_statistics`, an `entropy_weight` for a model without a state, or a cost of a
-            density for a model that is none.
+        InputError: unknown `evaluation_statistics`, an `entropy_weight` for a model without a state or with entropies
+            that have no gradient, an unknown `entropy_of`, or a cost of a density for a model that is none.
     """
 
     def __init__(
@@ -61,6 +85,7 @@ class Classifier(pl.LightningModule):
         scheduler_interval: str = "epoch",
         evaluation_statistics: str = "population",
         entropy_weight: int | float = 0.0,
+        entropy_of: str | int = "halves",
     ):
         super().__init__()
         # Automatic optimisation takes one step per loader item.
@@ -70,17 +95,20 @@ class Classifier(pl.LightningModule):
                 f"evaluation_statistics={evaluation_statistics}: choose one of {', '.join(EVALUATION_STATISTICS)}"
             )
         self.network: Any = completed(network)
-        if entropy_weight and self.network.state(self.network.fixed_statistics) is None:  # type: ignore[operator]
+        state = self.network.state(self.network.fixed_statistics) if entropy_weight else None  # type: ignore[operator]
+        if entropy_weight and state is None:
             raise InputError(
                 f"entropy_weight={entropy_weight}: {type(network).__name__} has no state, so no entropy; choose 0, or "
                 "give the model a state()"
             )
+        if state is not None and not entropies_of(state, entropy_of).requires_grad:
+            raise InputError(f"entropy_of={entropy_of}: {type(state).__name__} has no gradient of it; choose halves")
         self.cost = cost
         self._scores = scores_for(cost, self.network)
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.scheduler_interval = scheduler_interval
         self.evaluation_statistics = evaluation_statistics
-        self.entropy_weight = entropy_weight
+        self.entropy_weight, self.entropy_of = entropy_weight, entropy_of
         self.evaluations: Sequence[MetricCollection] = nn.ModuleList()  # type: ignore[assignment]
 
     def setup(self, stage: str) -> None:
@@ -89,13 +117,18 @@ class Classifier(pl.LightningModule):
             {
                 "cost": MeanMetric(nan_strategy="disable"),
                 "confusion": MulticlassConfusionMatrix(self.datamodule.num_classes, validate_args=False),
-                **({"nats": MeanMetric(nan_strategy="disable")} if hasattr(self.network, "log_joint") else {}),
+                **({"nats": MeanMetric(nan_strategy="disable")} if self._measures_likelihoods() else {}),
             },
             compute_groups=False,
         )
         self.evaluations = nn.ModuleList(  # type: ignore[assignment]
             metrics.clone() for _ in self.datamodule.evaluation_splits
         ).to(self.device)
+
+    def _measures_likelihoods(self) -> bool:
+        """Return whether -log p(x) is measured: of a density, or of another model that is trained as one."""
+        trained = bool(getattr(self.cost, "of_log_joint", False))
+        return hasattr(self.network, "log_joint") and (trained or getattr(self.network, "is_density", False))
 
     @property
     def datamodule(self) -> Any:
@@ -168,9 +201,9 @@ class Classifier(pl.LightningModule):
             )
 
     def mean_entropy(self, images: Real[Tensor, "batch sites"]) -> Float[Tensor, ""]:
-        """Return the mean of S_y (eq. 38) over the classes, nats, by the statistics of these images."""
+        """Return the mean of the entropies that the cost has a term of, nats, by the statistics of these images."""
         state = self.network.state(self.network.statistics_of(images))
-        return state.entanglement_entropy().mean().to(self.device)
+        return entropies_of(state, self.entropy_of).mean().to(self.device)
 
     def on_train_epoch_end(self) -> None:
         """Move a schedule that counts epochs."""

@@ -249,6 +249,7 @@ def fit(
     network = build_network(num_classes=datamodule.num_classes)
     check_levels_of(network, datamodule)
     completed(network).mark_padding(datamodule.pixel_order == PADDING)  # type: ignore[operator]
+    network.mark_order(datamodule.pixel_order, datamodule.image_shape)
     classifier = (Classifier if company is None else company.member)(
         network=network,
         cost=cost,
@@ -257,6 +258,7 @@ def fit(
         scheduler_interval=config.scheduler.interval,
         evaluation_statistics=config.evaluation_statistics,
         entropy_weight=config.entropy_weight,
+        entropy_of=config.entropy_of,
     )
     classifier.save_hyperparameters(settings)
     # Lightning does so only after it has restored a checkpoint, whose weights would be rounded.

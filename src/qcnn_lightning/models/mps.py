@@ -1,0 +1,234 @@
+"""A matrix product state: one tensor per site, the class on a leg of a tensor of its own (theory.md, section A)."""
+
+import math
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+from torch.nn import functional
+
+from qcnn_lightning.basis import LevelsBasis, make_basis
+from qcnn_lightning.errors import InputError, checked_settings
+from qcnn_lightning.kernels.chain import SITES_BETWEEN_RESCALING, sweep
+from qcnn_lightning.models.model import Model
+from qcnn_lightning.pixels import check_images, checked_white
+from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
+from qcnn_lightning.states.mps import MPSState
+
+CLASS_SITES = ("middle", "end")
+IMAGES_AT_A_TIME = 500
+
+
+class MPS(Model):
+    """alpha_y(x) = u(x_1) A(x_2) .. A(x_N/2) T_y A(x_N/2+1) .. u(x_N), A(x) = 1 + sum_i f_i(x) W_i, i = 0 .. d_0.
+
+    The weights are the differences W from the identity. Powers of two are carried beside the vectors, so that no number
+    of sites over- or underflows (theory.md, eq. A1).
+
+    Args:
+        num_sites: N, pixels of the flattened image and padding; even where the class stands in the middle.
+        num_classes: number of classes.
+        bond: D, the bond dimension.
+        d: d_0, local functions besides the constant one.
+        basis: "fourier", "legendre", "levels" of d_0 + 1 grey levels, or your own class.
+        class_site: where the tensor of the classes stands: in the "middle", or at the "end".
+        spread: size of the random weights at the start: sum_i E|f_i v W_i|^2 = spread^2 |v|^2 / N at every site. At 0
+            the state is a product state.
+        white: where white lies in the basis's interval [0, 1] (data.white).
+
+    Raises:
+        InputError: a value that no matrix product state can have.
+    """
+
+    padding: Tensor
+
+    @checked_settings
+    def __init__(
+        self,
+        num_sites: int | np.integer,
+        num_classes: int | np.integer,
+        bond: int | np.integer = 20,
+        d: int | np.integer = 2,
+        basis: str = "fourier",
+        class_site: str = "middle",
+        spread: float = 1.0,
+        white: float = 1.0,
+    ):
+        super().__init__()
+        num_sites, num_classes, bond = int(num_sites), int(num_classes), int(bond)
+        if class_site not in CLASS_SITES:
+            raise InputError(f"model.class_site={class_site}: choose one of {', '.join(CLASS_SITES)}")
+        if num_sites < 2 or (class_site == "middle" and num_sites % 2):
+            raise InputError(f"num_sites={num_sites}: must be at least 2, and even for model.class_site=middle")
+        if num_classes < 1:
+            raise InputError(f"num_classes={num_classes}: must be at least 1")
+        if bond < 1:
+            raise InputError(f"model.bond={bond}: the bond dimension must be at least 1")
+        if d < 1:
+            raise InputError(f"model.d={d}: must be at least 1, the local functions besides the constant one")
+        if spread < 0:
+            raise InputError(f"model.spread={spread}: must be 0 or more")
+        self.num_sites, self.num_classes, self.bond, self.class_site = num_sites, num_classes, bond, class_site
+        self.basis, self.white = make_basis(basis, int(d)), checked_white(white)
+        self.arms = 2 if class_site == "middle" else 1
+        local, steps = int(d) + 1, num_sites // self.arms - 1
+        size = spread / math.sqrt(num_sites * local * bond)
+        ends = size * torch.randn(self.arms, local, bond)
+        ends[:, 0] += bond**-0.5
+        self.ends = nn.Parameter(ends)
+        self.sites = nn.Parameter(size * torch.randn(steps, self.arms, local, bond, bond))
+        classes = spread * torch.randn(bond, num_classes, bond if self.arms == 2 else 1) / bond
+        centre = torch.eye(bond) if self.arms == 2 else torch.full((bond, 1), bond**-0.5)
+        self.classes = nn.Parameter((centre.unsqueeze(1) + classes) / num_classes)
+        self.register_buffer("padding", torch.zeros(num_sites, dtype=torch.bool))
+
+    def mark_padding(self, padding: Bool[Tensor, " sites"]) -> None:
+        """Note which sites have no pixel: they are constant, and count in no probability."""
+        self.padding.copy_(padding)
+
+    @property
+    def log_levels(self) -> float:
+        """The logarithm of K for `basis=levels`, 0 for others."""
+        return math.log(self.basis.num_levels) if isinstance(self.basis, LevelsBasis) else 0.0
+
+    def forward(self, x: Tensor) -> Float[Tensor, "batch classes"]:
+        """Return alpha_y(x), the score of every class; differentiable once.
+
+        Args:
+            x: (batch, N) grey levels in tree order, uint8 or floats in [0, 1].
+
+        Raises:
+            InputError: x has another shape, dtype or range, or grey levels that the basis does not have.
+        """
+        amplitude, exponent = self._amplitudes(x)
+        return times_power_of_two(amplitude, exponent.unsqueeze(-1))
+
+    def relative_scores(self, x: Tensor) -> Float[Tensor, "batch classes"]:
+        """Return alpha_y(x) without a power of two of every image: for costs of ratios of scores; never out of range.
+
+        Args:
+            x: as `forward` takes it.
+
+        Raises:
+            InputError: as `forward`.
+        """
+        return self._amplitudes(x)[0]
+
+    def log_joint(self, x: Tensor) -> Float[Tensor, "batch classes"]:
+        """Return log p(y, x) = log(alpha_y(x)^2 / Z), nats (eq. 33), as `DensityState.log_joint`; all pixels are known.
+
+        Minus infinity, with no gradient, where alpha_y(x) = 0. With `white` below 1 it is the density at the points
+        white x of the basis's interval.
+
+        Args:
+            x: as `forward` takes it.
+
+        Raises:
+            InputError: as `forward`.
+        """
+        amplitude, exponent = self._amplitudes(x)
+        norm, of_norm = self._scaled_norm()
+        size = amplitude.abs()
+        logarithm = torch.where(size > 0, torch.where(size > 0, size, 1).log(), -math.inf)
+        # Powers of two are subtracted as integers: logarithms of large numbers would cancel.
+        doubled = (2 * exponent - of_norm).unsqueeze(-1).to(size.dtype)
+        joint = 2 * logarithm + math.log(2) * doubled - norm.log()
+        return joint - self.log_levels * float((~self.padding).sum())
+
+    def log_partition(self) -> Float[Tensor, ""]:
+        """Return log Z = log sum_y <Psi_y|Psi_y>, nats (eq. 33)."""
+        norm, exponent = self._scaled_norm()
+        return norm.log() + math.log(2) * exponent.to(norm.dtype)
+
+    def _amplitudes(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
+        """Return a and e with alpha_y(x) = a 2^e."""
+        check_images(x, self.num_sites, self.basis)
+        classes, of_classes = self._scaled_classes()
+        amplitudes, exponents = [], []
+        for part in x.split(IMAGES_AT_A_TIME):
+            vectors, exponent = sweep(self.ends, self.sites, self.represent(part))
+            inner = (vectors[0] @ classes.flatten(1)).unflatten(-1, classes.shape[1:])
+            right = vectors[1] if self.arms == 2 else vectors.new_ones(len(part), 1)
+            amplitudes.append((inner @ right.unsqueeze(-1)).squeeze(-1))
+            exponents.append(exponent.sum(0) + of_classes)
+        return torch.cat(amplitudes), torch.cat(exponents)
+
+    def represent(self, x: Tensor) -> Float[Tensor, "sites arms batch local"]:
+        """Return f_0, f_1, ... of every pixel, arms from the outside inwards; f_0 alone at sites without a pixel."""
+        dtype = self.ends.dtype
+        chain = x.T
+        if x.dtype == torch.uint8:
+            grey = torch.arange(256, dtype=dtype, device=x.device) / 255
+            features = functional.embedding(chain.int(), self._local_functions(self.white * grey))
+        else:
+            features = self._local_functions(self.white * chain.to(dtype))
+        features = self._by_arm(features)
+        return torch.where(self._absent().unsqueeze(2), 0, features) if self.padding.any() else features
+
+    def _local_functions(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape local"]:
+        return functional.pad(self.basis(x), (1, 0), value=1.0)
+
+    def _by_arm(self, of_sites: Shaped[Tensor, "all_sites *shape"]) -> Shaped[Tensor, "sites arms *shape"]:
+        """Return what belongs to the sites in the order of the arms, from the outside inwards."""
+        if self.arms == 1:
+            return of_sites.unsqueeze(1)
+        left, right = of_sites.chunk(2)
+        return torch.stack((left, right.flip(0)), dim=1)
+
+    def _absent(self) -> Bool[Tensor, "sites arms local"]:
+        """Return which local functions the sites do not have: all but f_0 at a site without a pixel."""
+        local = torch.arange(self.basis.num_functions + 1, device=self.padding.device)
+        return self._by_arm(self.padding.unsqueeze(-1) & (local > 0))
+
+    def _scaled_norm(self) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        """Return s and e with Z = sum_y <Psi_y|Psi_y> = s 2^e, from the Gram matrices of the arms (eq. A3)."""
+        ends, sites = self._tensors()
+        gram = ends.mT @ ends
+        exponent = torch.zeros(self.arms, dtype=torch.int64, device=gram.device)
+        for step, site in enumerate(sites.unbind(), start=1):
+            mapped = gram.unsqueeze(1) @ site
+            gram = site.flatten(1, 2).mT @ mapped.flatten(1, 2)
+            if step % SITES_BETWEEN_RESCALING == 0 or step == len(sites):
+                shift = binary_exponent(gram.detach().abs().amax((1, 2)))
+                gram, exponent = times_power_of_two(gram, -shift[:, None, None]), exponent + shift
+        outer = gram[1] if self.arms == 2 else gram.new_ones(1, 1)
+        classes, of_classes = self._scaled_classes()
+        norm = torch.einsum("oyi,op,pyj,ij->", classes, gram[0], classes, outer)
+        return norm, exponent.sum() + 2 * of_classes
+
+    def _scaled_classes(self) -> tuple[Float[Tensor, "left classes right"], Int[Tensor, ""]]:
+        """Return t and e with T = t 2^e, and a largest |t| from 1/2 to 1."""
+        shift = binary_exponent(self.classes.abs().amax())
+        return times_power_of_two(self.classes, -shift), shift
+
+    def _tensors(self) -> tuple[Float[Tensor, "arms local bond"], Float[Tensor, "steps arms local bond bond"]]:
+        """Return u_i and A_i = delta_i0 + W_i, without what sites without a pixel do not have."""
+        identity = torch.zeros_like(self.sites[:1, :1])
+        identity[..., 0, :, :] = torch.eye(self.bond, dtype=self.sites.dtype, device=self.sites.device)
+        sites = self.sites + identity
+        if not self.padding.any():
+            return self.ends, sites
+        absent = self._absent().unsqueeze(-1)
+        return torch.where(absent[0], 0, self.ends), torch.where(absent[1:].unsqueeze(-1), 0, sites)
+
+    def site_tensors(
+        self, statistics: None = None
+    ) -> tuple[list[Float[Tensor, "_ _ _"]], Float[Tensor, "left classes right"], int]:
+        """Return the tensors of all sites, that of the classes, and the sites to its left; float64, on the CPU."""
+        ends, sites = (tensor.cpu().double() for tensor in self._tensors())
+        arms = [[ends[arm].unsqueeze(0), *sites[:, arm].transpose(1, 2).unbind()] for arm in range(self.arms)]
+        right = [tensor.permute(2, 1, 0) for tensor in reversed(arms[1])] if self.arms == 2 else []
+        return [*arms[0], *right], self.classes.cpu().double(), len(arms[0])
+
+    def state(self, statistics: None = None) -> MPSState:
+        """Return the states |Psi_y>, float64, on the CPU; differentiable."""
+        return MPSState.from_network(self)
+
+    def first_non_finite(self, x: Tensor) -> str:
+        """Say where the first infinite or NaN number is."""
+        named = {"the weights of the ends": self.ends, "the weights of the sites": self.sites}
+        for name, weight in (named | {"the weights of the classes": self.classes}).items():
+            if not weight.isfinite().all():
+                return name
+        return "the scores of the classes"

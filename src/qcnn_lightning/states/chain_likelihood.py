@@ -1,0 +1,249 @@
+"""A matrix product state as a density of images and labels: p(y, x) = <x|Psi_y>^2 / Z (eq. 32, 33).
+
+Likelihoods with missing pixels, conditionals and perfect samples, by carrying Gram matrices along the chain (theory.md,
+eq. A5). They cost O(N d D^3) for every image whose missing pixels differ.
+"""
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+from qcnn_lightning.basis import LevelsBasis, quadrature
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.pixels import check_images
+from qcnn_lightning.states.chain import observed_overlaps, reversed_chain
+from qcnn_lightning.states.gram import times_power_of_two
+
+NUMBERS_AT_A_TIME = 2**25
+"""Numbers in the Gram matrices of the images of a part: 0.25 GB."""
+Images = Tensor | np.ndarray
+
+
+class ChainLikelihood:
+    """Methods of an `MPSState` that are about p(y, x)."""
+
+    class_tensor: Tensor
+    site_tensors: tuple[Tensor, ...]
+    padding: Tensor
+    basis: Any
+    white: float
+    num_sites: int
+    num_classes: int
+    bond: int
+    _arms: tuple[list[Tensor], list[Tensor]]
+    _amplitudes: Callable[[Tensor], tuple[Tensor, Tensor]]
+    log_partition: Callable[[], Tensor]
+    chain: Callable[[int], list[Tensor]]
+
+    @property
+    def log_levels(self) -> float:
+        """The logarithm of K for `basis=levels`, whose densities are probabilities times K^N; 0 for others."""
+        return math.log(self.basis.num_levels) if isinstance(self.basis, LevelsBasis) else 0.0
+
+    def log_joint(self, x: Images) -> Float[Tensor, "batch classes"]:
+        """Return log p(y, x), nats: a probability of the images with K levels, or a density on [0, 1]^N (eq. 33).
+
+        With `white` below 1 it is the density at the points white x of the basis's interval.
+
+        Args:
+            x: (batch, N) grey levels in tree order: uint8, or floats in [0, 1] where NaN is a missing pixel, summed
+                over. Sites without a pixel may hold anything.
+
+        Raises:
+            InputError: x has another shape, dtype or range, or grey levels that the basis does not have.
+        """
+        features, known = self._known(torch.as_tensor(x))
+        if known.all():
+            amplitude, exponent = self._amplitudes(features)
+            joint = 2 * (amplitude.abs().log() + math.log(2) * exponent.double().unsqueeze(-1))
+        else:
+            parts = zip(features.split(self._images_at_a_time), known.split(self._images_at_a_time), strict=True)
+            joint = torch.cat([self._log_squares(*part) for part in parts])
+        counted = (known & ~self.padding).sum(-1, keepdim=True).double()
+        return joint - self.log_partition() - self.log_levels * counted
+
+    def _log_squares(
+        self, features: Float[Tensor, "batch sites local"], known: Bool[Tensor, "batch sites"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Return log of <x|Psi_y>^2, summed over the unknown pixels."""
+        left, right = self._arms
+        features, known = features.transpose(0, 1), known.T
+        inner, of_inner = _last(observed_overlaps(left, features[: len(left)], known[: len(left)]))
+        outside = features[len(left) :].flip(0), known[len(left) :].flip(0)
+        outer, of_outer = _last(observed_overlaps(right, *outside))
+        squares = torch.einsum("blm,lyr,mys,brs->by", inner, self.class_tensor, self.class_tensor, outer).clamp(min=0)
+        return squares.log() + math.log(2) * (of_inner + of_outer).double().unsqueeze(-1)
+
+    def log_probability(self, x: Images) -> Float[Tensor, " batch"]:
+        """Return log p(x) = log sum_y p(y, x), nats; missing pixels (NaN) are summed over. `log_joint` says what x is.
+
+        Raises:
+            InputError: as `log_joint`.
+        """
+        return self.log_joint(x).logsumexp(-1)
+
+    def conditional_probability(self, x: Images) -> Float[Tensor, "batch classes"]:
+        """Return p(y | known pixels), the other pixels summed over exactly (eq. 34).
+
+        Args:
+            x: as `log_joint` takes it.
+
+        Raises:
+            InputError: as `log_joint`; or the known pixels of an image have probability 0.
+        """
+        joint = self.log_joint(x)
+        _check_possible(joint)
+        return joint.softmax(-1)
+
+    @torch.no_grad()
+    def pixel_probabilities(self, observed: Images, label: int | None = None) -> Float[Tensor, "batch sites levels"]:
+        """Return p(x_p = x_k | known pixels) of every pixel and grey level; at known pixels the others' alone count.
+
+        Grey levels are the K of `basis=levels`; else the 256 points of Gauss's quadrature, with its weights.
+
+        Args:
+            observed: as `log_joint` takes it.
+            label: of this class; None for the mixture of all.
+
+        Raises:
+            InputError: as `log_joint`, no such class, or an observation of probability 0.
+        """
+        labels = range(self.num_classes) if label is None else [self._check_label(label)]
+        features, known = self._known(torch.as_tensor(observed))
+        _check_possible(self.log_joint(observed)[:, list(labels)])
+        parts = []
+        for part, seen in zip(features.split(self._images_at_a_time), known.split(self._images_at_a_time), strict=True):
+            by_class = [self._pixel_weights(self.chain(y), part.transpose(0, 1), seen.T) for y in labels]
+            largest = torch.stack([exponent for _, exponent in by_class]).amax(0)
+            weights = torch.stack([times_power_of_two(w, (e - largest).unsqueeze(-1)) for w, e in by_class]).sum(0)
+            parts.append((weights / weights.sum(-1, keepdim=True)).transpose(0, 1))
+        return torch.cat(parts)
+
+    def _pixel_weights(self, chain: list[Tensor], features: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """Return w and e: p(pixel's level, other known pixels) is w 2^e up to one factor, (sites, batch, levels)."""
+        lefts = list(observed_overlaps(chain, features, known))
+        rights = list(observed_overlaps(reversed_chain(chain), features.flip(0), known.flip(0)))[::-1]
+        weights, exponents = [], []
+        for tensor, (left, of_left), (right, of_right) in zip(chain, lefts[:-1], rights[1:], strict=True):
+            density = torch.einsum("blm,lkr,mjs,brs->bkj", left, tensor, tensor, right)
+            weights.append(torch.einsum("xk,bkj,xj->bx", self._outcomes, density, self._outcomes).clamp(min=0))
+            exponents.append(of_left + of_right)
+        return torch.stack(weights), torch.stack(exponents)
+
+    @torch.no_grad()
+    def sample(
+        self, num_samples: int, label: int | None = None, observed: Images | None = None, seed: int = 0
+    ) -> Float[Tensor, "samples sites"]:
+        """Draw images from p(x), p(x | y) or p(x | known pixels), exactly and independently.
+
+        First a class from p(y | known pixels), then the pixels from left to right.
+
+        Args:
+            num_samples: how many.
+            label: y; None for the mixture of all classes.
+            observed: known grey levels, NaN where to draw: (N,), the same for all samples, or (num_samples, N). Known
+                pixels stay as they are.
+            seed: of the draws.
+
+        Returns:
+            Grey levels in [0, 1] in tree order: those of the basis, or points of Gauss's quadrature; 0 without a pixel.
+
+        Raises:
+            InputError: no such class, an observation that does not fit or has probability 0, no samples, or a state
+                with `white` below 1, whose density also covers what is whiter than white.
+        """
+        if num_samples < 1:
+            raise InputError(f"n={num_samples}: the number of samples must be at least 1")
+        if self.white != 1:
+            raise InputError(f"data.white={self.white}: samples would be whiter than white; they need data.white=1")
+        pixels = torch.full((1, self.num_sites), math.nan) if observed is None else torch.as_tensor(observed)
+        pixels = pixels.unsqueeze(0) if pixels.ndim == 1 else pixels
+        if len(pixels) not in (1, num_samples):
+            raise InputError(f"observed has {len(pixels)} images: expected 1, or n={num_samples}")
+        labels = range(self.num_classes) if label is None else [self._check_label(label)]
+        joint = self.log_joint(pixels)[:, list(labels)]
+        _check_possible(joint)
+        device = self.class_tensor.device
+        generator = torch.Generator(device).manual_seed(seed)
+        weights = joint.softmax(-1).expand(num_samples, -1)
+        drawn_classes = torch.multinomial(weights, 1, generator=generator).squeeze(1)
+        features, known = self._known(pixels)
+        grey = pixels.double().to(device) / (255 if pixels.dtype == torch.uint8 else 1)
+        images = torch.where(self.padding, 0, grey).expand(num_samples, -1).clone()
+        for place, one in enumerate(labels):
+            chain = self.chain(one)
+            for some in (drawn_classes == place).nonzero().flatten().split(self._images_at_a_time):
+                given = some if len(pixels) > 1 else torch.zeros(1, dtype=torch.int64, device=device)
+                images[some] = self._drawn(chain, features[given], known[given], images[some], generator)
+        return images
+
+    def _drawn(
+        self, chain: list[Tensor], features: Tensor, known: Tensor, images: Tensor, generator: torch.Generator
+    ) -> Float[Tensor, "samples sites"]:
+        """Return the images with their unknown pixels drawn; features and known are of 1 image for all, or of each."""
+        features, known = features.transpose(0, 1), known.T
+        rights = list(observed_overlaps(reversed_chain(chain), features.flip(0), known.flip(0)))[::-1]
+        points, _ = quadrature(self.basis, self.class_tensor)
+        vector = features.new_ones(len(images), 1)
+        for site, (tensor, (right, _)) in enumerate(zip(chain, rights[1:], strict=True)):
+            opened = torch.tensordot(vector, tensor, 1)
+            function = features[site].expand(len(images), -1)
+            if not known[site].all():
+                density = opened @ right @ opened.mT
+                weight = torch.einsum("xk,nkj,xj->nx", self._outcomes, density, self._outcomes).clamp(min=0)
+                outcome = torch.multinomial(weight, 1, generator=generator).squeeze(1)
+                images[:, site] = torch.where(known[site], images[:, site], points[outcome])
+                function = torch.where(known[site].unsqueeze(-1), function, self._outcomes[outcome])
+            vector = torch.einsum("nk,nkr->nr", function, opened)
+            vector = vector / vector.abs().amax(-1, keepdim=True)
+        return images
+
+    @property
+    def _images_at_a_time(self) -> int:
+        return max(1, NUMBERS_AT_A_TIME // (2 * self.num_sites * self.bond**2))
+
+    @cached_property
+    def _outcomes(self) -> Float[Tensor, "outcomes local"]:
+        points, weights = quadrature(self.basis, self.class_tensor)
+        return self._local_functions(points) * weights.sqrt().unsqueeze(-1)
+
+    def _local_functions(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape local"]:
+        return functional.pad(self.basis(x), (1, 0), value=1.0)
+
+    def _known(self, x: Tensor) -> tuple[Float[Tensor, "batch sites local"], Bool[Tensor, "batch sites"]]:
+        """Return f_i of every pixel, and which are known: all but NaN, and sites without a pixel."""
+        x = x.to(self.class_tensor.device)
+        if x.ndim != 2 or x.shape[1] != self.num_sites:
+            check_images(x, self.num_sites)
+        known = self.padding | (~x.isnan() if x.is_floating_point() else torch.ones_like(x, dtype=torch.bool))
+        seen = torch.where(known & ~self.padding, x, torch.zeros_like(x))
+        check_images(seen, self.num_sites, self.basis)
+        features = self._local_functions(self.white * seen.double() / (255 if x.dtype == torch.uint8 else 1))
+        features[:, self.padding, 1:] = 0
+        return features, known
+
+    def _check_label(self, label: int) -> int:
+        if not -self.num_classes <= label < self.num_classes:
+            raise InputError(f"label={label}: there is no such class; expected 0 to {self.num_classes - 1}")
+        return label
+
+
+def _last(steps: Any) -> Any:
+    *_, last = steps
+    return last
+
+
+def _check_possible(joint: Float[Tensor, "batch classes"]) -> None:
+    impossible = (joint == -math.inf).all(-1)
+    if impossible.any():
+        raise InputError(
+            f"the known pixels of image {int(impossible.nonzero()[0])} have probability 0 (or below 1e-300 of the "
+            "largest): nothing can be said given them"
+        )

@@ -1,0 +1,25 @@
+"""What the shapes of a tree's tensors say: levels, sites, classes."""
+
+from torch import Tensor
+
+
+class TreeSizes:
+    """Properties of a state with site tensors and a top."""
+
+    site_tensors: tuple[Tensor, ...]
+    top: Tensor
+
+    @property
+    def num_levels(self) -> int:
+        """L, the pooling levels."""
+        return len(self.site_tensors)
+
+    @property
+    def num_sites(self) -> int:
+        """N = 2^L, the pixels and padding."""
+        return 2**self.num_levels
+
+    @property
+    def num_classes(self) -> int:
+        """The number of states."""
+        return len(self.top)
