@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from small_runs import assert_same_run, checkpoint_of, summary_of, table_of
+from small_runs import assert_same_run, checkpoint_of, compose_small, summary_of, table_of
 
 from commands import TIMEOUT_S, Command, train_command
 from composing import composed
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.training.launching import checked_most, groups_of, has_hook_of_a_step, reason_against
+from qcnn_lightning.training.run import train
+from qcnn_lightning.training.together import Alone, Company, Group
 
 QUICK = ("data=digits", "model.d=4", "logger=none", "trainer.precision=64-true", "trainer.max_epochs=3")
 SIX = (*QUICK, "seed=0,1", "optimizer.lr=0.003,0.01,0.03")
@@ -108,6 +110,18 @@ def test_whatever_a_run_may_be_it_is_the_same_together(tmp_path, overrides):
         assert costs.abs().max().max() <= 1e-9
         for key, weights in checkpoint_of(run)["state_dict"].items():
             torch.testing.assert_close(weights, checkpoint_of(other)["state_dict"][key], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("overrides", [(), ("optimizer=adam", "scheduler=one_cycle", "data.augment.flip=true")])
+def test_a_run_alone_in_a_group_is_the_run(tmp_path, overrides):
+    quick = ("trainer.precision=64-true", "model.kernel=plain", *overrides)
+    alone, grouped = (compose_small(tmp_path / folder, *quick) for folder in ("alone", "grouped"))
+    group = Group()
+    train(alone)
+    train(grouped, company=Company(Alone(group), group))
+    difference = (table_of(grouped.run_dir) - table_of(alone.run_dir)).abs()
+    assert difference.filter(regex="cost").max().max() <= 1e-9
+    assert difference.max().max() <= 1e-7
 
 
 def test_jobs_that_cannot_go_together_are_told_why(tmp_path):

@@ -23,7 +23,7 @@ from qcnn_lightning.kernels.cpu_kernel import is_available, with_all_threads
 from qcnn_lightning.runs.settings import flattened, is_free
 from qcnn_lightning.training import job
 from qcnn_lightning.training.run import subnormals_as_zero
-from qcnn_lightning.training.together import Company, Group
+from qcnn_lightning.training.together import Company, Group, acts_at_every_step
 from qcnn_lightning.training.trainer import ignore_hints
 from qcnn_lightning.training.turns import Seat, take_turns
 
@@ -35,7 +35,6 @@ OF_EACH_JOB = (
     *("callbacks", "logger", "run_dir", "sweep", "tags"),
 )
 """Settings in which jobs that are trained together may differ; all others make the shape of what is computed."""
-HOOKS_OF_A_STEP = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
 def launch(
@@ -149,7 +148,7 @@ def has_hook_of_a_step(target: str) -> bool:
     # The run says what is wrong with it.
     except Exception:
         return False
-    return any(hook in vars(base) for base in getattr(found, "__mro__", ())[:-2] for hook in HOOKS_OF_A_STEP)
+    return isinstance(found, type) and acts_at_every_step(found)
 
 
 def carry_out_together(carry_out: Any, jobs: Sequence[DictConfig]) -> list[JobReturn]:
@@ -174,8 +173,6 @@ def carry_out_together(carry_out: Any, jobs: Sequence[DictConfig]) -> list[JobRe
     with warnings.catch_warnings(), threads_for(jobs[0]), subnormals_as_zero():
         # Runs that end restore the filters of when they began.
         ignore_hints()
-        # The optimisers' steps are taken for them.
-        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         return take_turns([run_of(config) for config in jobs], group)
 
 

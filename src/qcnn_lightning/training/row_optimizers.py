@@ -110,14 +110,13 @@ class AdamOfRows:
 
     def step(self, number: int, costs: Tensor) -> None:
         """Take a step of all networks."""
-        adam_step(
-            self.networks.weights,
-            self.networks.gradients,
-            self.moments["exp_avg"],
-            self.moments["exp_avg_sq"],
-            self.numbers[number],
-            costs.isfinite().unsqueeze(1),
-        )
+        self.step_by(self.numbers[number], costs)
+
+    def step_by(self, numbers: Tensor, costs: Tensor) -> None:
+        """Take a step by these `numbers_of` all networks, (numbers, networks, 1)."""
+        mean, square = (self.moments[name] for name in MOMENTS)
+        going = costs.isfinite().unsqueeze(1)
+        adam_step(self.networks.weights, self.networks.gradients, mean, square, numbers, going)
 
 
 @torch.no_grad()
