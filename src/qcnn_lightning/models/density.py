@@ -47,7 +47,6 @@ class Density(Model):
     """
 
     padding: Tensor
-    is_density = True
     normalises_scores = True
 
     @checked_settings
