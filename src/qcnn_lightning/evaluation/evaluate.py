@@ -83,8 +83,8 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     if config.figures:
         draw_all(evaluation, folder, config.figures)
         if config.run is not None and Path(str(config.run), STATES).is_file():
-            kept = NetworkState.load_epochs(inside(Path(str(config.run)), STATES))
-            draw_fidelity(kept, folder, config.figures)
+            kind = DensityState if isinstance(evaluation.state, DensityState) else NetworkState
+            draw_fidelity(kind.load_epochs(inside(Path(str(config.run)), STATES)), folder, config.figures)
     return evaluation, folder
 
 

@@ -134,8 +134,6 @@ class DensityState(TreeSizes):
             and all(torch.equal(one, another) for one, another in zip(ours, theirs, strict=True))
         )  # fmt: skip
 
-    __hash__ = None  # type: ignore[assignment]
-
     @property
     def tree(self) -> NodeTree:
         """All block states; kept, unless gradients flow back through them."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.states.gram import BlockStates, Environment, TreeLevel
+from qcnn_lightning.states.gram import BlockStates, Environment, TreeLevel, build_tree
 
 RESOLUTION = 8 * torch.finfo(torch.float64).eps
 """Schmidt probabilities below this part of the largest are round-off."""
@@ -34,8 +34,7 @@ class _CutSpectrum(torch.autograd.Function):
     def forward(ctx: Any, overlaps: Tensor, covariance: Tensor, factor: Tensor) -> Tensor:
         reduced = _upper_triangles(overlaps, factor)
         if not any(ctx.needs_input_grad):
-            eigenvalues = torch.linalg.eigvalsh(reduced, UPLO="U")
-            return torch.where(eigenvalues > RESOLUTION * eigenvalues[:, -1:], eigenvalues, 0)
+            return _resolved_eigenvalues(reduced)
         eigenvalues, eigenvectors = torch.linalg.eigh(reduced, UPLO="U")
         eigenvalues = torch.where(eigenvalues > RESOLUTION * eigenvalues[:, -1:], eigenvalues, 0)
         ctx.save_for_backward(overlaps, eigenvalues, factor @ eigenvectors)
@@ -54,6 +53,11 @@ class _CutSpectrum(torch.autograd.Function):
             torch.tensordot(outside * weights, outside.conj(), dims=([0, 2], [0, 2])),
             None,
         )
+
+
+def _resolved_eigenvalues(upper_triangles: Float[Tensor, "*blocks states states"]) -> Float[Tensor, "*blocks states"]:
+    eigenvalues = torch.linalg.eigvalsh(upper_triangles, UPLO="U")
+    return torch.where(eigenvalues > RESOLUTION * eigenvalues[..., -1:], eigenvalues, 0)
 
 
 def _upper_triangles(
@@ -81,10 +85,38 @@ def cut_spectrum(block: BlockStates, outside: Environment) -> Float[Tensor, "blo
         block: the states of every block.
         outside: the environments of the blocks; if states are complex, the conjugate of W.
     """
-    weights = _CutSpectrum.apply(outside.overlaps, block.covariance, block.factor)
+    return _probabilities(_CutSpectrum.apply(outside.overlaps, block.covariance, block.factor))
+
+
+def _probabilities(eigenvalues: Float[Tensor, "*blocks states"]) -> Float[Tensor, "*blocks rank"]:
     # The smallest is superfluous: the Schmidt rank is at most the number of states.
-    weights = weights[:, 1:].flip(-1)
+    weights = eigenvalues[..., 1:].flip(-1)
     return weights / weights.sum(-1, keepdim=True)
+
+
+@torch.no_grad()
+def spectra_of_halves(
+    site_tensors: Sequence[Float[Tensor, "_ networks _ _"]], top: Float[Tensor, "networks classes states"]
+) -> Float[Tensor, "networks classes rank"]:
+    """Return the Schmidt probabilities between the halves of the image, of several networks of one shape.
+
+    The recursion up the tree, factors and eigenvalues are batched.
+
+    Args:
+        site_tensors: (1 or 2, networks, d_{l+1} + 1, d_l + 1), ã^(0) .. ã^(L-1).
+        top: ã^(L).
+    """
+    tree = build_tree(site_tensors, top)
+    level = tree.levels[-1]
+    factors = level.below.factor
+    reduced = []
+    for network, (coefficients, factor) in enumerate(zip(tree.top, factors, strict=True)):
+        bordered = tuple(matrix[network] for matrix in level.bordered)
+        mapped = tuple(states.of_block(network) for states in level.mapped)
+        own = TreeLevel(bordered, level.below.of_block(network), mapped)
+        half = Environment.of_everything(tree.states.of_block(network), coefficients).of_child(own, side=0)
+        reduced.append(_upper_triangles(half.overlaps, factor))
+    return _probabilities(_resolved_eigenvalues(torch.stack(reduced)))
 
 
 def block_spectra_below(levels: Sequence[TreeLevel], outside: Environment, num_cuts: int) -> list[Float[Tensor, "_ _"]]:
