@@ -26,5 +26,7 @@ def test_a_start_that_cannot_be_used_is_told(tmp_path):
         train(compose_small(tmp_path / "second", f"start_from={tmp_path / 'missing'}"), quiet=True)
     train(compose_small(tmp_path / "first", *DENSITY), quiet=True)
     wider = (*DENSITY[:-1], "model.d=8", f"start_from={tmp_path / 'first'}")
-    with pytest.raises(InputError, match=r"levels\.\d of shape \(.*6.*\), this one \(.*8.*\); give both the same model"):
+    with pytest.raises(
+        InputError, match=r"levels\.\d of shape \(.*6.*\), this one \(.*8.*\); give both the same model"
+    ):
         train(compose_small(tmp_path / "wider", *wider), quiet=True)
