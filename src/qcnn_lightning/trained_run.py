@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from qcnn_lightning.runs.checkpoint import StoredCheckpoint
-    from qcnn_lightning.states import MPSState, NetworkState, State
+    from qcnn_lightning.states import DensityState, MPSState, NetworkState, State
 
 
 class TrainedRun(Run):
@@ -69,7 +69,7 @@ class TrainedRun(Run):
         Raises:
             InputError: the states of this epoch were not kept, or the network has none.
         """
-        from qcnn_lightning.states import MPSState, NetworkState
+        from qcnn_lightning.states import DensityState, MPSState, NetworkState
 
         if epoch is not None and epoch != self.last_epoch:
             return self._kept_states(epoch)[epoch]
@@ -77,16 +77,17 @@ class TrainedRun(Run):
         found: State | None = network.state()
         if found is None:
             raise InputError(f"{self.folder}: a {type(self.network).__name__} has no states")
-        return self._described(found) if isinstance(found, NetworkState | MPSState) else found
+        return self._described(found) if isinstance(found, NetworkState | DensityState | MPSState) else found
 
-    def _kept_states(self, epoch: int) -> "Mapping[int, State]":
+    def _kept_states(self, epoch: int) -> "dict[int, State]":
         from qcnn_lightning.basis import BASES
         from qcnn_lightning.runs.rebuild import named_part
-        from qcnn_lightning.states import NetworkState
+        from qcnn_lightning.states import DensityState, NetworkState
 
         path = inside(self.folder, STATES)
         named_part(str(self.settings.get("model.basis", "fourier")), BASES, self.own, path)
-        kept = NetworkState.load_epochs(path) if path.is_file() else {}
+        kind: Any = DensityState if hasattr(self.network, "log_joint") else NetworkState
+        kept = kind.load_epochs(path) if path.is_file() else {}
         if epoch not in kept:
             told = (
                 f"those of epochs {', '.join(map(str, kept))} were kept" if kept else "only those of the last were kept"
@@ -97,7 +98,7 @@ class TrainedRun(Run):
             )
         return {epoch: self._described(kept[epoch])}
 
-    def _described(self, state: "NetworkState | MPSState") -> "NetworkState | MPSState":
+    def _described(self, state: "NetworkState | DensityState | MPSState") -> "NetworkState | DensityState | MPSState":
         """Return a state that knows its classes' names, and where its pixels stand if this is an order of ours."""
         from qcnn_lightning.data.flattening import FLATTENINGS, pixel_order
         from qcnn_lightning.runs.metrics import as_number

@@ -42,7 +42,7 @@ class _Sweep(torch.autograd.Function):
             here, there = (step, step + 1) if keep else (step % 2, (step + 1) % 2)
             torch.mul(functions[step + 1], by_channel[here], out=product)
             torch.baddbmm(seen[here], rows, weights[step], out=seen[there])
-            if (step + 1) % SITES_BETWEEN_RESCALING == 0 or step == steps - 1:
+            if _is_rescaled(step, steps, 1):
                 shift = binary_exponent(seen[there].abs().amax(-1))
                 factor = torch.ldexp(torch.ones_like(shift, dtype=sites.dtype), -shift).unsqueeze(-1)
                 seen[there].mul_(factor)
@@ -63,15 +63,15 @@ class _Sweep(torch.autograd.Function):
             return None, None, None
         ends, sites, features, vectors = ctx.saved_tensors
         steps = len(sites)
-        gradients = torch.empty_like(vectors)
+        gradients, factors = torch.empty_like(vectors), list(ctx.factors)
         gradients[steps] = gradient
         product = torch.empty_like(features[0].unsqueeze(-1) * vectors[0].unsqueeze(2))
         rows = product.flatten(2)
         seen, by_channel = gradients.unbind(), gradients.unsqueeze(3).unbind()
         weights, functions = sites.mT.flatten(2, 3).unbind(), features.unsqueeze(-1).unbind()
         for step in reversed(range(steps)):
-            if (step + 1) % SITES_BETWEEN_RESCALING == 0 or step == steps - 1:
-                seen[step + 1].mul_(ctx.factors[step // SITES_BETWEEN_RESCALING])
+            if _is_rescaled(step, steps, 1):
+                seen[step + 1].mul_(factors.pop())
             torch.mul(functions[step + 1], by_channel[step + 1], out=product)
             torch.baddbmm(seen[step + 1], rows, weights[step], out=seen[step])
         of_ends = features[0].mT @ gradients[0]
@@ -101,3 +101,74 @@ def sweep(
     """
     result: tuple[Tensor, Tensor] = _Sweep.apply(ends, sites, features)
     return result
+
+
+class _Grams(torch.autograd.Function):
+    """G <- sum_i A_i^T G A_i, and a power of two out of every arm after some sites."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, first: Float[Tensor, "arms bond bond"], sites: Float[Tensor, "steps arms local bond bond"]
+    ) -> tuple[Float[Tensor, "arms bond bond"], Int[Tensor, " arms"]]:
+        # The outer bond first, then the function: a site is two products without a copy.
+        ordered = sites.transpose(2, 3).contiguous()
+        grams = first.new_empty(len(sites) + 1, *first.shape)
+        mapped = torch.empty_like(ordered)
+        grams[0] = first
+        exponent = torch.zeros(len(first), dtype=torch.int64, device=first.device)
+        factors = []
+        seen, products, rows = grams.unbind(), mapped.flatten(3).unbind(), mapped.flatten(2, 3).unbind()
+        wide, tall = ordered.flatten(3).unbind(), ordered.flatten(2, 3).mT.unbind()
+        for step in range(len(sites)):
+            torch.bmm(seen[step], wide[step], out=products[step])
+            torch.bmm(tall[step], rows[step], out=seen[step + 1])
+            if _is_rescaled(step, len(sites), 2):
+                shift = binary_exponent(seen[step + 1].abs().amax((1, 2)))
+                factors.append(torch.ldexp(torch.ones_like(shift, dtype=first.dtype), -shift)[:, None, None])
+                seen[step + 1].mul_(factors[-1])
+                exponent += shift
+        ctx.factors = factors
+        ctx.save_for_backward(ordered, mapped)
+        ctx.mark_non_differentiable(exponent)
+        ctx.set_materialize_grads(False)
+        return grams[-1].clone(), exponent
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor | None, _: Any) -> tuple[Tensor | None, Tensor | None]:
+        if gradient is None:
+            return None, None
+        ordered, mapped = ctx.saved_tensors
+        steps = len(ordered)
+        gradients = gradient.new_empty(steps + 1, *gradient.shape)
+        gradients[steps] = (gradient + gradient.mT) / 2
+        factors = list(ctx.factors)
+        product = torch.empty_like(mapped[0]) if steps else mapped
+        seen, wide, tall = gradients.unbind(), ordered.flatten(3).mT.unbind(), ordered.flatten(2, 3).unbind()
+        for step in reversed(range(steps)):
+            if _is_rescaled(step, steps, 2):
+                seen[step + 1].mul_(factors.pop())
+            torch.bmm(tall[step], seen[step + 1], out=product.flatten(1, 2))
+            torch.bmm(product.flatten(2), wide[step], out=seen[step])
+        of_sites = 2 * (mapped.flatten(2, 3) @ gradients[1:]).view_as(ordered).transpose(2, 3)
+        return gradients[0], of_sites
+
+
+def sweep_grams(
+    first: Float[Tensor, "arms bond bond"], sites: Float[Tensor, "steps arms local bond bond"]
+) -> tuple[Float[Tensor, "arms bond bond"], Int[Tensor, " arms"]]:
+    """Return G and e: the overlaps of the states of every arm at its inner end are G 2^e (theory.md, eq. A3).
+
+    G_p = sum_i A_{p,i}^T G_{p-1} A_{p,i}. Differentiable once.
+
+    Args:
+        first: G_0, symmetric.
+        sites: A_{p,i}, from the outside inwards; rows are the outer bond.
+    """
+    result: tuple[Tensor, Tensor] = _Grams.apply(first, sites)
+    return result
+
+
+def _is_rescaled(step: int, steps: int, degree: int) -> bool:
+    """Return whether a power of two is taken out after a step, for products of so many factors a site."""
+    return (step + 1) % (SITES_BETWEEN_RESCALING // degree) == 0 or step == steps - 1

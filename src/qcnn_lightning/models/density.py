@@ -47,7 +47,7 @@ class Density(Model):
     """
 
     padding: Tensor
-    is_density = True
+    normalises_scores = True
 
     @checked_settings
     def __init__(

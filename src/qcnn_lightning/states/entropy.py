@@ -71,7 +71,8 @@ def _upper_triangles(
         below, panel = slice(start, None), slice(start, start + width)
         product = overlaps[below, :, below] @ factor[below, panel]
         reduced[below, :, panel] = torch.tensordot(factor[below, below].conj(), product, dims=([0], [0]))
-    return reduced.permute(1, 2, 0)
+    # Rows and columns are exchanged.
+    return reduced.permute(1, 2, 0).conj()
 
 
 def cut_spectrum(block: BlockStates, outside: Environment) -> Float[Tensor, "blocks states"]:
@@ -142,6 +143,22 @@ def block_spectra_below(levels: Sequence[TreeLevel], outside: Environment, num_c
     halves = outside.of_children(level)
     spectra = block_spectra_below(lower, halves, num_cuts)
     return [*spectra, cut_spectrum(level.below, halves)] if len(lower) < num_cuts else spectra
+
+
+def spectra_of(
+    gram: Inexact[Tensor, "*#blocks states states"], outside: Inexact[Tensor, "*blocks states states"]
+) -> Float[Tensor, "*blocks states"]:
+    """Return the Schmidt probabilities of blocks against the rest, ascending, without gradients (eq. 45).
+
+    Args:
+        gram: overlaps of every block's states, B B^†.
+        outside: W, those of the states outside; the spectrum is that of B^T W conj(B) (theory.md, eq. C3).
+    """
+    eigenvalues, eigenvectors = torch.linalg.eigh(gram)
+    root = eigenvectors * eigenvalues.clamp(min=0).sqrt().unsqueeze(-2)
+    weights = torch.linalg.eigvalsh(root.mT @ outside @ root.conj())
+    weights = torch.where(weights > RESOLUTION * weights[..., -1:], weights, 0)
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def von_neumann_entropy(probabilities: Float[Tensor, "*shape components"]) -> Float[Tensor, "*shape"]:

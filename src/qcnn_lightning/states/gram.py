@@ -127,13 +127,17 @@ class BlockStates:
         """
         mean = (scaled @ self.mean.unsqueeze(-1)).squeeze(-1)
         covariance = scaled @ self.covariance @ scaled.mH
+        return BlockStates(mean, covariance, exponent).rescaled()
+
+    def rescaled(self) -> "BlockStates":
+        """Return the same states with norms near 2^{exponent_I}."""
+        squares = self.mean.abs().square() + self.covariance.diagonal(dim1=-2, dim2=-1).real
         # Half the exponent of the squared norm.
-        squares = mean.abs().square() + covariance.diagonal(dim1=-2, dim2=-1).real
         shift = binary_exponent(squares).div(2, rounding_mode="floor")
         return BlockStates(
-            times_power_of_two(mean, -shift),
-            times_power_of_two(covariance, -(shift.unsqueeze(-1) + shift.unsqueeze(-2))),
-            exponent + shift,
+            times_power_of_two(self.mean, -shift),
+            times_power_of_two(self.covariance, -(shift.unsqueeze(-1) + shift.unsqueeze(-2))),
+            self.exponent + shift,
         )
 
     def pooled(self, other: "BlockStates") -> "BlockStates":

@@ -126,9 +126,9 @@ class Classifier(pl.LightningModule):
         ).to(self.device)
 
     def _measures_likelihoods(self) -> bool:
-        """Return whether -log p(x) is measured: of a density, or of another model that is trained as one."""
-        trained = bool(getattr(self.cost, "of_log_joint", False))
-        return hasattr(self.network, "log_joint") and (trained or getattr(self.network, "is_density", False))
+        """Return whether -log p(x) is measured: of a model that is trained as a density, or is nothing else."""
+        trained: bool = getattr(self.cost, "of_log_joint", False)
+        return hasattr(self.network, "log_joint") and (trained or self.network.normalises_scores)
 
     @property
     def datamodule(self) -> Any:
