@@ -43,6 +43,35 @@ def test_a_data_module_binarises_every_split_always_the_same_way_whatever_is_hel
     assert not torch.equal(other.splits["test"][0], first.splits["test"][0])
 
 
+def test_training_images_are_drawn_anew_in_every_epoch_and_no_others():
+    once, anew = (
+        ready(data_module("digits", "data.levels=2", "data.val_size=100", *more)) for more in ([], ["data.redraw=true"])
+    )
+    assert all(torch.equal(once.splits[split][0], anew.splits[split][0]) for split in ("val", "test"))
+
+    def epoch(module, number):
+        loader = module.train_dataloader()
+        loader.sampler.set_epoch(number)
+        batches = [batch for item in loader for batch in item]
+        order = torch.cat([labels for _, labels in batches])
+        return torch.cat([images for images, _ in batches]), order
+
+    first, second, again = (epoch(anew, number) for number in (0, 1, 0))
+    assert torch.equal(first[0], again[0])
+    assert set(first[0].unique().tolist()) == {0, 255}
+    # The order is that of images drawn once; so are pixels that are black or white for certain.
+    images, labels = epoch(once, 0)
+    assert torch.equal(first[1], labels)
+    grey = ready(data_module("digits", "data.val_size=100"))
+    certain, _ = epoch(grey, 0)
+    kept = (certain == 0) | (certain == 255)
+    assert torch.equal(first[0][kept], images[kept])
+    assert not torch.equal(first[0], images)
+    drawn = torch.stack([epoch(anew, number)[0][epoch(grey, number)[0] == 128].double().mean() for number in range(3)])
+    assert (drawn - 128).abs().max() < 8
+    assert not torch.equal(first[0], second[0])
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -55,3 +84,9 @@ def test_a_data_module_binarises_every_split_always_the_same_way_whatever_is_hel
 def test_settings_that_cannot_be_used_are_refused(setting, message):
     with pytest.raises(InputError, match=message):
         data_module("digits", "data.levels=2", setting)
+
+
+@pytest.mark.parametrize("settings", [(), ("data.levels=2", "data.rounding=threshold")])
+def test_only_drawn_levels_can_be_drawn_anew(settings):
+    with pytest.raises(InputError, match=r"data\.redraw=True draws grey levels anew: it needs data\.levels=K"):
+        data_module("digits", "data.redraw=true", *settings)

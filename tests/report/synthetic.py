@@ -34,7 +34,17 @@ def curves(data="mnist", d=18, seed=0, flatten="left_right", epochs=90, num_clas
 
 
 def write_run(
-    folder, data="mnist", d=18, seed=0, flatten="left_right", epochs=90, status="finished", table=None, model=(), **more
+    folder,
+    data="mnist",
+    d=18,
+    seed=0,
+    flatten="left_right",
+    epochs=90,
+    status="finished",
+    table=None,
+    model=(),
+    cost=None,
+    **more,
 ):
     """Write a run folder; `table` replaces the curves."""
     folder = Path(folder)
@@ -46,6 +56,7 @@ def write_run(
         "trainer": {"_target_": "pytorch_lightning.Trainer", "max_epochs": epochs},
         "seed": seed,
         "sweep": {"name": folder.parent.name},
+        **({} if cost is None else {"cost": cost}),
     }
     overrides = [f"data={data}", f"model.d={d}", f"seed={seed}", f"data.flatten={flatten}"]
     (folder / ".hydra/config.yaml").write_text(yaml.safe_dump(config))

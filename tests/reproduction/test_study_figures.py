@@ -5,7 +5,12 @@ from test_study_tables import with_recall, with_setting
 
 from qcnn_lightning.report.groups import read_collection
 from qcnn_lightning.report.layout import Choices, draw_all
-from reproduction.study_figures import against_weight, entropy_and_error_of_classes, planned_study_figures
+from reproduction.study_figures import (
+    against_entropy,
+    against_weight,
+    entropy_and_error_of_classes,
+    planned_study_figures,
+)
 
 
 @pytest.fixture
@@ -57,3 +62,31 @@ def test_both_figures_are_planned_where_runs_have_them(tmp_path, intervention):
     names, left_out = draw_all(intervention, tmp_path / "figures", Choices(), [planned_study_figures], ["png"])
     assert names == ["entropy_and_error_mnist", "against_entropy_weight"]
     assert left_out == []
+
+
+def test_densities_and_classifiers_share_a_figure_against_entropy(tmp_path):
+    for seed in (0, 1):
+        for weight in (0, 10):
+            for blend in (0, 1):
+                table = with_recall(seed)
+                table["nats/test"] = 60.0 + weight + seed
+                folder = write_run(
+                    tmp_path / f"{seed},{weight},{blend}",
+                    seed=seed,
+                    epochs=3,
+                    table=table,
+                    cost={
+                        "_target_": "qcnn_lightning.costs.NegativeLogLikelihood",
+                        "discriminative_weight": blend,
+                    },
+                )
+                with_setting(folder, "entropy_weight", weight)
+    collection = read_collection(tmp_path)
+    accuracy, likelihood = against_entropy(collection).axes
+    assert len(accuracy.containers) == 4
+    # A classifier's p(x) is not learned: its likelihood is not drawn.
+    points = {container.lines[0].get_xydata()[0][1] for container in likelihood.containers}
+    assert points == {60.5, 70.5}
+    assert sorted(text.get_text() for text in likelihood.texts) == ["0", "10"]
+    names, _ = draw_all(collection, tmp_path / "figures", Choices(), [planned_study_figures], ["png"])
+    assert "likelihood_and_accuracy_against_entropy" in names

@@ -12,6 +12,8 @@ from scipy.stats import chi2
 from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.states import DensityState, NetworkState, State
+from qcnn_lightning.states.layout import ImageLayout
+from qcnn_lightning.states.state_file import write_epochs
 
 SHARINGS = ("none", "sibling", "full", "from_level_1")
 CASES = [
@@ -366,3 +368,48 @@ def test_an_observation_of_probability_zero_is_told():
         with pytest.raises(InputError, match=r"known pixels of image 0 have probability 0"):
             call()
     assert state.log_probability(observed[None]).item() == -math.inf
+
+
+@pytest.mark.parametrize("sharing", SHARINGS)
+def test_overlaps_between_two_densities_are_sums_over_all_images(sharing):
+    padding = padding_of(8, 2)
+    state, other = (drawn_density(8, 2, sharing, padding, classes, seed) for classes, seed in ((3, 0), (2, 5)))
+    amplitudes = [all_images(one)[1] for one in (state, other)]
+    norms = [np.linalg.norm(one, axis=0) for one in amplitudes]
+    expected = (amplitudes[0] / norms[0]).T @ (amplitudes[1] / norms[1])
+    assert np.allclose(state.overlaps(other), expected, atol=1e-13)
+    assert torch.allclose(state.overlaps(state), state.overlaps(), atol=1e-13)
+    with pytest.raises(InputError, match="their padding differs"):
+        state.overlaps(drawn_density(8, 2, sharing))
+    with pytest.raises(InputError, match="8 and 4 pixels cannot be compared"):
+        state.overlaps(drawn_density(4, 2))
+
+
+def test_a_file_gives_back_the_state_and_says_what_it_holds(tmp_path):
+    layout = ImageLayout((3, -1, 2, 0, -1, -1, 1, -1), 2, 2)
+    padding = torch.tensor(layout.pixel_order) < 0
+    state = drawn_density(8, 3, padding=padding).described(["a", "b", "c"], layout)
+    state.save(tmp_path / "state.safetensors")
+    loaded = DensityState.load(tmp_path / "state.safetensors")
+    assert loaded == state
+    assert loaded != drawn_density(8, 3, padding=padding, seed=1)
+    assert loaded != drawn_density(8, 3)
+    assert (loaded.class_names, loaded.layout) == (("a", "b", "c"), layout)
+    with pytest.raises(InputError, match=r"its format is qcnn_lightning\.DensityState 1, expected .*NetworkState 2"):
+        NetworkState.load(tmp_path / "state.safetensors")
+    with pytest.raises(InputError, match=r"expected qcnn_lightning\.DensityState of epochs 1"):
+        DensityState.load_epochs(tmp_path / "state.safetensors")
+
+
+def test_complex_states_are_pairs_of_numbers_in_a_file(tmp_path):
+    real, imaginary = drawn_density(4, 2), drawn_density(4, 2, seed=1)
+    tensors = [torch.complex(one, other) for one, other in zip(real.site_tensors, imaginary.site_tensors, strict=True)]
+    state = DensityState(tensors, torch.complex(real.top, imaginary.top))
+    state.save(tmp_path / "state.safetensors")
+    assert DensityState.load(tmp_path / "state.safetensors") == state
+
+
+def test_states_of_epochs_share_a_file(tmp_path):
+    states = {epoch: drawn_density(8, 2, padding=padding_of(8, 3), seed=epoch + 1) for epoch in (-1, 0, 4)}
+    write_epochs(tmp_path / "states.safetensors", states)
+    assert DensityState.load_epochs(tmp_path / "states.safetensors") == states

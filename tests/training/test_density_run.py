@@ -11,6 +11,8 @@ from composing import data_module, evaluation_of, ready
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.evaluate import last_checkpoint
 from qcnn_lightning.runs.rebuild import cost_of, network_of
+from qcnn_lightning.states import DensityState
+from qcnn_lightning.trained_run import TrainedRun
 from qcnn_lightning.training.run import train
 
 DENSITY = ("model=density", "cost=negative_log_likelihood", "data.levels=2", "model.d=8", "optimizer.lr=0.01")
@@ -19,7 +21,7 @@ DENSITY = ("model=density", "cost=negative_log_likelihood", "data.levels=2", "mo
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("density") / "run"
-    train(compose_small(folder, *DENSITY, "data.val_size=100"), quiet=True)
+    train(compose_small(folder, *DENSITY, "data.val_size=100", "callbacks.states.every_n_epochs=1"), quiet=True)
     return folder
 
 
@@ -49,6 +51,21 @@ def test_the_network_of_the_checkpoint_has_the_likelihood_that_was_measured(run)
     assert costs.mean().item() == pytest.approx(last["cost/test"], abs=1e-3)
     right = (state.conditional_probability(images).argmax(1) == labels).double().mean().item()
     assert right == pytest.approx(last["accuracy/test"], abs=1e-6)
+
+
+def test_states_of_all_epochs_are_kept_and_those_of_the_last_evaluated(run, tmp_path):
+    table = pd.read_csv(run / "metrics.csv").set_index("epoch")
+    kept = DensityState.load_epochs(run / "states.safetensors")
+    assert list(kept) == [-1, 0, 1]
+    for epoch, state in kept.items():
+        assert state.entanglement_entropy().mean().item() == pytest.approx(table["ee/mean"][epoch], rel=1e-5)
+    evaluation_of(f"run={run}", f"out={tmp_path}", figures="[png]")
+    last = DensityState.load(tmp_path / "state.safetensors")
+    assert last == kept[1]
+    assert last.layout is not None
+    assert last.class_names == tuple("0123456789")
+    assert (tmp_path / "epoch_fidelity.png").is_file()
+    assert TrainedRun(run).state(epoch=0) == kept[0]
 
 
 def test_a_density_is_evaluated(run, tmp_path):

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from qcnn_lightning.data.augmentation import AlteredBatches
 from qcnn_lightning.data.batches import Batches, EvaluationBatches, TrainingBatches
+from qcnn_lightning.data.levels import RedrawnBatches
 from qcnn_lightning.data.split_images import SplitImages
 from qcnn_lightning.errors import InputError, RefusedRunError
 
@@ -38,7 +39,9 @@ class ImageDataModule(SplitImages, pl.LightningDataModule):
         split = self._loaded_splits()["train"]
         altered = not self._augmentation.changes_nothing
         images = AlteredBatches(*split, self._augmentation, batches) if altered else Batches(*split)
-        return DataLoader(images, batch_size=None, sampler=batches)
+        if self._grey is None or self.levels is None:
+            return DataLoader(images, batch_size=None, sampler=batches)
+        return DataLoader(RedrawnBatches(images, self._grey, self.levels, batches), batch_size=None, sampler=batches)
 
     def num_batches_in(self, num_items: int) -> int:
         """Return the number of batches in the first items of the training loader."""

@@ -1,21 +1,27 @@
 """Images with K grey levels: K = 2 is a binarised image."""
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
-from jaxtyping import Real, UInt8
+from jaxtyping import Int64, Real, UInt8
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from qcnn_lightning.basis import MOST_LEVELS
+from qcnn_lightning.data.batches import Batch, Batches, TrainingBatches
 from qcnn_lightning.errors import InputError
 
 ROUNDINGS = ("bernoulli", "threshold")
 
 
-def check_levels(levels: int | None, rounding: str, contrast: int | float) -> None:
+def check_levels(levels: int | None, rounding: str, redraw: bool, contrast: int | float) -> None:
     """Check the settings of grey levels.
 
     Args:
         levels: `data.levels`.
         rounding: `data.rounding`.
+        redraw: `data.redraw`.
         contrast: `data.augment.contrast`.
 
     Raises:
@@ -23,6 +29,11 @@ def check_levels(levels: int | None, rounding: str, contrast: int | float) -> No
     """
     if rounding not in ROUNDINGS:
         raise InputError(f"data.rounding={rounding}: choose one of {', '.join(ROUNDINGS)}.")
+    if redraw and (levels is None or rounding != "bernoulli"):
+        raise InputError(
+            f"data.redraw={redraw} draws grey levels anew: it needs data.levels=K and data.rounding=bernoulli; here "
+            f"they are {levels} and {rounding}."
+        )
     if levels is None:
         return
     if not 2 <= levels <= MOST_LEVELS:
@@ -38,8 +49,7 @@ def rounded_to_levels(images: Real[Tensor, "*shape"], levels: int, rounding: str
 
     With x in [0, 1], "threshold" takes the nearest level, k = floor(x (K - 1) + 1/2). "bernoulli" takes one of the two
     levels around x at random, k = floor(x (K - 1) + u) with u uniform on [0, 1): the mean over draws is x. For K = 2 a
-    pixel is then white with probability x, the usual protocol for binarised MNIST. Every image is drawn once, and
-    keeps its draw.
+    pixel is then white with probability x, the usual protocol for binarised MNIST.
 
     Args:
         images: uint8, or floats in [0, 1].
@@ -55,3 +65,26 @@ def rounded_to_levels(images: Real[Tensor, "*shape"], levels: int, rounding: str
         level = (x * (levels - 1) + offset).floor().clamp(max=levels - 1)
         parts.append((level * (255 / (levels - 1))).round().to(torch.uint8))
     return torch.cat(parts)
+
+
+class RedrawnBatches(Dataset[list[Batch]]):
+    """Batches of training images whose grey levels are drawn anew in every epoch, by seed and epoch.
+
+    Args:
+        batches: of images, which are replaced.
+        images: before they were rounded, in tree order.
+        levels: K.
+        order: the sampler, which knows seed and epoch.
+    """
+
+    def __init__(self, batches: Batches, images: Real[Tensor, "images sites"], levels: int, order: TrainingBatches):
+        self.batches, self.images, self.levels, self.order = batches, images, levels, order
+        self._epoch: int | None = None
+
+    def __getitem__(self, indices: Sequence[Int64[Tensor, " _"]]) -> list[Batch]:
+        if self._epoch != self.order.epoch:
+            self._epoch = self.order.epoch
+            # A branch of its own: independent of the order and of the augmentation.
+            mixed = np.random.SeedSequence((self.order.seed, self._epoch), spawn_key=(0,)).generate_state(1)
+            self.batches.images = rounded_to_levels(self.images, self.levels, "bernoulli", int(mixed[0]))
+        return self.batches[indices]

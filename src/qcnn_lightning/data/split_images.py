@@ -53,6 +53,7 @@ class SplitImages:
         white: int | float = 1.0,
         levels: int | None = None,
         rounding: str = "bernoulli",
+        redraw: bool = False,
         val_size: int,
         batch_size: int,
         batches_per_item: int = 1,
@@ -73,6 +74,7 @@ class SplitImages:
             white: where the model lays the grey level 1 in its basis's interval; images are not changed.
             levels: K, the number of grey levels that images are rounded to; None leaves them as they are.
             rounding: how, as `levels.rounded_to_levels` takes it.
+            redraw: whether training images are rounded anew in every epoch, instead of once.
             val_size: training images to hold out as the split "val", each class in proportion, always the same.
             batch_size: training images in a batch, over all devices.
             batches_per_item: most batches in an item of the training loader. Every batch is an optimisation step;
@@ -104,8 +106,8 @@ class SplitImages:
             raise InputError(f"data.test_fraction={test_fraction} must lie between 0 and 1.")
         if size is not None and size > MOST_PIXELS_A_SIDE:
             raise InputError(f"data.size={size} must be at most {MOST_PIXELS_A_SIDE}.")
-        check_levels(levels, rounding, (augment or {}).get("contrast", 0))
-        self.levels, self._rounding = levels, rounding
+        check_levels(levels, rounding, redraw, (augment or {}).get("contrast", 0))
+        self.levels, self._rounding, self._redraw = levels, rounding, redraw
         self._paths = {"root": of_source.get("root"), "path": of_source.get("path"), "cache": cache}
         with self._failures_told():
             self._source = make_source(name, of_source)
@@ -123,6 +125,7 @@ class SplitImages:
         self._val_size, self._batch_size, self._batches_per_item = val_size, batch_size, batches_per_item
         self._evaluation_batch_size, self._population_size = evaluation_batch_size, population_size
         self._splits: dict[str, tuple[Tensor, Tensor]] | None = None
+        self._grey: Tensor | None = None
         self._class_names: tuple[str, ...] = ()
 
     @property
@@ -150,7 +153,7 @@ class SplitImages:
         """Return the training images that population statistics are measured on: a fixed random choice."""
         images, _ = self._loaded_splits()["train"]
         shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        return images[shuffled[: self._population_size]]
+        return images[shuffled[: self._population_size].to(images.device)]
 
     def prepare_data(self) -> None:
         """Fetch what is missing, check it, and prepare the cache; several processes may do so at once.
@@ -202,6 +205,13 @@ class SplitImages:
         if self._val_size > 0:
             splits["train"], splits["val"] = _hold_out(splits["train"], self._val_size)
             num_train -= self._val_size
+        if self._redraw:
+            # The same images in the same order, before they were rounded.
+            grey = images.splits["train"]
+            if "test" not in images.splits:
+                grey, _ = _hold_out(grey, self._num_test_images(len(grey[1])))
+            grey = _hold_out(grey, self._val_size)[0] if self._val_size > 0 else grey
+            self._grey = lay_on_chain(grey[0], self.pixel_order)
         if self._batch_size > num_train:
             raise InputError(f"data.batch_size={self._batch_size} is more than the {num_train} training images.")
         trained_on = set(splits["train"][1].unique().tolist())
@@ -220,7 +230,16 @@ class SplitImages:
 
     def take_images_of(self, other: "SplitImages") -> None:
         """Have the same images in memory as a data set with the same settings, apart from the seed, that is loaded."""
+        # One dictionary: whoever moves the images moves them for all.
         self._splits, self._class_names, self._known_by = other._splits, other._class_names, other._known_by
+
+    def move_to(self, device: torch.device) -> None:
+        """Keep the images in a GPU's memory, where batches are chosen and altered; elsewhere they stay in the CPU's."""
+        if device.type == "cuda":
+            splits = self._loaded_splits()
+            for name, (images, labels) in splits.items():
+                splits[name] = images.to(device), labels.to(device)
+            self._augmentation.move_to(device)
 
     def _loaded_splits(self) -> dict[str, tuple[Tensor, Tensor]]:
         if self._splits is None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,23 +10,28 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from qcnn_lightning.figure_style import save, styled
-from qcnn_lightning.states import NetworkState
 
 FIDELITY = "epoch_fidelity"
 
 
-def fidelity_between_epochs(states: Mapping[int, NetworkState]) -> Float[Tensor, "epochs epochs"]:
-    """Return the mean over the classes of |<Psi_y|Psi'_y>|^2, normalised, for every two epochs in ascending order."""
-    ordered = [states[epoch] for epoch in sorted(states)]
+def fidelity_between_epochs(
+    states: Mapping[int, Any],
+) -> Float[Tensor, "epochs epochs"]:
+    """Return the mean over the classes of |<Psi_y|Psi'_y>|^2, normalised, for every two epochs in ascending order.
+
+    Args:
+        states: of every epoch; their `overlaps(other)` compares them.
+    """
+    ordered: list[Any] = [states[epoch] for epoch in sorted(states)]
     result = torch.ones(len(ordered), len(ordered), dtype=torch.float64)
     for row, state in enumerate(ordered):
         for column, other in enumerate(ordered[:row]):
-            fidelity = state.overlaps(other).diagonal().square().mean()
+            fidelity = state.overlaps(other).diagonal().abs().square().mean()
             result[row, column] = result[column, row] = fidelity
     return result
 
 
-def draw_fidelity(states: Mapping[int, NetworkState], folder: Path, formats: Sequence[str]) -> None:
+def draw_fidelity(states: Mapping[int, Any], folder: Path, formats: Sequence[str]) -> None:
     """Draw the fidelity between epochs into a folder."""
     epochs = sorted(states)
     fidelity = fidelity_between_epochs(states).numpy()

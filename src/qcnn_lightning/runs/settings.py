@@ -39,6 +39,7 @@ ADDED_SINCE = {
     "data.augment.shift_fraction": 0.5,
     "data.levels": None,
     "data.rounding": "bernoulli",
+    "data.redraw": False,
     "data.white": 1.0,
     "entropy_of": "halves",
     "entropy_weight": 0.0,

@@ -14,9 +14,10 @@ from torch import Tensor
 from qcnn_lightning.basis import Basis, quadrature
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.states.amplitudes import contract
-from qcnn_lightning.states.dense_tree import DenseTree, dense_tree, quimb_network
+from qcnn_lightning.states.dense_tree import DenseTreeState, dense_tensors
 from qcnn_lightning.states.entropy import renyi_entropy
 from qcnn_lightning.states.gram import Tree, build_tree
+from qcnn_lightning.states.layout import ImageLayout
 from qcnn_lightning.states.mutual_information import mutual_information_map, region_spectrum
 from qcnn_lightning.states.open_blocks import blocks_fit, density_matrices, pixel_density_matrices
 from qcnn_lightning.states.polynomial import interaction_order, orders_fit
@@ -45,7 +46,8 @@ class Observables(TreeSizes):
 
     basis: Basis
     white: float
-    log_norm: Callable[[], Tensor]
+    class_names: tuple[str, ...] | None
+    layout: ImageLayout | None
     entanglement_entropy: Callable[[], Tensor]
     _local_functions: Callable[[Tensor], Tensor]
     _of_all_blocks: Callable[[Tensor, int], Tensor]
@@ -256,19 +258,19 @@ class Observables(TreeSizes):
             raise InputError(f"channels={self.channels}: the polynomials of this state's orders do not fit into memory")
         return interaction_order(self._tree())
 
-    def to_dense_tree(self) -> DenseTree:
+    def to_dense_tree(self) -> DenseTreeState:
         """Return the same states as a tree of dense tensors with three legs; `from_dense_tree` is the way back."""
-        return dense_tree(self.site_tensors, self.top)
+        tensors = dense_tensors(self.site_tensors)
+        return DenseTreeState(tensors, self.top, self.basis.name, self.class_names, self.layout, self.white)
 
     @torch.no_grad()
     def to_quimb(self, label: int) -> Any:
-        """Return |Psi_y> as a tensor network of quimb's (`quimb_network`).
+        """Return |Psi_y> as a tensor network of quimb's, as `DenseTreeState.to_quimb` does.
 
         Raises:
             InputError: quimb is not installed, or there is no such class.
         """
-        label = range(self.num_classes)[checked_label(label, self.num_classes)]
-        return quimb_network(self._tree(), label, self.log_norm()[label].item())
+        return self.to_dense_tree().to_quimb(label)
 
 
 def checked_label(label: int, num_classes: int) -> int:

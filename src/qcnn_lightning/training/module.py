@@ -24,6 +24,7 @@ from qcnn_lightning.data.batches import Batch
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 from qcnn_lightning.kernels.kernel import AutogradKernel, Kernel, backpropagate
 from qcnn_lightning.models.model import completed
+from qcnn_lightning.states import State
 
 EVALUATION_STATISTICS = ("population", "running")
 
@@ -251,6 +252,10 @@ class Classifier(pl.LightningModule):
     def scores(self, images: Real[Tensor, "batch sites"]) -> Float[Tensor, "batch classes"]:
         """Return the scores that the cost takes, in evaluation."""
         return self._scores(images)
+
+    def schmidt_spectrum(self, state: State) -> Float[Tensor, "classes rank"]:
+        """Return the Schmidt probabilities between the halves of the image, descending (eq. 45)."""
+        return state.schmidt_spectrum()
 
     def on_validation_epoch_end(self) -> None:
         """Log every split's cost and accuracy, and the mean cost of the training batches as `cost/batch`.
