@@ -36,6 +36,8 @@ METRICS: dict[str, Callable[[Run], float]] = {
     "ee": lambda run: last(run.entropy_trend(2)),
     "rise": lambda run: settling(run).rise,
 }
+BOUNDS = {"accuracy": (0.0, 1.0), "best": (0.0, 1.0), "ee": (0.0, np.inf)}
+ANY = (-np.inf, np.inf)
 
 
 def runs_table(collection: Collection) -> pd.DataFrame:
@@ -60,7 +62,9 @@ def cells_table(collection: Collection) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for labels, cell in runs_table(collection).groupby(["data", "embedding", "order"], sort=False):
         row = dict(zip(("data", "embedding", "order"), labels, strict=True)) | {"seeds": len(cell)}
-        rows.append(row | {name: mean_with_interval(list(cell[name])) for name in METRICS})
+        rows.append(
+            row | {name: mean_with_interval(list(cell[name]), bounds=BOUNDS.get(name, ANY)) for name in METRICS}
+        )
     table = pd.DataFrame(rows)
     places = [table["embedding"].map(list(EMBEDDINGS).index), table["order"].map(ORDERS.index)]
     return table.assign(e=places[0], o=places[1]).sort_values(["data", "e", "o"], ascending=[False, True, True])

@@ -12,7 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from qcnn_lightning.figure_style import MARKERS, OKABE_ITO, colour_of
-from qcnn_lightning.labels import MEAN_ENTROPY, class_label, data_name
+from qcnn_lightning.labels import MEAN_ENTROPY, class_label, data_name, value_name
+from qcnn_lightning.report.correlation import Estimate
 from qcnn_lightning.report.figures import groups_with_panels
 from qcnn_lightning.report.groups import Collection, Group, LeftOut, rank
 from qcnn_lightning.report.layout import (
@@ -27,9 +28,11 @@ from qcnn_lightning.report.layout import (
     wrapped,
 )
 from qcnn_lightning.report.tables import last, mean_and_deviation, possible_interval
+from reproduction.embedding_study import EMBEDDINGS, ORDERS, cells_table
 from reproduction.studies import classes_at_the_end, entropy_and_error, mean_with_interval
 
 WEIGHT = "entropy_weight"
+EMBEDDED_BY = {"model.basis", "data.white"}
 # Of names over their points, in inches.
 NAME_HEIGHTS = (0.02, -0.12, 0.1, -0.2, 0.19, -0.29)
 
@@ -38,6 +41,8 @@ def planned_study_figures(collection: Collection, choices: Choices, left_out: li
     """Yield the title of every figure and the function that draws it."""
     for data in collection.data_sets:
         yield f"entropy_and_error_{data}", partial(entropy_and_error_of_classes, groups_with_panels(collection, data))
+    if len(EMBEDDED_BY & set(collection.varying_settings)) and "data.flatten" in collection.varying_settings:
+        yield "accuracy_and_entropy", partial(accuracy_and_entropy, collection)
     if WEIGHT in collection.varying_settings:
         yield f"against_{WEIGHT}", partial(against_weight, collection)
         if any("ee/mixture" in run.metrics for run in collection.runs):
@@ -185,6 +190,47 @@ def against_weight(collection: Collection) -> Figure | str:
         )
     title_above(figure, seeds_of(collection.groups))
     return figure
+
+
+def accuracy_and_entropy(collection: Collection) -> Figure | str:
+    """Draw last test accuracy against mean entropy: a point per embedding (colour) and order (marker).
+
+    Bars are 95% intervals over seeds.
+    """
+    cells = cells_table(collection)
+    figure = Figure(figsize=(max(3.6, PANEL_WIDTH * 1.4 * len(collection.data_sets)), 3.0))
+    panels = figure.subplots(1, len(collection.data_sets), squeeze=False)[0]
+    colours = dict(zip(EMBEDDINGS, OKABE_ITO, strict=False))
+    markers = dict(zip(ORDERS, MARKERS, strict=False))
+    for axes, data in zip(panels, collection.data_sets, strict=True):
+        for row in cells[cells["data"] == data].to_dict("records"):
+            accuracy, entropy = row["accuracy"], row["ee"]
+            axes.errorbar(
+                entropy.value,
+                accuracy.value,
+                xerr=bar_of(entropy),
+                yerr=bar_of(accuracy),
+                color=colours[row["embedding"]],
+                marker=markers[row["order"]],
+                markersize=4,
+                elinewidth=0.6,
+            )
+        axes.set_title(wrapped(data_name(data), PANEL_WIDTH), loc="left")
+        axes.set(xlabel=MEAN_ENTROPY, ylabel="test accuracy")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    handles = [Line2D([], [], color=colours[name], marker="s", ls="", label=EMBEDDINGS[name]) for name in EMBEDDINGS]
+    handles += [
+        Line2D([], [], color="0.4", marker=markers[name], ls="", label=value_name("data.flatten", name))
+        for name in ORDERS
+    ]
+    legend_below(figure, handles)
+    title_above(figure, f"mean and 95% interval over {cells['seeds'].max()} seeds")
+    return figure
+
+
+def bar_of(estimate: Estimate) -> np.ndarray:
+    """Return the two lengths of an interval's bar, as matplotlib takes them; none without an interval."""
+    return np.nan_to_num([[estimate.value - estimate.low], [estimate.high - estimate.value]])
 
 
 def against_entropy(collection: Collection) -> Figure | str:

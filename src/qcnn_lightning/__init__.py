@@ -17,6 +17,7 @@ Read the help of these:
     QCNN                   the network, a torch.nn.Module
     NetworkState           its states: entropies, spectra, overlaps, probabilities, samples
     ConvAC                 the network without batch norm, a convolutional arithmetic circuit
+    TTN, DenseTreeState    a tree of dense tensors; every tree's state is one, and can be compressed
     Density, DensityState  the same tree as a probability of images: likelihoods, samples, conditionals
     Linear, CNN            ordinary classifiers of the same images, without states
     MPS, MPSState          a matrix product state, the class on a leg of its own
@@ -37,8 +38,8 @@ if is_starting(__name__):
 if TYPE_CHECKING:
     from qcnn_lightning.errors import InputError
     from qcnn_lightning.from_python import load, load_sweep, sweep, train
-    from qcnn_lightning.models import CNN, MPS, QCNN, ConvAC, Density, Linear, Model
-    from qcnn_lightning.states import DensityState, MPSState, NetworkState, State
+    from qcnn_lightning.models import CNN, MPS, QCNN, TTN, ConvAC, Density, Linear, Model
+    from qcnn_lightning.states import DenseTreeState, DensityState, MPSState, NetworkState, State
     from qcnn_lightning.trained_run import Sweep, TrainedRun
 
     __version__: str
@@ -47,7 +48,9 @@ __all__ = [
     "CNN",
     "MPS",
     "QCNN",
+    "TTN",
     "ConvAC",
+    "DenseTreeState",
     "Density",
     "DensityState",
     "InputError",
@@ -70,6 +73,8 @@ PLACES = {
     "ConvAC": "models",
     "MPS": "models",
     "QCNN": "models",
+    "TTN": "models",
+    "DenseTreeState": "states",
     "Density": "models",
     "DensityState": "states",
     "InputError": "errors",

@@ -85,6 +85,7 @@ def test_a_networks_own_parameters_are_what_is_trained():
     together = Networks(every)
     together.weights[1] += 1
     assert torch.equal(every[1].levels[0].weight, before + 1)
+    together.attach_gradients()
     together.gradients[1] = 2
     assert all((parameter.grad == 2).all() for parameter in every[1].parameters())
     assert torch.equal(together.batched.levels[0].weight[1], before + 1)

@@ -4,7 +4,9 @@ from scipy.stats import spearmanr, ttest_1samp
 from synthetic import curves, write_run
 from test_study_tables import with_setting
 
+from qcnn_lightning.figure_style import styled
 from qcnn_lightning.report.groups import read_collection
+from qcnn_lightning.report.layout import Choices
 from reproduction.embedding_study import (
     EMBEDDINGS,
     ORDERS,
@@ -15,6 +17,7 @@ from reproduction.embedding_study import (
     scales_table,
 )
 from reproduction.page_tables import embedding_correlations, embedding_effects, embeddings, scales
+from reproduction.study_figures import planned_study_figures
 
 SETTINGS = {"circle": ("fourier", 1.0), "three_quarters": ("fourier", 0.75), "legendre": ("legendre", 1.0)}
 ACCURACY_OF = {"circle": 0.0, "three_quarters": 0.01, "legendre": 0.02}
@@ -89,6 +92,18 @@ def test_the_tables_of_the_page_have_a_row_for_each(study):
     assert len(list(embedding_effects(study))) == 1 + 2 + 3
     assert len(list(embedding_correlations(study))) == 1 + 4 * 2 + 1
     assert len(runs_table(study)) == 36
+
+
+def test_the_figure_has_a_point_for_every_cell(study):
+    plan = dict(planned_study_figures(study, Choices(), []))
+    with styled():
+        figure = plan["accuracy_and_entropy"]()
+        (axes,) = figure.axes
+    assert len(axes.containers) == 12
+    places = {tuple(np.round(container.lines[0].get_xydata()[0], 6)) for container in axes.containers}
+    cells = cells_table(study)
+    expected = {(round(e.value, 6), round(a.value, 6)) for e, a in zip(cells["ee"], cells["accuracy"], strict=True)}
+    assert places == expected
 
 
 def test_the_entropy_of_a_scale_is_compared_with_the_same_seed_without_the_term(tmp_path):

@@ -138,7 +138,7 @@ def test_a_tree_of_dense_tensors_and_back(name: str) -> None:
     state = STATES[name]()
     tree = state.to_dense_tree()
     states = torch.eye(state.channels[0] + 1, dtype=torch.float64)
-    for node in tree.nodes:
+    for (node,) in tree.site_tensors:
         states = torch.einsum("ijk,ja,kb->iab", node, states, states).flatten(1)
     torch.testing.assert_close(tree.top @ states, state.dense(), rtol=1e-12, atol=1e-12)
     back = NetworkState.from_dense_tree(tree)
@@ -149,10 +149,10 @@ def test_a_tree_of_dense_tensors_and_back(name: str) -> None:
 def test_any_tree_of_dense_tensors_is_a_state() -> None:
     generator = torch.Generator().manual_seed(0)
     tree = state_of(4).to_dense_tree()
-    nodes = tuple(torch.randn(node.shape, generator=generator, dtype=torch.float64) for node in tree.nodes)
+    nodes = tuple(torch.randn(node.shape, generator=generator, dtype=torch.float64) for node in tree.site_tensors)
     state = NetworkState.from_dense_tree(type(tree)(nodes, tree.top))
     states = torch.eye(3, dtype=torch.float64)
-    for node in nodes:
+    for (node,) in nodes:
         states = torch.einsum("ijk,ja,kb->iab", node, states, states).flatten(1)
     torch.testing.assert_close(state.dense(), tree.top @ states, rtol=1e-11, atol=1e-11)
 

@@ -11,6 +11,7 @@ from commands import command, evaluate_command, train_command
 
 MODELS = {
     "convac": ("model.d=4", "model.sharing=sibling", "data.white=0.75"),
+    "ttn": ("model.bond=8", "data.white=0.75", "model.dtype=complex"),
     "linear": ("cost=cross_entropy",),
     "cnn": ("model.width=4", "cost=cross_entropy"),
 }

@@ -146,6 +146,11 @@ class Augmentation:
             drawn.append(torch.bucketize(uniform, probabilities.cumsum(0)[:-1], right=True))
         return drawn[0], drawn[1], drawn[2]
 
+    def move_to(self, device: torch.device) -> None:
+        """Keep the tables where the images are."""
+        self.sources, self.filled = self.sources.to(device), self.filled.to(device)
+        self.left, self.levels = self.left.to(device), self.levels.to(device)
+
     def __call__(
         self,
         images: UInt8[Tensor, "batch sites"],
@@ -179,7 +184,8 @@ class AlteredBatches(Batches):
         """Return these images as this epoch alters them."""
         if self._epoch != self.order.epoch:
             self._epoch = self.order.epoch
-            self._drawn = self.augmentation.draw(len(self.labels), self.order.seed, self._epoch)
+            drawn = self.augmentation.draw(len(self.labels), self.order.seed, self._epoch)
+            self._drawn = [of_kind.to(self.images.device) for of_kind in drawn]
         return self.augmentation(super().chosen(indices), *(drawn[indices] for drawn in self._drawn))
 
 

@@ -19,7 +19,7 @@ class Batches(Dataset[list[Batch]]):
         self.images, self.labels = images, labels
 
     def __getitem__(self, indices: Sequence[Int64[Tensor, " _"]]) -> list[Batch]:
-        sizes, chosen = [len(batch) for batch in indices], torch.cat(tuple(indices))
+        sizes, chosen = [len(batch) for batch in indices], torch.cat(tuple(indices)).to(self.images.device)
         return list(zip(self.chosen(chosen).split(sizes), self.labels[chosen].split(sizes), strict=True))
 
     def chosen(self, indices: Int64[Tensor, " chosen"]) -> Real[Tensor, "chosen sites"]:

@@ -153,7 +153,7 @@ class SplitImages:
         """Return the training images that population statistics are measured on: a fixed random choice."""
         images, _ = self._loaded_splits()["train"]
         shuffled = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        return images[shuffled[: self._population_size]]
+        return images[shuffled[: self._population_size].to(images.device)]
 
     def prepare_data(self) -> None:
         """Fetch what is missing, check it, and prepare the cache; several processes may do so at once.
@@ -230,7 +230,16 @@ class SplitImages:
 
     def take_images_of(self, other: "SplitImages") -> None:
         """Have the same images in memory as a data set with the same settings, apart from the seed, that is loaded."""
+        # One dictionary: whoever moves the images moves them for all.
         self._splits, self._class_names, self._known_by = other._splits, other._class_names, other._known_by
+
+    def move_to(self, device: torch.device) -> None:
+        """Keep the images in a GPU's memory, where batches are chosen and altered; elsewhere they stay in the CPU's."""
+        if device.type == "cuda":
+            splits = self._loaded_splits()
+            for name, (images, labels) in splits.items():
+                splits[name] = images.to(device), labels.to(device)
+            self._augmentation.move_to(device)
 
     def _loaded_splits(self) -> dict[str, tuple[Tensor, Tensor]]:
         if self._splits is None:

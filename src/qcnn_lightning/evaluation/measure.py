@@ -285,13 +285,16 @@ def probabilities_of(alpha: Float[Tensor, "images classes"]) -> Float[Tensor, "i
 def disagreement(network: nn.Module, state: State, images: Real[Tensor, "images sites"]) -> float:
     """Return max |alpha_y(x) - <x|Psi_y>| / max |<x|Psi_y>|: round-off, by eq. 31.
 
-    Normalised scores are amplitudes divided by their norm; those of complex amplitudes are |alpha_y(x)|.
+    Normalised scores are amplitudes divided by their norm; those of complex amplitudes are |alpha_y(x)|. Scores without
+    a factor of every image (`relative_scores`) are compared like normalised ones.
     """
     logarithm, sign = state.log_amplitude(images)
-    if network.normalises_scores:
+    scores_of: Any = getattr(network, "relative_scores", network)
+    scores = scores_of(images.to(next(network.parameters()).device)).cpu().double()
+    if scores_of is not network or network.normalises_scores:
         logarithm = logarithm - (2 * logarithm).logsumexp(-1, keepdim=True) / 2
+        scores = scores / scores.norm(dim=-1, keepdim=True)
     amplitude = logarithm.exp() if sign.is_complex() else sign * logarithm.exp()
-    scores = network(images.to(next(network.parameters()).device)).cpu().double()
     return ((scores - amplitude).abs().max() / amplitude.abs().max()).item()
 
 

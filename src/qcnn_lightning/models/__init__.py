@@ -7,8 +7,9 @@ from qcnn_lightning.models.density import Density as Density
 from qcnn_lightning.models.model import Model as Model
 from qcnn_lightning.models.mps import MPS as MPS
 from qcnn_lightning.models.qcnn import QCNN as QCNN
+from qcnn_lightning.models.ttn import TTN as TTN
 
 MODELS: dict[str, type[Model]] = {
-    f"qcnn_lightning.{model.__name__}": model for model in (QCNN, ConvAC, Density, MPS, Linear, CNN)
+    f"qcnn_lightning.{model.__name__}": model for model in (QCNN, ConvAC, TTN, Density, MPS, Linear, CNN)
 }
 """Our models, by the names that configurations use."""

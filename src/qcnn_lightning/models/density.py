@@ -50,7 +50,6 @@ class Density(Model):
 
     padding: Tensor
     leaves: nn.Parameter | None
-    is_density = True
     normalises_scores = True
 
     @checked_settings

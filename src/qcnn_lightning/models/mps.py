@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from qcnn_lightning.basis import LevelsBasis, make_basis
 from qcnn_lightning.errors import InputError, checked_settings
-from qcnn_lightning.kernels.chain import SITES_BETWEEN_RESCALING, sweep
+from qcnn_lightning.kernels.chain import sweep, sweep_grams
 from qcnn_lightning.models.model import Model
 from qcnn_lightning.pixels import check_images, checked_white
-from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
+from qcnn_lightning.states.gram import times_power_of_two
 from qcnn_lightning.states.mps import MPSState
 
 CLASS_SITES = ("middle", "end")
@@ -23,18 +23,19 @@ IMAGES_AT_A_TIME = 500
 class MPS(Model):
     """alpha_y(x) = u(x_1) A(x_2) .. A(x_N/2) T_y A(x_N/2+1) .. u(x_N), A(x) = 1 + sum_i f_i(x) W_i, i = 0 .. d_0.
 
-    The weights are the differences W from the identity. Powers of two are carried beside the vectors, so that no number
-    of sites over- or underflows (theory.md, eq. A1).
+    The parameters are differences from a product state: W_i = V_i / sqrt(N (d_0 + 1) D), T_y = (1 + V_y / sqrt(D)) / C
+    for C classes, and u likewise, with entries of V of order 1. Rates of learning then depend little on N and D. Powers
+    of two are carried beside the vectors, so no number of sites over- or underflows (theory.md, eq. A1, A2).
 
     Args:
         num_sites: N, pixels of the flattened image and padding; even where the class stands in the middle.
         num_classes: number of classes.
         bond: D, the bond dimension.
         d: d_0, local functions besides the constant one.
-        basis: "fourier", "legendre", "levels" of d_0 + 1 grey levels, or your own class.
+        basis: "legendre", "fourier", "levels" of d_0 + 1 grey levels, or your own class.
         class_site: where the tensor of the classes stands: in the "middle", or at the "end".
-        spread: size of the random weights at the start: sum_i E|f_i v W_i|^2 = spread^2 |v|^2 / N at every site. At 0
-            the state is a product state.
+        spread: standard deviation of V at the start; sum_i E|f_i v W_i|^2 is then spread^2 |v|^2 / N at every site.
+            At 0 the state is a product state.
         white: where white lies in the basis's interval [0, 1] (data.white).
 
     Raises:
@@ -49,8 +50,8 @@ class MPS(Model):
         num_sites: int | np.integer,
         num_classes: int | np.integer,
         bond: int | np.integer = 20,
-        d: int | np.integer = 2,
-        basis: str = "fourier",
+        d: int | np.integer = 1,
+        basis: str = "legendre",
         class_site: str = "middle",
         spread: float = 1.0,
         white: float = 1.0,
@@ -73,14 +74,10 @@ class MPS(Model):
         self.basis, self.white = make_basis(basis, int(d)), checked_white(white)
         self.arms = 2 if class_site == "middle" else 1
         local, steps = int(d) + 1, num_sites // self.arms - 1
-        size = spread / math.sqrt(num_sites * local * bond)
-        ends = size * torch.randn(self.arms, local, bond)
-        ends[:, 0] += bond**-0.5
-        self.ends = nn.Parameter(ends)
-        self.sites = nn.Parameter(size * torch.randn(steps, self.arms, local, bond, bond))
-        classes = spread * torch.randn(bond, num_classes, bond if self.arms == 2 else 1) / bond
-        centre = torch.eye(bond) if self.arms == 2 else torch.full((bond, 1), bond**-0.5)
-        self.classes = nn.Parameter((centre.unsqueeze(1) + classes) / num_classes)
+        self.size = (num_sites * local * bond) ** -0.5
+        self.ends = nn.Parameter(spread * torch.randn(self.arms, local, bond))
+        self.sites = nn.Parameter(spread * torch.randn(steps, self.arms, local, bond, bond))
+        self.classes = nn.Parameter(spread * torch.randn(bond, num_classes, bond if self.arms == 2 else 1))
         self.register_buffer("padding", torch.zeros(num_sites, dtype=torch.bool))
 
     def mark_padding(self, padding: Bool[Tensor, " sites"]) -> None:
@@ -144,14 +141,14 @@ class MPS(Model):
     def _amplitudes(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
         """Return a and e with alpha_y(x) = a 2^e."""
         check_images(x, self.num_sites, self.basis)
-        classes, of_classes = self._scaled_classes()
+        ends, classes = self._ends(), self._classes()
         amplitudes, exponents = [], []
         for part in x.split(IMAGES_AT_A_TIME):
-            vectors, exponent = sweep(self.ends, self.sites, self.represent(part))
+            vectors, exponent = sweep(ends, self.sites, self.represent(part), self.size)
             inner = (vectors[0] @ classes.flatten(1)).unflatten(-1, classes.shape[1:])
             right = vectors[1] if self.arms == 2 else vectors.new_ones(len(part), 1)
             amplitudes.append((inner @ right.unsqueeze(-1)).squeeze(-1))
-            exponents.append(exponent.sum(0) + of_classes)
+            exponents.append(exponent.sum(0))
         return torch.cat(amplitudes), torch.cat(exponents)
 
     def represent(self, x: Tensor) -> Float[Tensor, "sites arms batch local"]:
@@ -184,33 +181,33 @@ class MPS(Model):
     def _scaled_norm(self) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return s and e with Z = sum_y <Psi_y|Psi_y> = s 2^e, from the Gram matrices of the arms (eq. A3)."""
         ends, sites = self._tensors()
-        gram = ends.mT @ ends
-        exponent = torch.zeros(self.arms, dtype=torch.int64, device=gram.device)
-        for step, site in enumerate(sites.unbind(), start=1):
-            mapped = gram.unsqueeze(1) @ site
-            gram = site.flatten(1, 2).mT @ mapped.flatten(1, 2)
-            if step % SITES_BETWEEN_RESCALING == 0 or step == len(sites):
-                shift = binary_exponent(gram.detach().abs().amax((1, 2)))
-                gram, exponent = times_power_of_two(gram, -shift[:, None, None]), exponent + shift
+        gram, exponent = sweep_grams(ends.mT @ ends, sites)
         outer = gram[1] if self.arms == 2 else gram.new_ones(1, 1)
-        classes, of_classes = self._scaled_classes()
+        classes = self._classes()
         norm = torch.einsum("oyi,op,pyj,ij->", classes, gram[0], classes, outer)
-        return norm, exponent.sum() + 2 * of_classes
+        return norm, exponent.sum()
 
-    def _scaled_classes(self) -> tuple[Float[Tensor, "left classes right"], Int[Tensor, ""]]:
-        """Return t and e with T = t 2^e, and a largest |t| from 1/2 to 1."""
-        shift = binary_exponent(self.classes.abs().amax())
-        return times_power_of_two(self.classes, -shift), shift
+    def _classes(self) -> Float[Tensor, "left classes right"]:
+        """Return T_y = (1 + V_y / sqrt(D)) / C."""
+        product = torch.eye(self.bond) if self.arms == 2 else torch.full((self.bond, 1), self.bond**-0.5)
+        product = product.to(self.classes)
+        return (product.unsqueeze(1) + self.classes * self.bond**-0.5) / self.num_classes
+
+    def _ends(self) -> Float[Tensor, "arms local bond"]:
+        """Return u_i = delta_i0 (1, .., 1) / sqrt(D) + V_i / sqrt(N (d_0 + 1) D)."""
+        product = torch.zeros_like(self.ends)
+        product[:, 0] = self.bond**-0.5
+        return product + self.size * self.ends
 
     def _tensors(self) -> tuple[Float[Tensor, "arms local bond"], Float[Tensor, "steps arms local bond bond"]]:
         """Return u_i and A_i = delta_i0 + W_i, without what sites without a pixel do not have."""
-        identity = torch.zeros_like(self.sites[:1, :1])
-        identity[..., 0, :, :] = torch.eye(self.bond, dtype=self.sites.dtype, device=self.sites.device)
-        sites = self.sites + identity
+        identity = torch.zeros(self.arms, self.ends.shape[1], self.bond, self.bond).to(self.sites)
+        identity[:, 0] = torch.eye(self.bond)
+        ends, sites = self._ends(), self.size * self.sites + identity
         if not self.padding.any():
-            return self.ends, sites
+            return ends, sites
         absent = self._absent().unsqueeze(-1)
-        return torch.where(absent[0], 0, self.ends), torch.where(absent[1:].unsqueeze(-1), 0, sites)
+        return torch.where(absent[0], 0, ends), torch.where(absent[1:].unsqueeze(-1), 0, sites)
 
     def site_tensors(
         self, statistics: None = None
@@ -219,7 +216,7 @@ class MPS(Model):
         ends, sites = (tensor.cpu().double() for tensor in self._tensors())
         arms = [[ends[arm].unsqueeze(0), *sites[:, arm].transpose(1, 2).unbind()] for arm in range(self.arms)]
         right = [tensor.permute(2, 1, 0) for tensor in reversed(arms[1])] if self.arms == 2 else []
-        return [*arms[0], *right], self.classes.cpu().double(), len(arms[0])
+        return [*arms[0], *right], self._classes().cpu().double(), len(arms[0])
 
     def state(self, statistics: None = None) -> MPSState:
         """Return the states |Psi_y>, float64, on the CPU; differentiable."""

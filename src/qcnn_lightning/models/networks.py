@@ -19,6 +19,8 @@ from qcnn_lightning.kernels.kernel import backpropagate
 from qcnn_lightning.models.qcnn import QCNN
 from qcnn_lightning.models.statistics import ChannelStatistics
 
+NUMBERS_AT_A_TIME = 2**28
+"""Features of a level held at a time in evaluation: 1 GiB in float32."""
 RUNNING = ("running_mean", "running_var")
 POPULATION = ("population_mean", "population_var")
 
@@ -34,6 +36,7 @@ class Networks:
     Attributes:
         weights: (networks, parameters), a row has gamma, beta and weight of all levels, in this order.
         gradients: (networks, parameters), of each network's own cost.
+        running: the running averages of means and variances, (networks, channels) each.
     """
 
     def __init__(self, networks: Sequence[QCNN]):
@@ -42,6 +45,7 @@ class Networks:
         self.batched = copy.deepcopy(first)
         self.weights = torch.stack([torch.cat([p.detach().flatten() for p in parameters_of(n)]) for n in networks])
         self.gradients = torch.zeros_like(self.weights)
+        self._own_gradients: list[tuple[nn.Parameter, Tensor]] = []
         own = [parameters_of(network) for network in networks]
         start = 0
         for number, (level, name) in enumerate(places_of(self.batched)):
@@ -51,11 +55,14 @@ class Networks:
             view = self.weights[:, columns].unflatten(1, of_level.shape)
             setattr(level, name, nn.Parameter(view))
             for network, row, gradient in zip(own, view, self.gradients[:, columns], strict=True):
-                network[number].data, network[number].grad = row, gradient.view(of_level.shape)
+                network[number].data = row
+                self._own_gradients.append((network[number], gradient.view(of_level.shape)))
+        self.running: list[Tensor] = []
         for place, level in enumerate(self.batched.all_levels):
             for name in RUNNING:
                 averages = [getattr(network.all_levels[place].statistics, name) for network in networks]
                 together = torch.stack(averages)
+                self.running.append(together)
                 setattr(level.statistics, name, together)
                 for average, row in zip(averages, together, strict=True):
                     average.data = row
@@ -63,6 +70,11 @@ class Networks:
 
     def __len__(self) -> int:
         return len(self.networks)
+
+    def attach_gradients(self) -> None:
+        """Let the gradients of the networks' own parameters be views of `gradients`."""
+        for parameter, gradient in self._own_gradients:
+            parameter.grad = gradient
 
     def backpropagate(self, cost: Cost, x: Sequence[Tensor], labels: Sequence[Tensor]) -> Float[Tensor, " networks"]:
         """Return every network's mean cost over its own batch, and set `gradients` to those of these costs.
@@ -113,8 +125,10 @@ class Networks:
             backpropagate(kernel, cost, images, of_images)
             for kernel, images, of_images in zip(kernels, x, labels, strict=True)
         ]
-        rows = [torch.cat([p.grad.flatten() for p in parameters_of(network)]) for network in self.networks]  # type: ignore[union-attr]
-        torch.stack(rows, out=self.gradients)
+        for parameter, gradient in self._own_gradients:
+            assert parameter.grad is not None
+            gradient.copy_(parameter.grad)
+        self.attach_gradients()
         return costs
 
     @torch.no_grad()
@@ -124,6 +138,10 @@ class Networks:
         Args:
             x: (sample, N).
         """
+        if self.images_at_a_time() < len(x):
+            for network in self.networks:
+                network.fix_population_statistics(x)
+            return
         measured = self.batched._measured(x.expand(len(self), *x.shape))
         for row, network in enumerate(self.networks):
             own = [ChannelStatistics(level.mean[row], level.var[row], level.num_values) for level in measured]
@@ -144,7 +162,14 @@ class Networks:
             for name in POPULATION:
                 setattr(level.statistics, name, torch.stack([getattr(of_network, name) for of_network in each]))
             level.statistics.population_fixed = each[0].population_fixed
-        return self.batched._plain(x.expand(len(self), *x.shape))
+        parts = [self.batched._plain(part.expand(len(self), *part.shape)) for part in x.split(self.images_at_a_time())]
+        return torch.cat(parts, dim=1)
+
+    def images_at_a_time(self) -> int:
+        """Return how many images all networks evaluate in `NUMBERS_AT_A_TIME` numbers a level, at least one."""
+        sites, channels = self.batched.num_sites, self.batched.channels
+        widest = max((sites >> level) * width for level, width in enumerate(channels))
+        return max(1, NUMBERS_AT_A_TIME // (len(self) * widest))
 
 
 def places_of(network: QCNN) -> list[tuple[nn.Module, str]]:

@@ -18,10 +18,13 @@ from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.models.model import Model
 from qcnn_lightning.pixels import check_images, checked_white
-from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
+from qcnn_lightning.states.dense_gram import without_powers_of_two
+from qcnn_lightning.states.gram import times_power_of_two
 
 SHARINGS = ("full", "sibling", "none")
 STARTS = ("product_state", "default")
+FILE = ".safetensors"
+"""How a start that is the file of a state ends."""
 SCORES = ("normalised", "amplitude")
 DTYPES = ("real", "complex")
 
@@ -67,6 +70,7 @@ class TreeModel(Model):
         self.num_levels = self.num_sites.bit_length() - 1
         self.basis, self.white = make_basis(basis, num_functions), checked_white(white)
         self.normalises_scores, self.is_complex = scores == "normalised", dtype == "complex"
+        self._units: list[float] = []
 
     def drawn(
         self, *shape: int, legs: int, start: str, spread: float, constant: float = 1.0, of_pixels: bool = False
@@ -75,7 +79,10 @@ class TreeModel(Model):
 
         "default" is PyTorch's initialisation of a linear layer. At "product_state" the pixels' features are 1 plus
         `spread` times that. Above, rows are random and map constant features to a constant; deviations from it keep
-        their size on their way up.
+        their size on their way up. Call it for the levels from the lowest up, and then for the top.
+
+        The parameters are the tensors in units of about 4 / sqrt(columns), powers of two: a step of an optimiser then
+        changes the features alike, however many columns there are.
 
         Args:
             shape: the last `legs` axes are contracted with features.
@@ -97,13 +104,14 @@ class TreeModel(Model):
             # Half the variance from either child: 2 (3/2) / 3 = 1.
             weight = math.sqrt(1.5) * constant * weight
             weight = weight + (constant - weight.sum(-1, keepdim=True)) / columns
-        weight = weight.unflatten(-1, shape[-legs:])
+        self._units.append(2.0 ** round(math.log2(4 / math.sqrt(columns))))
+        weight = weight.unflatten(-1, shape[-legs:]) / self._units[-1]
         return nn.Parameter(torch.view_as_real(weight) if self.is_complex else weight)
 
     def tensors(self) -> list[Inexact[Tensor, "..."]]:
         """Return the tensors of level 0 .. L-1 and the top, real or complex; differentiable."""
-        parameters = [*self.levels, self.top]
-        return [torch.view_as_complex(tensor) for tensor in parameters] if self.is_complex else parameters
+        tensors = [unit * parameter for unit, parameter in zip(self._units, (*self.levels, self.top), strict=True)]
+        return [torch.view_as_complex(tensor) for tensor in tensors] if self.is_complex else tensors
 
     def forward(self, x: Tensor) -> Float[Tensor, "batch classes"]:
         """Return the score of every class: normalised, so that its square is p(y|x) (eq. 34), or alpha_y(x) (eq. 31).
@@ -137,9 +145,7 @@ class TreeModel(Model):
         exponent = torch.zeros(features.shape[:2], dtype=torch.int64, device=features.device)
         features = features.to(top.dtype)
         for tensor in levels:
-            features = self.joined(features, tensor)
-            shift = binary_exponent(features.detach().abs().amax(-1))
-            features = times_power_of_two(features, -shift.unsqueeze(-1))
+            features, shift = without_powers_of_two(self.joined(features, tensor))
             exponent = exponent[0::2] + exponent[1::2] + shift
         return features[0] @ top.mT, exponent[0]
 
@@ -165,6 +171,45 @@ class TreeModel(Model):
         *levels, top = (tensor.cpu().to(dtype) for tensor in self.tensors())
         return levels, top
 
+    def begin(self, start: str, kind: Any) -> None:
+        """Take over the tensors of a state's file, if that is the start; a network of fewer classes takes the first.
+
+        Args:
+            start: one of `STARTS`, or the path of a file.
+            kind: class of the state.
+
+        Raises:
+            InputError: the file cannot be read, or its state has other pixels, local functions or channels.
+        """
+        if not start.endswith(FILE):
+            return
+        state = kind.load(start)
+        theirs = (state.num_sites, state.basis.name, state.white)
+        if theirs != (self.num_sites, self.basis.name, self.white):
+            raise InputError(
+                f"model.start={start}: its state has (sites, basis, white) = {theirs}, the network "
+                f"{(self.num_sites, self.basis.name, self.white)}"
+            )
+        try:
+            self.take_over(state.site_tensors, state.top[: self.num_classes])
+        except InputError as error:
+            raise InputError(f"model.start={start} and model.channels: {error}") from error
+
+    @torch.no_grad()
+    def take_over(self, site_tensors: Sequence[Tensor], top: Tensor) -> None:
+        """Make the tensors of states the network's own.
+
+        Raises:
+            InputError: they have other shapes.
+        """
+        for unit, parameter, tensor in zip(self._units, (*self.levels, self.top), (*site_tensors, top), strict=True):
+            own = torch.view_as_real(tensor.resolve_conj()) if self.is_complex else tensor
+            if own.shape != parameter.shape:
+                raise InputError(
+                    f"a tensor has shape {tuple(tensor.shape)}, the network's has {tuple(parameter.shape)}"
+                )
+            parameter.copy_(own / unit)
+
     def first_non_finite(self, x: Tensor) -> str:
         """Say where the first infinite or NaN number is."""
         for level, tensor in enumerate(self.levels):
@@ -181,6 +226,16 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise InputError(f"model.{name}={value}: choose one of {', '.join(choices)}")
+
+
+def check_start(start: str) -> None:
+    """Check how weights begin.
+
+    Raises:
+        InputError: neither one of `STARTS` nor a file.
+    """
+    if not start.endswith(FILE):
+        check_choice("start", start, STARTS)
 
 
 def matrices_of(sharing: str, nodes: int) -> int:

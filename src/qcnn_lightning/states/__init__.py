@@ -4,6 +4,7 @@
 that library takes a second to load.
 """
 
+from qcnn_lightning.states.dense_tree import DenseTreeState as DenseTreeState
 from qcnn_lightning.states.density import DensityState as DensityState
 from qcnn_lightning.states.mps import MPSState as MPSState
 from qcnn_lightning.states.state import State as State

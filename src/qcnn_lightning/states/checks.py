@@ -51,6 +51,40 @@ def check_tensors(site_tensors: Sequence[Any], top: Any, own_matrices: bool = Fa
             )
 
 
+def check_dense_tensors(site_tensors: Sequence[Any], top: Any) -> None:
+    """Check that tensors make a tree of dense tensors.
+
+    Args:
+        site_tensors: from the pixels up, (s, d_{l+1}, d_l, d_l).
+        top: of the classes.
+
+    Raises:
+        InputError: they do not.
+    """
+    if not len(site_tensors):
+        raise InputError("site_tensors is empty: a state has at least one level, so two pixels")
+    named = [(f"site_tensors[{level}]", tensor) for level, tensor in enumerate(site_tensors)] + [("top", top)]
+    for name, tensor in named:
+        _check_numbers(name, tensor, or_complex=True)
+        if tensor.dtype != top.dtype:
+            raise InputError(f"{name} has dtype {tensor.dtype}, top has {top.dtype}: expected one for all")
+    for level, (name, tensor) in enumerate(named[:-1]):
+        nodes = 2 ** (len(site_tensors) - 1 - level)
+        if tensor.ndim != 4 or tensor.shape[2] != tensor.shape[3] or tensor.shape[0] not in {1, min(2, nodes), nodes}:
+            raise InputError(
+                f"{name} has shape {tuple(tensor.shape)}: expected (s, d_{level + 1}, d_{level}, d_{level}), s = 1 "
+                f"tensor for all nodes, 2 for nodes in turn, or {nodes}, one for each"
+            )
+    if top.ndim != 2 or not len(top):
+        raise InputError(f"top has shape {tuple(top.shape)}: expected (classes, d_L)")
+    for (name, tensor), (name_above, above) in itertools.pairwise(named):
+        if tensor.shape[1] != above.shape[-1]:
+            raise InputError(
+                f"{name_above} has shape {tuple(above.shape)}: its last dimension must be {tensor.shape[1]}, the "
+                f"channels that {name}, {tuple(tensor.shape)}, gives"
+            )
+
+
 def check_chain(site_tensors: Sequence[Any], class_tensor: Any, class_site: Any) -> None:
     """Check that tensors make a matrix product state.
 

@@ -19,7 +19,7 @@ from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.checks import as_tensor, check_tensors
 from qcnn_lightning.states.conditional import Given, Sampler, environments, given_pixels
 from qcnn_lightning.states.ensemble import check_comparable
-from qcnn_lightning.states.entropy import RESOLUTION, cut_spectrum, renyi_entropy, von_neumann_entropy
+from qcnn_lightning.states.entropy import cut_spectrum, renyi_entropy, spectra_of, von_neumann_entropy
 from qcnn_lightning.states.gram import BlockStates, Environment, binary_exponent, outer, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
 from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, log_density, overlaps_between_trees
@@ -298,7 +298,7 @@ class DensityState(TreeSizes):
         features, known = self._known(pixels)
         grey = pixels.double().to(self.top.device) / (255 if pixels.dtype == torch.uint8 else 1)
         generator = torch.Generator(self.top.device).manual_seed(seed)
-        points, _ = quadrature(self.basis, self.top)
+        points, _ = quadrature(self.basis, self.top.real)
         images = torch.where(self.padding, 0, grey).expand(num_samples, -1).clone()
         # One image for all samples needs its blocks once.
         several = list(zip(self._parts(features, known), images.split(self._images_at_a_time()), strict=False))
@@ -377,15 +377,11 @@ class DensityState(TreeSizes):
         else:
             mapped = self.tree.levels[level - 1].mapped.gram()
             gram = mapped[0::2] * mapped[1::2]
-        eigenvalues, eigenvectors = torch.linalg.eigh(gram)
-        root = eigenvectors * eigenvalues.clamp(min=0).sqrt().unsqueeze(-2)
-        weights = torch.linalg.eigvalsh(root.mT @ outside @ root.conj())
-        weights = torch.where(weights > RESOLUTION * weights[..., -1:], weights, 0)
-        return von_neumann_entropy(weights / weights.sum(-1, keepdim=True))
+        return von_neumann_entropy(spectra_of(gram, outside))
 
     @cached_property
     def _outcomes(self) -> Float[Tensor, "outcomes local"]:
-        points, weights = quadrature(self.basis, self.top)
+        points, weights = quadrature(self.basis, self.top.real)
         return self._local_functions(points) * weights.sqrt().unsqueeze(-1)
 
     def _local_functions(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape local"]:
@@ -424,7 +420,7 @@ class DensityState(TreeSizes):
         number = self._images_at_a_time()
         return list(zip(features.split(number), known.split(number), strict=True))
 
-    def _conditioned(self, part: tuple[Tensor, Tensor], label: int | None) -> tuple[Given, Float[Tensor, "_ d d"]]:
+    def _conditioned(self, part: tuple[Tensor, Tensor], label: int | None) -> tuple[Given, Inexact[Tensor, "_ d d"]]:
         """Return the known pixels' blocks and the environment of the whole image, for one class or all."""
         if label is not None and not -self.num_classes <= label < self.num_classes:
             raise InputError(f"label={label}: there is no such class; expected 0 to {self.num_classes - 1}")

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.states.gram import BlockStates, Environment, TreeLevel
+from qcnn_lightning.states.gram import BlockStates, Environment, TreeLevel, build_tree
 
 RESOLUTION = 8 * torch.finfo(torch.float64).eps
 """Schmidt probabilities below this part of the largest are round-off."""
@@ -34,8 +34,7 @@ class _CutSpectrum(torch.autograd.Function):
     def forward(ctx: Any, overlaps: Tensor, covariance: Tensor, factor: Tensor) -> Tensor:
         reduced = _upper_triangles(overlaps, factor)
         if not any(ctx.needs_input_grad):
-            eigenvalues = torch.linalg.eigvalsh(reduced, UPLO="U")
-            return torch.where(eigenvalues > RESOLUTION * eigenvalues[:, -1:], eigenvalues, 0)
+            return _resolved_eigenvalues(reduced)
         eigenvalues, eigenvectors = torch.linalg.eigh(reduced, UPLO="U")
         eigenvalues = torch.where(eigenvalues > RESOLUTION * eigenvalues[:, -1:], eigenvalues, 0)
         ctx.save_for_backward(overlaps, eigenvalues, factor @ eigenvectors)
@@ -56,6 +55,11 @@ class _CutSpectrum(torch.autograd.Function):
         )
 
 
+def _resolved_eigenvalues(upper_triangles: Float[Tensor, "*blocks states states"]) -> Float[Tensor, "*blocks states"]:
+    eigenvalues = torch.linalg.eigvalsh(upper_triangles, UPLO="U")
+    return torch.where(eigenvalues > RESOLUTION * eigenvalues[..., -1:], eigenvalues, 0)
+
+
 def _upper_triangles(
     overlaps: Inexact[Tensor, "states blocks states"], factor: Inexact[Tensor, "states states"]
 ) -> Inexact[Tensor, "blocks states states"]:
@@ -67,7 +71,8 @@ def _upper_triangles(
         below, panel = slice(start, None), slice(start, start + width)
         product = overlaps[below, :, below] @ factor[below, panel]
         reduced[below, :, panel] = torch.tensordot(factor[below, below].conj(), product, dims=([0], [0]))
-    return reduced.permute(1, 2, 0)
+    # Rows and columns are exchanged.
+    return reduced.permute(1, 2, 0).conj()
 
 
 def cut_spectrum(block: BlockStates, outside: Environment) -> Float[Tensor, "blocks states"]:
@@ -80,10 +85,38 @@ def cut_spectrum(block: BlockStates, outside: Environment) -> Float[Tensor, "blo
         block: the states of every block.
         outside: the environments of the blocks; if states are complex, the conjugate of W.
     """
-    weights = _CutSpectrum.apply(outside.overlaps, block.covariance, block.factor)
+    return _probabilities(_CutSpectrum.apply(outside.overlaps, block.covariance, block.factor))
+
+
+def _probabilities(eigenvalues: Float[Tensor, "*blocks states"]) -> Float[Tensor, "*blocks rank"]:
     # The smallest is superfluous: the Schmidt rank is at most the number of states.
-    weights = weights[:, 1:].flip(-1)
+    weights = eigenvalues[..., 1:].flip(-1)
     return weights / weights.sum(-1, keepdim=True)
+
+
+@torch.no_grad()
+def spectra_of_halves(
+    site_tensors: Sequence[Float[Tensor, "_ networks _ _"]], top: Float[Tensor, "networks classes states"]
+) -> Float[Tensor, "networks classes rank"]:
+    """Return the Schmidt probabilities between the halves of the image, of several networks of one shape.
+
+    The recursion up the tree, factors and eigenvalues are batched.
+
+    Args:
+        site_tensors: (1 or 2, networks, d_{l+1} + 1, d_l + 1), ã^(0) .. ã^(L-1).
+        top: ã^(L).
+    """
+    tree = build_tree(site_tensors, top)
+    level = tree.levels[-1]
+    factors = level.below.factor
+    reduced = []
+    for network, (coefficients, factor) in enumerate(zip(tree.top, factors, strict=True)):
+        bordered = tuple(matrix[network] for matrix in level.bordered)
+        mapped = tuple(states.of_block(network) for states in level.mapped)
+        own = TreeLevel(bordered, level.below.of_block(network), mapped)
+        half = Environment.of_everything(tree.states.of_block(network), coefficients).of_child(own, side=0)
+        reduced.append(_upper_triangles(half.overlaps, factor))
+    return _probabilities(_resolved_eigenvalues(torch.stack(reduced)))
 
 
 def block_spectra_below(levels: Sequence[TreeLevel], outside: Environment, num_cuts: int) -> list[Float[Tensor, "_ _"]]:
@@ -110,6 +143,22 @@ def block_spectra_below(levels: Sequence[TreeLevel], outside: Environment, num_c
     halves = outside.of_children(level)
     spectra = block_spectra_below(lower, halves, num_cuts)
     return [*spectra, cut_spectrum(level.below, halves)] if len(lower) < num_cuts else spectra
+
+
+def spectra_of(
+    gram: Inexact[Tensor, "*#blocks states states"], outside: Inexact[Tensor, "*blocks states states"]
+) -> Float[Tensor, "*blocks states"]:
+    """Return the Schmidt probabilities of blocks against the rest, ascending, without gradients (eq. 45).
+
+    Args:
+        gram: overlaps of every block's states, B B^†.
+        outside: W, those of the states outside; the spectrum is that of B^T W conj(B) (theory.md, eq. C3).
+    """
+    eigenvalues, eigenvectors = torch.linalg.eigh(gram)
+    root = eigenvectors * eigenvalues.clamp(min=0).sqrt().unsqueeze(-2)
+    weights = torch.linalg.eigvalsh(root.mT @ outside @ root.conj())
+    weights = torch.where(weights > RESOLUTION * weights[..., -1:], weights, 0)
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def von_neumann_entropy(probabilities: Float[Tensor, "*shape components"]) -> Float[Tensor, "*shape"]:

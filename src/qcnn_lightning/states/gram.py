@@ -70,9 +70,12 @@ def congruent(
     return torch.tensordot(matrix, overlaps @ matrix, dims=([0], [0]))
 
 
-def beside_constant(matrix: Inexact[Tensor, "rows columns"]) -> Inexact[Tensor, "1+rows 1+columns"]:
+def beside_constant(matrix: Inexact[Tensor, "*blocks rows columns"]) -> Inexact[Tensor, "*blocks 1+rows 1+columns"]:
     """Return diag(1, matrix): a state before the others stays as it is."""
-    return torch.block_diag(matrix.new_ones(1, 1), matrix)
+    constant = matrix.new_zeros(matrix.shape[-1] + 1)
+    constant[0] = 1
+    rows = functional.pad(matrix, (1, 0))
+    return torch.cat((constant.expand(*rows.shape[:-2], 1, -1), rows), dim=-2)
 
 
 @dataclass(frozen=True)
@@ -96,19 +99,23 @@ class BlockStates:
         mean = identity[0]
         return cls(mean, identity - torch.outer(mean, mean), torch.zeros_like(mean, dtype=torch.int64))
 
+    def of_block(self, block: int) -> "BlockStates":
+        """Return the states of one block of the first axis."""
+        return BlockStates(self.mean[block], self.covariance[block], self.exponent[block])
+
     def gram(self) -> Inexact[Tensor, "*blocks states states"]:
         """Return mean mean^† + covariance: the Gram matrix without powers of two."""
         return outer(self.mean) + self.covariance
 
     @cached_property
     @torch.no_grad()
-    def factor(self) -> Inexact[Tensor, "bordered bordered"]:
+    def factor(self) -> Inexact[Tensor, "*blocks bordered bordered"]:
         """B = diag(1, R), lower triangular, with covariance = R R^†."""
-        deviation = self.covariance.diagonal().real.sqrt()
-        deviation = torch.where(deviation > 0, deviation, 1)
+        deviation = self.covariance.diagonal(dim1=-2, dim2=-1).real.sqrt()
+        deviation = torch.where(deviation > 0, deviation, 1).unsqueeze(-1)
         # Factor correlations: states of small variance then get the same relative precision.
-        eigenvalues, eigenvectors = torch.linalg.eigh(self.covariance / torch.outer(deviation, deviation))
-        root = deviation.unsqueeze(-1) * eigenvectors * eigenvalues.clamp(min=0).sqrt()
+        eigenvalues, eigenvectors = torch.linalg.eigh(self.covariance / (deviation * deviation.mT))
+        root = deviation * eigenvectors * eigenvalues.clamp(min=0).sqrt().unsqueeze(-2)
         return beside_constant(torch.linalg.qr(root.mH).R.mH)
 
     def mapped(
@@ -120,13 +127,17 @@ class BlockStates:
         """
         mean = (scaled @ self.mean.unsqueeze(-1)).squeeze(-1)
         covariance = scaled @ self.covariance @ scaled.mH
+        return BlockStates(mean, covariance, exponent).rescaled()
+
+    def rescaled(self) -> "BlockStates":
+        """Return the same states with norms near 2^{exponent_I}."""
+        squares = self.mean.abs().square() + self.covariance.diagonal(dim1=-2, dim2=-1).real
         # Half the exponent of the squared norm.
-        squares = mean.abs().square() + covariance.diagonal(dim1=-2, dim2=-1).real
         shift = binary_exponent(squares).div(2, rounding_mode="floor")
         return BlockStates(
-            times_power_of_two(mean, -shift),
-            times_power_of_two(covariance, -(shift.unsqueeze(-1) + shift.unsqueeze(-2))),
-            exponent + shift,
+            times_power_of_two(self.mean, -shift),
+            times_power_of_two(self.covariance, -(shift.unsqueeze(-1) + shift.unsqueeze(-2))),
+            self.exponent + shift,
         )
 
     def pooled(self, other: "BlockStates") -> "BlockStates":
@@ -158,7 +169,7 @@ class TreeLevel:
         mapped: |eta_k,i> = sum_I ã_k,iI |phi_I> for left and right children, or once if they share ã.
     """
 
-    bordered: tuple[Float[Tensor, "bordered_mapped bordered_below"], ...]
+    bordered: tuple[Float[Tensor, "*networks bordered_mapped bordered_below"], ...]
     below: BlockStates
     mapped: tuple[BlockStates, ...]
 
@@ -176,15 +187,19 @@ class Tree:
 
     levels: tuple[TreeLevel, ...]
     states: BlockStates
-    top: Float[Tensor, "classes states"]
+    top: Float[Tensor, "*networks classes states"]
     classes: BlockStates
 
 
-def build_tree(site_tensors: Sequence[Float[Tensor, "_ _ _"]], top: Float[Tensor, "classes states"]) -> Tree:
+def build_tree(site_tensors: Sequence[Tensor], top: Float[Tensor, "*networks classes states"]) -> Tree:
     """Build the states of every block from those of its two halves, level by level (eq. 8, 15; theory.md, eq. G1).
 
     G^(0) = 1; H_k = ã_k G^(l) ã_k^T for left and right children; G^(l+1) = H_0 * H_1, elementwise. With full sharing
     H_0 = H_1.
+
+    Args:
+        site_tensors: (1 or 2, rows, states) of every level; of several networks (1 or 2, networks, rows, states).
+        top: ã^(L).
     """
     states = BlockStates.of_one_pixel(site_tensors[0].shape[-1], like=top)
     levels = []

@@ -95,8 +95,8 @@ def build_node_tree(
 
 
 def classes_of(
-    image: BlockStates, top: Float[Tensor, "classes states"]
-) -> tuple[Float[Tensor, "classes states"], BlockStates]:
+    image: BlockStates, top: Inexact[Tensor, "classes states"]
+) -> tuple[Inexact[Tensor, "classes states"], BlockStates]:
     """Return ã^(L) between states without their powers of two, and |Psi_y> = sum_I ã^(L)_yI |phi_I> (eq. 16).
 
     Args:

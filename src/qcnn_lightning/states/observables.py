@@ -3,7 +3,7 @@
 Methods of `NetworkState`; the mathematics is in the modules that they call. They compute without gradients.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,15 +14,17 @@ from torch import Tensor
 from qcnn_lightning.basis import Basis, quadrature
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.states.amplitudes import contract
-from qcnn_lightning.states.dense_tree import DenseTree, dense_tree, quimb_network
+from qcnn_lightning.states.dense_tree import DenseTreeState, dense_tensors
 from qcnn_lightning.states.entropy import renyi_entropy
 from qcnn_lightning.states.gram import Tree, build_tree
+from qcnn_lightning.states.layout import ImageLayout
 from qcnn_lightning.states.mutual_information import mutual_information_map, region_spectrum
 from qcnn_lightning.states.open_blocks import blocks_fit, density_matrices, pixel_density_matrices
 from qcnn_lightning.states.polynomial import interaction_order, orders_fit
 from qcnn_lightning.states.regions import Region, aligned_blocks, blocks_as_given, sites_of
 from qcnn_lightning.states.renyi import four_legs_fit, purity
 from qcnn_lightning.states.sampling import perfect_samples, swap_estimate
+from qcnn_lightning.states.selection import channels_for, selected
 from qcnn_lightning.states.tree_sizes import TreeSizes
 
 SAMPLES = 4096
@@ -45,7 +47,8 @@ class Observables(TreeSizes):
 
     basis: Basis
     white: float
-    log_norm: Callable[[], Tensor]
+    class_names: tuple[str, ...] | None
+    layout: ImageLayout | None
     entanglement_entropy: Callable[[], Tensor]
     _local_functions: Callable[[Tensor], Tensor]
     _of_all_blocks: Callable[[Tensor, int], Tensor]
@@ -256,19 +259,42 @@ class Observables(TreeSizes):
             raise InputError(f"channels={self.channels}: the polynomials of this state's orders do not fit into memory")
         return interaction_order(self._tree())
 
-    def to_dense_tree(self) -> DenseTree:
+    @torch.no_grad()
+    def compress(
+        self, images: Tensor | np.ndarray, parameters: float | None = None, channels: Sequence[int] | None = None
+    ) -> Any:
+        """Return states with fewer channels whose amplitudes on images are close to these, up to one factor.
+
+        Args:
+            images: (batch, N) training images in tree order, some hundreds or more (`states/selection.py`).
+            parameters: how many numbers the tensors shall have at most; the same part of the channels of all levels
+                stays.
+            channels: or the numbers of channels that enter levels 1 .. L, without the constant one.
+
+        Raises:
+            InputError: not one of `parameters` and `channels` is given, or it cannot be; or x is no image.
+        """
+        if (parameters is None) == (channels is None):
+            raise InputError(f"give one of parameters and channels; given: {parameters=}, {channels=}")
+        if channels is not None and (len(channels) != self.num_levels or min(channels) < 1):
+            raise InputError(f"channels={list(channels)}: expected {self.num_levels} numbers of at least 1")
+        kept = channels_for(self, float(parameters or 0)) if channels is None else [number + 1 for number in channels]
+        tensors = selected(self, torch.as_tensor(images), kept)
+        return type(self)(*tensors, self.basis.name, self.class_names, self.layout, self.white)  # type: ignore[call-arg]
+
+    def to_dense_tree(self) -> DenseTreeState:
         """Return the same states as a tree of dense tensors with three legs; `from_dense_tree` is the way back."""
-        return dense_tree(self.site_tensors, self.top)
+        tensors = dense_tensors(self.site_tensors)
+        return DenseTreeState(tensors, self.top, self.basis.name, self.class_names, self.layout, self.white)
 
     @torch.no_grad()
     def to_quimb(self, label: int) -> Any:
-        """Return |Psi_y> as a tensor network of quimb's (`quimb_network`).
+        """Return |Psi_y> as a tensor network of quimb's, as `DenseTreeState.to_quimb` does.
 
         Raises:
             InputError: quimb is not installed, or there is no such class.
         """
-        label = range(self.num_classes)[checked_label(label, self.num_classes)]
-        return quimb_network(self._tree(), label, self.log_norm()[label].item())
+        return self.to_dense_tree().to_quimb(label)
 
 
 def checked_label(label: int, num_classes: int) -> int:

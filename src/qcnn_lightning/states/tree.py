@@ -20,7 +20,7 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.amplitudes import contract, dense_vectors
 from qcnn_lightning.states.checks import as_tensor, check_tensors
-from qcnn_lightning.states.dense_tree import DenseTree, pooled_tree
+from qcnn_lightning.states.dense_tree import DenseTreeState, pooled_tree
 from qcnn_lightning.states.ensemble import check_comparable, overlaps_between, summed_tensors
 from qcnn_lightning.states.entropy import block_spectra_below, cut_spectrum, renyi_entropy, von_neumann_entropy
 from qcnn_lightning.states.gram import Environment, binary_exponent, times_power_of_two
@@ -136,18 +136,14 @@ class NetworkState(Observables):
         return cls(site_tensors, top, first.basis.name, first.class_names, first.layout, first.white)
 
     @classmethod
-    def from_dense_tree(cls, tree: DenseTree, basis: str = "fourier") -> "NetworkState":
+    def from_dense_tree(cls, tree: DenseTreeState) -> "NetworkState":
         """Return the states of a tree of dense tensors, exactly; channels are the terms of its slices (`pooled_tree`).
 
-        Args:
-            tree: the dense tensors.
-            basis: local basis of its leaves.
-
         Raises:
-            InputError: as the constructor.
+            InputError: the nodes of a level differ, or are complex.
         """
         site_tensors, top = pooled_tree(tree)
-        return cls(site_tensors, top, basis)
+        return cls(site_tensors, top, tree.basis.name, tree.class_names, tree.layout, tree.white)
 
     def __len__(self) -> int:
         return self.num_classes

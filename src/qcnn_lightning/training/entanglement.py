@@ -50,14 +50,13 @@ class EntanglementMonitor(pl.Callback):
         state = pl_module.network.state(pl_module.network.fixed_statistics)
         if state is None:
             return
-        measured = self._measure(state, self._profile_is_due(trainer))
+        measured = self._measure(state, pl_module.schmidt_spectrum(state), self._profile_is_due(trainer))
         measured["time/entanglement_s"] = torch.tensor(time.perf_counter() - start)
         # float32, since some devices have no float64.
         measured = {name: value.float() for name, value in measured.items()}
         pl_module.log_dict(measured, logger=False, rank_zero_only=True)
 
-    def _measure(self, state: State, with_profile: bool) -> dict[str, Tensor]:
-        spectrum = state.schmidt_spectrum()
+    def _measure(self, state: State, spectrum: Tensor, with_profile: bool) -> dict[str, Tensor]:
         measured = {}
         for name, entropies in {"ee": von_neumann_entropy(spectrum), "renyi_2": renyi_entropy(spectrum, 2)}.items():
             measured[f"{name}/mean"] = entropies.mean()

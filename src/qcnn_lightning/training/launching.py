@@ -18,13 +18,12 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from qcnn_lightning.command_line import one_message
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.kernels.cpu_kernel import is_available, with_all_threads
 from qcnn_lightning.runs.settings import flattened, is_free
 from qcnn_lightning.training import job
 from qcnn_lightning.training.run import subnormals_as_zero
-from qcnn_lightning.training.together import Company, Group
+from qcnn_lightning.training.together import Company, Group, acts_at_every_step
 from qcnn_lightning.training.trainer import ignore_hints
 from qcnn_lightning.training.turns import Seat, take_turns
 
@@ -36,7 +35,6 @@ OF_EACH_JOB = (
     *("callbacks", "logger", "run_dir", "sweep", "tags"),
 )
 """Settings in which jobs that are trained together may differ; all others make the shape of what is computed."""
-HOOKS_OF_A_STEP = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
 def launch(
@@ -61,9 +59,7 @@ def launch(
         InputError: `most` is no number of jobs.
         Interrupted: SIGTERM or SIGINT came; what has been trained so far is kept.
     """
-    if not isinstance(most, int) or most < 1:
-        with one_message():
-            raise InputError(f"hydra.launcher.most={most}: must be a whole number, 1 or more")
+    most = checked_most(most)
     setup_globals()
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     Path(config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
@@ -87,6 +83,17 @@ def launch(
             ended |= zip(group, carry_out_together(carry_out, [jobs[place] for place in group]), strict=True)
         configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     return [ended[place] for place in range(len(jobs))]
+
+
+def checked_most(most: Any) -> int:
+    """Return `hydra.launcher.most`.
+
+    Raises:
+        InputError: it is no number of jobs.
+    """
+    if not isinstance(most, int) or most < 1:
+        raise InputError(f"hydra.launcher.most={most}: must be a whole number, 1 or more")
+    return most
 
 
 def groups_of(jobs: Sequence[DictConfig], most: int) -> Iterator[tuple[list[int], str]]:
@@ -124,7 +131,7 @@ def reason_against(config: DictConfig) -> str:
             return f"model._target_={model} has no batched form"
         if config.trainer.get("devices", 1) not in (1, "1", "auto") or config.trainer.get("strategy", "auto") != "auto":
             return "it asks for several devices"
-        if config.hydra.job.chdir or config.hydra.job.env_set:
+        if any(OmegaConf.select(config, f"hydra.job.{key}") for key in ("chdir", "env_set")):
             return "hydra.job.chdir and hydra.job.env_set are for one job in a process"
         for name, callback in (config.callbacks or {}).items():
             if callback is not None and has_hook_of_a_step(str(callback.get("_target_"))):
@@ -141,7 +148,7 @@ def has_hook_of_a_step(target: str) -> bool:
     # The run says what is wrong with it.
     except Exception:
         return False
-    return any(hook in vars(base) for base in getattr(found, "__mro__", ())[:-2] for hook in HOOKS_OF_A_STEP)
+    return isinstance(found, type) and acts_at_every_step(found)
 
 
 def carry_out_together(carry_out: Any, jobs: Sequence[DictConfig]) -> list[JobReturn]:
@@ -166,8 +173,6 @@ def carry_out_together(carry_out: Any, jobs: Sequence[DictConfig]) -> list[JobRe
     with warnings.catch_warnings(), threads_for(jobs[0]), subnormals_as_zero():
         # Runs that end restore the filters of when they began.
         ignore_hints()
-        # The optimisers' steps are taken for them.
-        warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
         return take_turns([run_of(config) for config in jobs], group)
 
 

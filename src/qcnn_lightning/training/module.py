@@ -24,6 +24,7 @@ from qcnn_lightning.data.batches import Batch
 from qcnn_lightning.errors import InputError, NonFiniteCostError
 from qcnn_lightning.kernels.kernel import AutogradKernel, Kernel, backpropagate
 from qcnn_lightning.models.model import completed
+from qcnn_lightning.states import State
 
 EVALUATION_STATISTICS = ("population", "running")
 
@@ -131,9 +132,9 @@ class Classifier(pl.LightningModule):
         ).to(self.device)
 
     def _measures_likelihoods(self) -> bool:
-        """Return whether -log p(x) is measured: of a density, or of another model that is trained as one."""
-        trained = bool(getattr(self.cost, "of_log_joint", False))
-        return hasattr(self.network, "log_joint") and (trained or getattr(self.network, "is_density", False))
+        """Return whether -log p(x) is measured: of a model that is trained as a density, or is nothing else."""
+        trained: bool = getattr(self.cost, "of_log_joint", False)
+        return hasattr(self.network, "log_joint") and (trained or self.network.normalises_scores)
 
     @property
     def datamodule(self) -> Any:
@@ -257,6 +258,10 @@ class Classifier(pl.LightningModule):
     def scores(self, images: Real[Tensor, "batch sites"]) -> Float[Tensor, "batch classes"]:
         """Return the scores that the cost takes, in evaluation."""
         return self._scores(images)
+
+    def schmidt_spectrum(self, state: State) -> Float[Tensor, "classes rank"]:
+        """Return the Schmidt probabilities between the halves of the image, descending (eq. 45)."""
+        return state.schmidt_spectrum()
 
     def on_validation_epoch_end(self) -> None:
         """Log every split's cost and accuracy, and the mean cost of the training batches as `cost/batch`.

@@ -110,14 +110,13 @@ class AdamOfRows:
 
     def step(self, number: int, costs: Tensor) -> None:
         """Take a step of all networks."""
-        adam_step(
-            self.networks.weights,
-            self.networks.gradients,
-            self.moments["exp_avg"],
-            self.moments["exp_avg_sq"],
-            self.numbers[number],
-            costs.isfinite().unsqueeze(1),
-        )
+        self.step_by(self.numbers[number], costs)
+
+    def step_by(self, numbers: Tensor, costs: Tensor) -> None:
+        """Take a step by these `numbers_of` all networks, (numbers, networks, 1)."""
+        mean, square = (self.moments[name] for name in MOMENTS)
+        going = costs.isfinite().unsqueeze(1)
+        adam_step(self.networks.weights, self.networks.gradients, mean, square, numbers, going)
 
 
 @torch.no_grad()
@@ -175,7 +174,7 @@ class FusedAdams:
 
     def __init__(self, optimizers: Sequence[Optimizer], networks: Networks):
         self.steps = remembered_steps(optimizers, networks)
-        self.tensors = []
+        self.tensors: list[Any] = []
         for counts, optimizer, network in zip(self.steps, optimizers, networks.networks, strict=True):
             parameters = parameters_of(network)
             for parameter in parameters:
@@ -200,7 +199,7 @@ class FusedAdams:
             take_step = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
             first, second = group["betas"]
             numbers = {name: group[name] for name in ("lr", "weight_decay", "eps", "amsgrad", "maximize")}
-            take_step(*tensors, beta1=first, beta2=second, **numbers)  # type: ignore[call-overload]
+            take_step(*tensors, beta1=first, beta2=second, **numbers)
 
 
 class OneByOne:

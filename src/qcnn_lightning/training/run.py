@@ -39,7 +39,7 @@ from qcnn_lightning.training.loggers import build_loggers, keep_network
 from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.processes import other_processes
 from qcnn_lightning.training.record import RunRecord, git_revision, versions
-from qcnn_lightning.training.together import Company
+from qcnn_lightning.training.together import Company, company_on_gpu
 from qcnn_lightning.training.tracking import EntanglementTracker
 from qcnn_lightning.training.trainer import build_trainer, ignore_hints, weight_averaging
 
@@ -253,6 +253,8 @@ def fit(
     network.mark_order(datamodule.pixel_order, datamodule.image_shape)
     if checkpoint is None:
         take_weights(network, config.start_from)
+    company = company or company_on_gpu(network, trainer)
+    datamodule.move_to(trainer.strategy.root_device)
     classifier = (Classifier if company is None else company.member)(
         network=network,
         cost=cost,

@@ -4,23 +4,33 @@ Every run is an ordinary one, with a trainer, a record, loggers and checkpoints 
 (`turns.py`). `Member` hands over what takes time: the steps of a loader item, and evaluation. `Group` does it for all.
 """
 
-from collections.abc import Hashable, Sequence
+import threading
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from jaxtyping import Float
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from torch import Tensor
+from torch import Tensor, nn
 
+from qcnn_lightning.costs import Cost
 from qcnn_lightning.data.batches import Batch
 from qcnn_lightning.data.split_images import SplitImages
 from qcnn_lightning.models.networks import Networks
+from qcnn_lightning.models.qcnn import QCNN
+from qcnn_lightning.states.entropy import spectra_of_halves
+from qcnn_lightning.states.state import State
+from qcnn_lightning.states.tree import NetworkState
+from qcnn_lightning.training.captured import CapturedStep
 from qcnn_lightning.training.module import Classifier
-from qcnn_lightning.training.row_optimizers import RowOptimizer, Settings, row_optimizer, settings_of
+from qcnn_lightning.training.row_optimizers import AdamOfRows, RowOptimizer, Settings, row_optimizer, settings_of
 from qcnn_lightning.training.turns import Seat
 
-FIX, EVALUATE, TRAIN = range(3)
+HOOKS_OF_A_STEP = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+FIX, EVALUATE, SPECTRUM, TRAIN = range(4)
 """What is asked for, in the order in which it is done: runs that are behind catch up."""
 
 
@@ -33,12 +43,14 @@ class Request:
         images: to evaluate, or to fix statistics by.
         batches: to train on.
         settings: of the optimiser, at every batch.
+        state: whose Schmidt spectrum to compute.
     """
 
     member: "Member"
     images: Tensor | None = None
     batches: Sequence[Batch] = ()
     settings: Sequence[Settings] = ()
+    state: NetworkState | None = None
 
 
 class Member(Classifier):
@@ -91,6 +103,31 @@ class Member(Classifier):
         scores: Tensor = self.seat.ask((EVALUATE, len(images)), Request(self, images))
         return scores
 
+    def schmidt_spectrum(self, state: State) -> Tensor:
+        """Return the Schmidt probabilities, computed with the others' unless each network is to keep its own digits."""
+        sample, _ = self.datamodule.splits["train"]
+        if not isinstance(state, NetworkState) or self.network.fast_kernel(sample[:1]) is not None:
+            return super().schmidt_spectrum(state)
+        spectrum: Tensor = self.seat.ask((SPECTRUM,), Request(self, state=state))
+        return spectrum
+
+
+class Alone(Seat):
+    """The place of a run that is alone in its process, and asks as if others were there.
+
+    Args:
+        group: does what is asked for.
+    """
+
+    def __init__(self, group: "Group"):
+        super().__init__(threading.Semaphore(0))
+        self.group = group
+
+    def ask(self, key: Hashable, request: Any) -> Any:
+        """Have this done at once."""
+        (answer,) = self.group(key, [request])
+        return answer
+
 
 class Group:
     """Does together what members ask for."""
@@ -99,6 +136,7 @@ class Group:
         self._known: tuple[Hashable, ...] = ()
         self._networks: Networks | None = None
         self._optimizers: RowOptimizer | None = None
+        self._captured: dict[int, CapturedStep] = {}
         self._images: SplitImages | None = None
 
     def share_images(self, datamodule: SplitImages) -> None:
@@ -109,6 +147,8 @@ class Group:
             self._images = datamodule
         datamodule.take_images_of(self._images)
 
+    # Lightning evaluates in inference mode, whose tensors cannot be trained.
+    @torch.inference_mode(False)
     def __call__(self, key: Any, requests: Sequence[Request]) -> Sequence[Any]:
         """Do what several members ask for.
 
@@ -119,6 +159,10 @@ class Group:
         members = [request.member for request in requests]
         if key[0] == TRAIN:
             return self.train(members, requests)
+        if key[0] == SPECTRUM:
+            device = members[0].device if members[0].device.type == "cuda" else "cpu"
+            states = [request.state for request in requests if request.state is not None]
+            return schmidt_spectra(states, device)
         networks = self.networks_of(members)
         images = requests[0].images
         assert images is not None
@@ -133,11 +177,14 @@ class Group:
             self._networks = Networks([member.network for member in members])
             self._known = memory_of(members)
             self._optimizers = None
+            self._captured.clear()
         return self._networks
 
     def train(self, members: Sequence[Member], requests: Sequence[Request]) -> list[list[float]]:
         """Take the steps of a loader item with every member's batches, and return the cost of every step."""
         networks = self.networks_of(members)
+        # Lightning takes them away before training.
+        networks.attach_gradients()
         if self._optimizers is None:
             optimizers = [member.optimizers().optimizer for member in members]  # type: ignore[union-attr]
             batched = members[0].network.fast_kernel(requests[0].batches[0][0]) is None
@@ -146,13 +193,48 @@ class Group:
         costs = []
         for place, batches in enumerate(zip(*(request.batches for request in requests), strict=True)):
             images, labels = zip(*batches, strict=True)
+            entropic = [member for member in members if member.entropy_weight and place == 0]
+            if isinstance(self._optimizers, AdamOfRows) and not entropic and networks.weights.is_cuda:
+                costs.append(
+                    self._captured_step(len(labels[0]), members[0].cost)(
+                        torch.stack(images), torch.stack(labels), self._optimizers.numbers[place]
+                    )
+                )
+                continue
             costs.append(networks.backpropagate(members[0].cost, images, labels))
             for member, own in zip(members, images, strict=True):
-                if place == 0 and member.entropy_weight:
+                if member in entropic:
                     (member.entropy_weight * len(requests[0].batches) * member.mean_entropy(own)).backward()
             self._optimizers.step(place, costs[-1])
         by_member: list[list[float]] = torch.stack(costs, 1).tolist()
         return by_member
+
+    def _captured_step(self, batch: int, cost: Cost) -> CapturedStep:
+        """Return the step on batches of this size, captured once."""
+        if batch not in self._captured:
+            networks, optimizers = self._networks, self._optimizers
+            assert networks is not None
+            assert isinstance(optimizers, AdamOfRows)
+            self._captured[batch] = CapturedStep(
+                whole_step(networks, optimizers, cost), changed_by_step(networks, optimizers)
+            )
+        return self._captured[batch]
+
+
+def whole_step(networks: Networks, optimizers: AdamOfRows, cost: Cost) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return a function of images, labels and the step's numbers that takes a step, and returns the costs before it."""
+
+    def step(images: Tensor, labels: Tensor, numbers: Tensor) -> Tensor:
+        costs = networks.backpropagate_batched(cost, images, labels)
+        optimizers.step_by(numbers, costs)
+        return costs
+
+    return step
+
+
+def changed_by_step(networks: Networks, optimizers: AdamOfRows) -> list[Tensor]:
+    """Return all tensors that a step changes, gradients aside."""
+    return [networks.weights, *networks.running, *optimizers.moments.values()]
 
 
 @dataclass(frozen=True)
@@ -174,6 +256,39 @@ class Company:
     def share_images(self, datamodule: SplitImages) -> None:
         """Let the run have the group's images."""
         self.group.share_images(datamodule)
+
+
+def company_on_gpu(network: nn.Module, trainer: pl.Trainer) -> Company | None:
+    """Return the company of a run that has a GPU to itself: itself, as a group of one, whose steps are captured.
+
+    None where PyTorch's ordinary operators must do: other devices, several processes, other models, or a callback that
+    is called at every single step.
+    """
+    if trainer.strategy.root_device.type != "cuda" or trainer.world_size > 1 or type(network) is not QCNN:
+        return None
+    if any(acts_at_every_step(type(callback)) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        return None
+    group = Group()
+    return Company(Alone(group), group)
+
+
+def acts_at_every_step(callback: type) -> bool:
+    """Return whether a class of callbacks does something at every optimisation step."""
+    bases = [base for base in callback.__mro__ if base not in (pl.Callback, object)]
+    return any(hook in vars(base) for base in bases for hook in HOOKS_OF_A_STEP)
+
+
+def schmidt_spectra(states: Sequence[NetworkState], device: str | torch.device) -> list[Float[Tensor, "classes rank"]]:
+    """Return `NetworkState.schmidt_spectrum` of states of one shape, computed as one batch.
+
+    Args:
+        states: with the same channels, sharing and classes.
+        device: to compute on; it must have float64.
+    """
+    tensors = [
+        torch.stack(level, 1).to(device) for level in zip(*(state.site_tensors for state in states), strict=True)
+    ]
+    return list(spectra_of_halves(tensors, torch.stack([state.top for state in states]).to(device)).cpu())
 
 
 def memory_of(members: Sequence[Member]) -> tuple[Hashable, ...]:

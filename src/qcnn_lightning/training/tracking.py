@@ -7,6 +7,7 @@ a resumed run draws the same.
 import functools
 import logging
 import os
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -177,6 +178,9 @@ class EntanglementTracker(WandbLogger):
 
     def _begin(self) -> Any:
         quiet = {"silent": True, "console": "off"} | self._timeouts
+        if threading.current_thread() is not threading.main_thread():
+            # Other runs of this process are in other threads, and have W&B runs of their own.
+            quiet["reinit"] = "create_new"
         if self.mode == "online":
             try:
                 run = self._init("online", quiet | {"resume": "allow"})

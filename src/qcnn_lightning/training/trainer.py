@@ -119,5 +119,7 @@ def ignore_hints() -> None:
     warnings.filterwarnings("ignore", "The `srun` command is available on your system but is not used")
     # Entropies are measured by the first process alone.
     warnings.filterwarnings("ignore", "It is recommended to use `self.log.*sync_dist=True")
+    # A group takes the optimisers' steps for them (`together.py`).
+    warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
     # Lightning's own use of PyTorch.
     warnings.filterwarnings("ignore", ".*isinstance.treespec, LeafSpec.*")

@@ -52,6 +52,10 @@ class Seat:
         self._own: OneOfAProcess | None = None
         self._back, self._go = back, threading.Semaphore(0)
 
+    def __deepcopy__(self, memo: Any) -> "Seat":
+        """A copy of a run's network asks from the same place."""
+        return self
+
     def ask(self, key: Hashable, request: Any) -> Any:
         """Wait until this has been done, together with whatever others have asked for under this key.
 
