@@ -23,6 +23,7 @@ SETTINGS = [
     {"basis": "fourier", "levels": 3},
     {"levels": 5, "leaf_rank": 2},
     {"levels": 256, "leaf_rank": 6, "sharing": "sibling"},
+    {"levels": 5, "leaf_rank": 2, "dtype": "complex"},
 ]
 
 
@@ -53,7 +54,8 @@ def test_likelihoods_are_those_of_the_state(settings):
     assert torch.allclose(model.log_probability(x), state.log_probability(x), atol=1e-10)
     assert torch.allclose(model.log_partition(), state.log_partition(), atol=1e-10)
     logarithm, sign = state.log_amplitude(x)
-    expected = sign * logarithm.exp()
+    # Scores of complex amplitudes are their sizes.
+    expected = (sign.abs() if model.is_complex else sign) * logarithm.exp()
     assert torch.allclose(model(x), expected / expected.norm(dim=1, keepdim=True), atol=1e-10)
     assert torch.allclose(model(x).square(), state.conditional_probability(x), atol=1e-10)
 

@@ -134,26 +134,24 @@ class Density(Model):
 
     def tree(self) -> NodeTree:
         """Return all block states with their norms, differentiable."""
-        levels, _ = self._orthonormal()
-        return build_node_tree(levels, self.tensors()[-1], self.padding)
+        (*levels, top), _ = self._orthonormal()
+        return build_node_tree(levels, top, self.padding)
 
-    def _orthonormal(self, double: bool = False) -> tuple[list[Tensor], Tensor | None]:
-        """Return the weights for orthonormal local functions, and these, (r, K); None for the basis's own.
+    def _orthonormal(self, double: bool = False) -> tuple[list[Inexact[Tensor, "..."]], Tensor | None]:
+        """Return the weights for orthonormal local functions, the top last, and these, (r, K); None: the basis's own.
 
-        With `double` all are in double precision, on the CPU.
+        With `double` all are float64 or complex128, on the CPU.
 
         W = R^T Q^T by QR of W^T: the functions are Q^T f, the weights a R^T. Without a pixel the first one is alone.
         """
-        first, *others = [self._doubled(weight) if double else weight for weight in self.tensors()[:-1]]
+        precise = torch.complex128 if self.is_complex else torch.float64
+        first, *others = [weight.cpu().to(precise) if double else weight for weight in self.tensors()]
         if self.leaves is None:
             return [first, *others], None
         local, factor = torch.linalg.qr(self.leaves.mT.to(first.real))
         sites = first.repeat(self.num_sites // len(first), 1, 1) if len(first) < self.num_sites else first
         padding = self.padding[:, None, None].to(first.device)
-        return [torch.where(padding, sites, sites @ factor.mT.to(sites.dtype)), *others], local.mT
-
-    def _doubled(self, weight: Tensor) -> Tensor:
-        return weight.cpu().to(torch.complex128 if self.is_complex else torch.float64)
+        return [torch.where(padding, sites, sites @ factor.mT.to(first.dtype)), *others], local.mT
 
     def log_partition(self) -> Float[Tensor, ""]:
         """Return log Z = log sum_y <Psi_y|Psi_y>, nats (eq. 33)."""
@@ -231,8 +229,7 @@ class Density(Model):
 
     def state(self, statistics: None = None) -> DensityState:
         """Return the states |Psi_y>, float64, on the CPU; differentiable."""
-        levels, local = self._orthonormal(double=True)
-        top = self._doubled(self.tensors()[-1])
+        (*levels, top), local = self._orthonormal(double=True)
         return DensityState(levels, top, self.basis.name, self.padding.cpu(), local=local)
 
     def first_non_finite(self, x: Tensor) -> str:

@@ -312,13 +312,31 @@ class DensityState(TreeSizes):
 
     def schmidt_spectrum(self) -> Float[Tensor, "classes rank"]:
         """Return the Schmidt probabilities between the two halves of the image, descending (eq. 45); differentiable."""
-        tree = self.tree
-        halves = tree.levels[-1].mapped
+        return self._spectra_of_left_half(outer(self.tree.top))
+
+    def mixture_spectrum(self) -> Float[Tensor, " rank"]:
+        """Return the eigenvalues of sum_y Tr_right |Psi_y><Psi_y| / Z, descending: of the left half in p(x) (eq. N6).
+
+        They are the Schmidt probabilities of sum_y |Psi_y>|y> between the left half, and the right one with y.
+        """
+        exponent = self.tree.classes.exponent
+        top = times_power_of_two(self.tree.top, (exponent - exponent.amax()).unsqueeze(-1))
+        return self._spectra_of_left_half(outer(top).sum(0, keepdim=True))[0]
+
+    def mixture_entropy(self) -> Float[Tensor, ""]:
+        """Return S(sum_y Tr_right |Psi_y><Psi_y| / Z), nats: the left half's entropy in the mixture p(x).
+
+        The mutual information of the halves in p(x) is at most this (theory.md, eq. N6).
+        """
+        return von_neumann_entropy(self.mixture_spectrum())
+
+    def _spectra_of_left_half(self, image: Inexact[Tensor, "states d d"]) -> Float[Tensor, "states rank"]:
+        """Return the spectra of the left half if W_IJ are the coefficients of |phi_I><phi_J| in the whole image."""
+        halves = self.tree.levels[-1].mapped
         left, right = halves.gram()
         # No mean is split off, so the average over the block's pixels, which borders the overlaps, is zero.
         block = BlockStates(torch.zeros_like(left[0]), left, halves.exponent[0])
-        overlaps = outer(tree.top).mT * right.mT
-        bordered = torch.nn.functional.pad(overlaps, (1, 0, 1, 0)).movedim(0, 1)
+        bordered = torch.nn.functional.pad(image.mT * right.mT, (1, 0, 1, 0)).movedim(0, 1)
         return cut_spectrum(block, Environment(bordered))
 
     def entanglement_entropy(self) -> Float[Tensor, " classes"]:
