@@ -45,7 +45,7 @@ def planned_study_figures(collection: Collection, choices: Choices, left_out: li
         yield "accuracy_and_entropy", partial(accuracy_and_entropy, collection)
     if WEIGHT in collection.varying_settings:
         yield f"against_{WEIGHT}", partial(against_weight, collection)
-        if any("nats/test" in run.metrics for run in collection.runs):
+        if any("ee/mixture" in run.metrics for run in collection.runs):
             yield "likelihood_and_accuracy_against_entropy", partial(against_entropy, collection)
 
 
@@ -251,7 +251,7 @@ def against_entropy(collection: Collection) -> Figure | str:
                     continue
                 for group in groups:
                     runs = group.complete_runs
-                    entropy, entropy_bar = mean_and_bar([last(run.column("ee/mean")) for run in runs])
+                    entropy, entropy_bar = mean_and_bar([last(run.column("ee/mixture")) for run in runs])
                     value, bar = mean_and_bar([last(run.column(metric)) for run in runs], highest)
                     axes.errorbar(
                         entropy,
@@ -276,7 +276,7 @@ def against_entropy(collection: Collection) -> Figure | str:
         left.yaxis.set_major_formatter(PercentFormatter(1))
         right.set_ylabel("−log p(x) of a test image (nats)")
         for axes in (left, right):
-            axes.set_xlabel(MEAN_ENTROPY)
+            axes.set_xlabel("entropy of the left half in the mixture (nats)")
             axes.margins(0.1)
     legend_below(
         figure,

@@ -48,6 +48,7 @@ HABITS = {
     "model.scheduler": "the schedule is a part of its own: scheduler=halving|one_cycle|constant",
     "model.lr": "optimizer.lr",
     "model.compile": "model.kernel=auto is compiled C++ where that fits",
+    "model.dtype": "weights may be complex for model=convac, ttn or density",
     "model.net": "model.d and model.sharing make the network; model=own takes your own",
     "callbacks.early_stopping": "choose callbacks=early_stopping first",
     "callbacks.model_checkpoint": KEPT,
@@ -258,7 +259,7 @@ def command_here() -> str:
     """Return which command this process is: "train", "evaluate", ..."""
     started = Path(sys.argv[0])
     name = started.parent.name if started.stem == "__main__" else started.stem.removeprefix("qcnn-")
-    return name if name in ("evaluate", "predict", "sample", "report", "dashboard") else "train"
+    return name if name in ("evaluate", "predict", "sample", "compress", "report", "dashboard") else "train"
 
 
 def known_settings(command: str | None = None) -> tuple[str, ...]:

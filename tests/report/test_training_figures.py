@@ -15,6 +15,7 @@ from qcnn_lightning.report.figures import (
     accuracy_against_parameters,
     compare_variants,
     entropy_against_d,
+    entropy_against_likelihood,
     entropy_per_class,
     entropy_profile,
     figure_2,
@@ -342,3 +343,22 @@ def test_letters_that_another_font_has_are_drawn_with_it(tmp_path, monkeypatch):
 def test_the_page_has_letters_as_they_are():
     chart = chart_of(figure_called("猫", "dog"))
     assert chart.svg.count("猫") == 2
+
+
+def test_entropies_of_densities_are_drawn_against_their_likelihood(tmp_path):
+    for weight in (0, 1):
+        table = curves("mnist", 18, 0, "left_right", 4)
+        table["nats/test"] = [500.0, 130.0, 110.0, 105.0 + weight, 101.0 + weight][: len(table)]
+        table["ee/mixture"] = table["ee/mean"] + 1
+        write_run(tmp_path / f"{weight}", epochs=4, table=table, model={"spread": weight})
+    write_run(tmp_path / "classifier", epochs=4)
+    collection = read_collection(tmp_path)
+    assert "entropy_against_likelihood" in dict(planned_figures(collection, Choices(), []))
+    mean, mixture = entropy_against_likelihood(collection).axes
+    (first, *_) = [run for run in collection.runs if "nats/test" in run.metrics]
+    for axes, column in ((mean, "ee/mean"), (mixture, "ee/mixture")):
+        lines = [line for line in axes.lines if len(line.get_xdata()) > 1]
+        assert len(lines) == 2
+        # Before training the likelihood is that of noise.
+        assert list(lines[0].get_xdata()) == list(first.column("nats/test").loc[0:])
+        assert list(lines[0].get_ydata()) == list(first.column(column).loc[0:])

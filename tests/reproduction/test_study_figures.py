@@ -70,6 +70,7 @@ def test_densities_and_classifiers_share_a_figure_against_entropy(tmp_path):
             for blend in (0, 1):
                 table = with_recall(seed)
                 table["nats/test"] = 60.0 + weight + seed
+                table["ee/mixture"] = 1.0 / (1 + weight)
                 folder = write_run(
                     tmp_path / f"{seed},{weight},{blend}",
                     seed=seed,

@@ -413,3 +413,29 @@ def test_states_of_epochs_share_a_file(tmp_path):
     states = {epoch: drawn_density(8, 2, padding=padding_of(8, 3), seed=epoch + 1) for epoch in (-1, 0, 4)}
     write_epochs(tmp_path / "states.safetensors", states)
     assert DensityState.load_epochs(tmp_path / "states.safetensors") == states
+
+
+@pytest.mark.parametrize("sharing", ["none", "full"])
+def test_the_mixtures_entropy_is_that_of_the_left_half_with_the_class_traced_out(sharing):
+    state = drawn_density(8, 2, sharing, padding_of(8, 2))
+    # Powers of two that differ between classes.
+    state = DensityState(
+        state.site_tensors, state.top * torch.tensor([[1.0], [2.0**40], [2.0**39]]), "levels", state.padding
+    )
+    images, alpha = all_images(state)
+    left = [tuple(row) for row in images[:, :4].tolist()]
+    rows = {row: place for place, row in enumerate(sorted(set(left)))}
+    columns = {row: place for place, row in enumerate(sorted({tuple(row) for row in images[:, 4:].tolist()}))}
+    matrix = np.zeros((len(rows), len(columns), 3))
+    for first, second, amplitudes in zip(left, images[:, 4:].tolist(), alpha, strict=True):
+        matrix[rows[first], columns[tuple(second)]] = amplitudes
+    singular = np.linalg.svd(matrix.reshape(len(rows), -1), compute_uv=False)
+    p = singular**2 / (singular**2).sum()
+    expected = -(p[p > 1e-15] * np.log(p[p > 1e-15])).sum()
+    assert state.mixture_entropy().item() == pytest.approx(expected, abs=1e-12)
+    # The halves' mutual information is at most that.
+    joint = (matrix**2).sum(-1) / (matrix**2).sum()
+    independent = np.outer(joint.sum(1), joint.sum(0))
+    assert (joint * np.log(np.where(joint > 0, joint, 1) / independent)).sum() <= expected + 1e-12
+    single = drawn_density(8, 2, sharing, classes=1)
+    assert single.mixture_entropy().item() == pytest.approx(single.entanglement_entropy().item(), abs=1e-12)

@@ -14,6 +14,7 @@ from qcnn_lightning.basis import make_basis, quadrature
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.pixels import PADDING
 from qcnn_lightning.states.layout import ImageLayout
+from qcnn_lightning.states.state_file import write_epochs
 
 PLACES = [(2, 1), (2, 2), (5, 0), (6, 3), (6, 6), (8, 4), (8, 2)]
 
@@ -292,6 +293,11 @@ def test_files_keep_everything(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     for name in ("class_site", "white", "class_names", "layout"):
         assert getattr(loaded, name) == getattr(state, name)
+    other = drawn_chain(class_site=2, seed=1, **given)
+    write_epochs(tmp_path / "states.safetensors", {-1: state, 4: other})
+    kept = MPSState.load_epochs(tmp_path / "states.safetensors")
+    assert list(kept) == [-1, 4]
+    assert torch.equal(kept[4].cut_entropies(), other.cut_entropies())
     content = bytearray((tmp_path / "state.safetensors").read_bytes())
     content[-1] ^= 1
     (tmp_path / "state.safetensors").write_bytes(content)

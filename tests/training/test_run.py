@@ -162,7 +162,7 @@ def test_the_entropy_in_the_cost_can_be_that_of_any_scale(composed, of):
 def test_an_unknown_entropy_is_refused():
     network = QCNN(16, 3, d=2)
     for of, words in (
-        ("all", "choose halves, profile"),
+        ("all", "choose halves, mixture, profile"),
         (4, "entropy_of=4: level=4: a state of 16 pixels"),
         (True, "choose halves"),
     ):

@@ -28,11 +28,15 @@ from qcnn_lightning.training.wandb_charts import (
     CLASSES,
     CONFUSION,
     LINES,
+    MEAN,
     MOST_CURVES,
     PROFILE,
     SCATTERS,
     SPECTRUM,
+    against_cost,
+    axis_of,
     curve_rows,
+    is_hidden,
     summarise,
 )
 
@@ -555,3 +559,15 @@ def test_a_run_goes_on_when_the_process_of_wandb_dies(tmp_path):
     told = process.stdout + process.stderr
     assert told.count("W&B's process has died") == 1
     assert "Traceback" not in told
+
+
+def test_a_densitys_entropies_are_logged_against_its_likelihood_too():
+    row = {"epoch": 3, "cost/test": 110.0, "nats/test": 105.0, MEAN: 2.0, "ee/mixture": 3.5}
+    logged = against_cost(row)
+    assert {(axis_of(name), value) for name, value in logged.items()} == {
+        ("cost/test", 2.0),
+        ("nats/test", 2.0),
+        ("nats/test", 3.5),
+    }
+    assert not any(is_hidden(name) for name in logged)
+    assert set(against_cost({"epoch": 3, "cost/test": 1.0, MEAN: 2.0})) <= set(LINES)

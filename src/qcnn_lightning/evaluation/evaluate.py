@@ -25,7 +25,7 @@ from qcnn_lightning.runs.checkpoint import StoredCheckpoint, read_checkpoint
 from qcnn_lightning.runs.rebuild import cost_of, named_part, network_of
 from qcnn_lightning.runs.run import STATES, Run
 from qcnn_lightning.runs.settings import PATHS_IN_A_CONFIG, without_paths
-from qcnn_lightning.states import DenseTreeState, DensityState, MPSState, NetworkState
+from qcnn_lightning.states import StoredState
 from qcnn_lightning.states.layout import ImageLayout
 
 log = logging.getLogger(__name__)
@@ -77,14 +77,14 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
 
     make_folder(folder)
     replace_atomically(folder / NUMBERS, as_json(evaluation.as_plain_data()))
-    if isinstance(evaluation.state, NetworkState | DenseTreeState | DensityState | MPSState):
+    if isinstance(evaluation.state, StoredState):
         layout = ImageLayout.of(datamodule.pixel_order, datamodule.image_shape)
         evaluation.state.described(datamodule.class_names, layout).save(folder / STATE)
     if config.figures:
         draw_all(evaluation, folder, config.figures)
-        if config.run is not None and Path(str(config.run), STATES).is_file():
-            kind = DensityState if isinstance(evaluation.state, DensityState) else NetworkState
-            draw_fidelity(kind.load_epochs(inside(Path(str(config.run)), STATES)), folder, config.figures)
+        load: Any = getattr(type(evaluation.state), "load_epochs", None)
+        if load and config.run is not None and Path(str(config.run), STATES).is_file():
+            draw_fidelity(load(inside(Path(str(config.run)), STATES)), folder, config.figures)
     return evaluation, folder
 
 
@@ -95,7 +95,7 @@ def find_checkpoints(config: DictConfig) -> tuple[list[StoredCheckpoint], Path]:
         InputError: not one of `run`, `runs` and `checkpoint` is given, or they do not exist; or the folder for the
             results is a link out of the run folder.
     """
-    given = [name for name in ("run", "runs", "checkpoint") if config[name] not in (None, [])]
+    given = [name for name in ("run", "runs", "checkpoint") if config.get(name) not in (None, [])]
     if len(given) != 1:
         raise InputError(
             f"give one of run=DIR, runs=[DIR,DIR] and checkpoint=FILE; given: {', '.join(given) or 'none'}"
@@ -117,7 +117,7 @@ def find_checkpoints(config: DictConfig) -> tuple[list[StoredCheckpoint], Path]:
             raise InputError(f"checkpoint={path}: no such file")
         checkpoints, folder = [read_checkpoint(path)], path.with_name(f"{path.stem}-evaluation")
     # Each split keeps its own results.
-    own = folder.name if config.split == "test" else f"{folder.name}-{config.split}"
+    own = folder.name if config.get("split", "test") == "test" else f"{folder.name}-{config.split}"
     return checkpoints, inside(folder.parent, own) if config.out is None else Path(str(config.out))
 
 

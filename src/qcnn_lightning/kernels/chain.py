@@ -1,7 +1,8 @@
 """Vectors carried along a matrix product state, for a batch of images at once; forward and backward written by hand.
 
 Both arms of a chain move inwards together: a site is one batched matrix product. The backward pass carries the
-gradients outwards the same way. The gradients of all sites are then one batched product (theory.md, eq. A2).
+gradients outwards the same way. The gradients of all sites are then one batched product (theory.md, eq. A2). On a CPU
+with a compiler, C++ operators do the same, several times faster.
 """
 
 from typing import Any
@@ -11,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from qcnn_lightning.kernels.build import UnavailableError, load_operators
 from qcnn_lightning.states.gram import binary_exponent
 
 SITES_BETWEEN_RESCALING = 8
@@ -25,7 +27,9 @@ class _Sweep(torch.autograd.Function):
         ends: Float[Tensor, "arms local bond"],
         sites: Float[Tensor, "steps arms local bond bond"],
         features: Float[Tensor, "sites arms batch local"],
+        size: float,
     ) -> tuple[Float[Tensor, "arms batch bond"], Int[Tensor, "arms batch"]]:
+        sites = size * sites
         steps, arms, local, bond = sites.shape[:4]
         batch = features.shape[2]
         keep = any(ctx.needs_input_grad)
@@ -49,7 +53,7 @@ class _Sweep(torch.autograd.Function):
                 exponent += shift
                 factors.append(factor)
         last = seen[steps if keep else steps % 2].clone()
-        ctx.factors = factors
+        ctx.factors, ctx.size = factors, size
         if keep:
             ctx.save_for_backward(ends, sites, features, vectors)
         ctx.mark_non_differentiable(exponent)
@@ -58,9 +62,9 @@ class _Sweep(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor | None, _: Any) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
         if gradient is None:
-            return None, None, None
+            return None, None, None, None
         ends, sites, features, vectors = ctx.saved_tensors
         steps = len(sites)
         gradients, factors = torch.empty_like(vectors), list(ctx.factors)
@@ -82,13 +86,14 @@ class _Sweep(torch.autograd.Function):
             of_features = torch.empty_like(features)
             of_features[0] = gradients[0] @ ends.mT
             of_features[1:] = torch.einsum("sabo,sakoi,sabi->sabk", vectors[:-1], sites, gradients[1:])
-        return of_ends, of_sites, of_features
+        return of_ends, ctx.size * of_sites, of_features, None
 
 
 def sweep(
     ends: Float[Tensor, "arms local bond"],
     sites: Float[Tensor, "steps arms local bond bond"],
     features: Float[Tensor, "sites arms batch local"],
+    size: float = 1.0,
 ) -> tuple[Float[Tensor, "arms batch bond"], Int[Tensor, "arms batch"]]:
     """Return v and e: the product states of the images, carried along every arm to its inner end, are v 2^e.
 
@@ -96,11 +101,48 @@ def sweep(
 
     Args:
         ends: u_i of the outermost site of every arm.
-        sites: W_{p,i} of the others, from the outside inwards; rows are the outer bond.
+        sites: W_{p,i} / size of the others, from the outside inwards; rows are the outer bond.
         features: f_i of every pixel, from the outside inwards.
+        size: factor of the sites.
     """
-    result: tuple[Tensor, Tensor] = _Sweep.apply(ends, sites, features)
+    compiled = not features.requires_grad and can_compute(ends, sites, features)
+    result: tuple[Tensor, Tensor] = (_CompiledSweep if compiled else _Sweep).apply(ends, sites, features, size)
     return result
+
+
+class _CompiledSweep(torch.autograd.Function):
+    """The same by the C++ operators of `cpu/chain.h`; without the features' gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, ends: Tensor, sites: Tensor, features: Tensor, size: float) -> tuple[Tensor, Tensor]:
+        keep = any(ctx.needs_input_grad)
+        sites, features = sites.contiguous(), features.contiguous()
+        operators = load_operators()
+        last, exponent, vectors, shifts = operators.chain_forward(ends.contiguous(), sites, features, size, keep)
+        ctx.size = size
+        if keep:
+            ctx.save_for_backward(sites, features, vectors, shifts)
+        ctx.mark_non_differentiable(exponent)
+        ctx.set_materialize_grads(False)
+        return last, exponent
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor | None, _: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
+        if gradient is None:
+            return None, None, None, None
+        return *load_operators().chain_backward(gradient.contiguous(), *ctx.saved_tensors, ctx.size), None, None
+
+
+def can_compute(*tensors: Tensor) -> bool:
+    """Return whether the C++ operators take these tensors; they are compiled if need be."""
+    if any(t.device.type != "cpu" or t.dtype not in (torch.float32, torch.float64) for t in tensors):
+        return False
+    try:
+        load_operators()
+    except UnavailableError:
+        return False
+    return True
 
 
 class _Grams(torch.autograd.Function):

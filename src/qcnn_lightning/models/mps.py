@@ -10,10 +10,10 @@ from torch.nn import functional
 
 from qcnn_lightning.basis import LevelsBasis, make_basis
 from qcnn_lightning.errors import InputError, checked_settings
-from qcnn_lightning.kernels.chain import sweep, sweep_grams
+from qcnn_lightning.kernels.chain import can_compute, sweep, sweep_grams
 from qcnn_lightning.models.model import Model
 from qcnn_lightning.pixels import check_images, checked_white
-from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
+from qcnn_lightning.states.gram import times_power_of_two
 from qcnn_lightning.states.mps import MPSState
 
 CLASS_SITES = ("middle", "end")
@@ -141,15 +141,14 @@ class MPS(Model):
     def _amplitudes(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
         """Return a and e with alpha_y(x) = a 2^e."""
         check_images(x, self.num_sites, self.basis)
-        ends, sites = self._ends(), self.size * self.sites
-        classes, of_classes = self._scaled_classes()
+        ends, classes = self._ends(), self._classes()
         amplitudes, exponents = [], []
         for part in x.split(IMAGES_AT_A_TIME):
-            vectors, exponent = sweep(ends, sites, self.represent(part))
+            vectors, exponent = sweep(ends, self.sites, self.represent(part), self.size)
             inner = (vectors[0] @ classes.flatten(1)).unflatten(-1, classes.shape[1:])
             right = vectors[1] if self.arms == 2 else vectors.new_ones(len(part), 1)
             amplitudes.append((inner @ right.unsqueeze(-1)).squeeze(-1))
-            exponents.append(exponent.sum(0) + of_classes)
+            exponents.append(exponent.sum(0))
         return torch.cat(amplitudes), torch.cat(exponents)
 
     def represent(self, x: Tensor) -> Float[Tensor, "sites arms batch local"]:
@@ -184,15 +183,9 @@ class MPS(Model):
         ends, sites = self._tensors()
         gram, exponent = sweep_grams(ends.mT @ ends, sites)
         outer = gram[1] if self.arms == 2 else gram.new_ones(1, 1)
-        classes, of_classes = self._scaled_classes()
-        norm = torch.einsum("oyi,op,pyj,ij->", classes, gram[0], classes, outer)
-        return norm, exponent.sum() + 2 * of_classes
-
-    def _scaled_classes(self) -> tuple[Float[Tensor, "left classes right"], Int[Tensor, ""]]:
-        """Return t and e with T = t 2^e, and a largest |t| from 1/2 to 1."""
         classes = self._classes()
-        shift = binary_exponent(classes.abs().amax())
-        return times_power_of_two(classes, -shift), shift
+        norm = torch.einsum("oyi,op,pyj,ij->", classes, gram[0], classes, outer)
+        return norm, exponent.sum()
 
     def _classes(self) -> Float[Tensor, "left classes right"]:
         """Return T_y = (1 + V_y / sqrt(D)) / C."""
@@ -228,6 +221,10 @@ class MPS(Model):
     def state(self, statistics: None = None) -> MPSState:
         """Return the states |Psi_y>, float64, on the CPU; differentiable."""
         return MPSState.from_network(self)
+
+    def arithmetic(self, x: Tensor) -> str:
+        """Return what computes the sweeps: "C++", or "PyTorch"; results depend on it in the last digits."""
+        return "C++" if can_compute(self.ends) else "PyTorch"
 
     def first_non_finite(self, x: Tensor) -> str:
         """Say where the first infinite or NaN number is."""

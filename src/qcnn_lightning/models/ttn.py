@@ -8,7 +8,8 @@ from jaxtyping import Inexact
 from torch import Tensor, nn
 
 from qcnn_lightning.errors import InputError, checked_settings
-from qcnn_lightning.models.tree import SHARINGS, STARTS, TreeModel, check_choice, matrices_of
+from qcnn_lightning.models.channels import channels_up_to
+from qcnn_lightning.models.tree import SHARINGS, TreeModel, check_choice, check_start, matrices_of
 from qcnn_lightning.states.dense_gram import joined_features
 from qcnn_lightning.states.dense_tree import DenseTreeState
 
@@ -27,7 +28,8 @@ class TTN(TreeModel):
         channels: numbers of channels that enter levels 1 .. L, in place of `bond`; None for `bond`.
         sharing: "full", one tensor per level; "sibling", one for left and one for right nodes of a level; "none", one
             per node.
-        start: "product_state", near a product state; "default", PyTorch's initialisation of a linear layer.
+        start: "product_state", near a product state; "default", PyTorch's initialisation of a linear layer; or the
+            `.safetensors` file of a `DenseTreeState` with these channels.
         spread: size of the random part of the lowest tensors at the product-state start.
         scores: "normalised", with squares p(y|x), which never over- or underflow; or "amplitude", alpha_y(x) itself.
         dtype: of the weights: "real" or "complex".
@@ -55,11 +57,11 @@ class TTN(TreeModel):
     ):
         super().__init__(num_sites, num_classes, basis, int(d), white, scores, dtype)
         check_choice("sharing", sharing, SHARINGS)
-        check_choice("start", start, STARTS)
+        check_start(start)
         if spread <= 0:
             raise InputError(f"model.spread={spread}: must be positive")
         self.sharing = sharing
-        self.channels = channels_of(int(d) + 1, self.num_levels, int(bond), channels)
+        self.channels = channels_up_to(int(d) + 1, self.num_levels, int(bond), channels, "bond")
         self.levels = nn.ParameterList()
         for level in range(self.num_levels):
             nodes = matrices_of(sharing, self.num_sites >> (level + 1))
@@ -67,6 +69,7 @@ class TTN(TreeModel):
             self.levels.append(self.drawn(*shape, legs=2, start=start, spread=spread, of_pixels=level == 0))
         of_top = (self.num_classes, self.channels[-1])
         self.top = self.drawn(*of_top, legs=1, start=start, spread=spread, constant=1 / self.num_classes)
+        self.begin(start, DenseTreeState)
 
     @classmethod
     def from_state(cls, state: DenseTreeState, **settings: Any) -> "TTN":
@@ -116,22 +119,3 @@ class TTN(TreeModel):
         """
         site_tensors, top = self.state_tensors()
         return DenseTreeState(site_tensors, top, self.basis.name, white=self.white)
-
-
-def channels_of(local: int, num_levels: int, bond: int, channels: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the channels that enter levels 0 .. L: local ones, then min(local^(2^l), bond), or those that are given.
-
-    Raises:
-        InputError: a number below 1, or not L numbers.
-    """
-    if channels is None:
-        if bond < 1:
-            raise InputError(f"model.bond={bond}: the number of channels must be at least 1")
-        # local^(2^l) without the large number.
-        return (local, *(min(bond, local ** min(2**level, bond.bit_length())) for level in range(1, num_levels + 1)))
-    if len(channels) != num_levels or min(channels) < 1:
-        raise InputError(
-            f"model.channels={list(channels)}: expected L = {num_levels} numbers of at least 1, of the channels that "
-            f"enter levels 1 to {num_levels}"
-        )
-    return (local, *channels)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -58,6 +59,7 @@ MOST_PANELS = 12
 MOST_CURVES = len(OKABE_ITO)
 BIPARTITIONS = ("left/right", "up/down")
 COSTS = ("train", "test")
+NATS = "nats/test"
 
 
 def planned_figures(collection: Collection, choices: Choices, left_out: list[LeftOut]) -> Planned:
@@ -73,6 +75,8 @@ def planned_figures(collection: Collection, choices: Choices, left_out: list[Lef
         yield "_".join(filter(None, ("figure_2", variant))), partial(figure_2, chosen, choices)
         yield "_".join(filter(None, ("figure_3a", variant))), partial(figure_3a, chosen, choices)
     yield "figure_3b", partial(figure_3b, collection, choices)
+    if any(NATS in run.metrics for run in collection.runs):
+        yield "entropy_against_likelihood", partial(entropy_against_likelihood, collection)
     for data in collection.data_sets:
         groups = groups_with_panels(collection, data)
         yield f"entropy_per_class_{data}", partial(entropy_per_class, groups)
@@ -217,6 +221,45 @@ def figure_3b(collection: Collection, choices: Choices) -> Figure | str:
         ]
     legend_below(figure, handles)
     title_above(figure, f"{len(runs)} runs", which_seeds(runs), describe_first_epoch(runs, choices.first_epoch))
+    return figure
+
+
+def entropy_against_likelihood(collection: Collection) -> Figure | str:
+    """Draw entropies of densities against -log p(x) of the test images, a line per run and a mark at its last epoch.
+
+    On the left the mean of the classes' states, on the right the mixture p(x). The epoch before training is left out.
+    """
+    runs = [run for run in collection.runs if run.column(NATS).loc[0:].notna().any()]
+    if not runs:
+        return f"no run has numbers in the column {NATS}"
+    data_sets = unique(run.data for run in runs)
+    kind_of = {run: kind for group, kind in kinds_of(collection).items() for run in group.runs}
+    kinds = unique(kind_of[run] for run in runs)
+    figure = Figure(figsize=(7.2, 0.6 + 2.6 * len(data_sets)))
+    grid = figure.subplots(len(data_sets), 2, squeeze=False)
+    for row, data in zip(grid, data_sets, strict=True):
+        labelled = {"ee/mean": MEAN_ENTROPY, "ee/mixture": "entropy of the mixture (nats)"}
+        for axes, (column, label) in zip(row, labelled.items(), strict=True):
+            for run in (run for run in runs if run.data == data):
+                place = kinds.index(kind_of[run])
+                colour, marker = OKABE_ITO[place % len(OKABE_ITO)], MARKERS[place % len(MARKERS)]
+                table = pd.DataFrame({"nats": run.column(NATS), "entropy": run.column(column)}).dropna().loc[0:]
+                axes.plot(table["nats"], table["entropy"], color=colour, linewidth=0.8)
+                last_epoch = table.iloc[-1:]
+                axes.plot(last_epoch["nats"], last_epoch["entropy"], color=colour, marker=marker, markersize=4)
+            axes.set(xlabel="−log p(x) of a test image (nats)", ylabel=label)
+        row[0].set_title(wrapped(data_name(data), PANEL_WIDTH), loc="left")
+    if len(kinds) > 1:
+        legend_below(
+            figure,
+            [
+                Line2D(
+                    [], [], color=OKABE_ITO[place % len(OKABE_ITO)], marker=MARKERS[place % len(MARKERS)], label=kind
+                )
+                for place, kind in enumerate(kinds)
+            ],
+        )
+    title_above(figure, f"{len(runs)} runs", which_seeds(runs))
     return figure
 
 

@@ -6,6 +6,7 @@ carried beside vectors and matrices.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -60,6 +61,27 @@ def overlaps_of_arms(arm: Arm, other: Arm) -> tuple[Float[Tensor, "inner other_i
         gram, shift = rescaled(joined(gram, tensor, other_tensor))
         exponent = exponent + shift
     return gram, exponent
+
+
+def overlaps_of_chains(
+    state: Any, other: Any
+) -> tuple[Float[Tensor, "classes other_classes"], Int[Tensor, "classes other_classes"]]:
+    """Return G and e with <Psi_y|Psi'_y'> = G 2^e for two `MPSState`, wherever their classes stand (eq. A3)."""
+    first, last = state.class_site, other.class_site
+    if first > last:
+        gram, exponent = overlaps_of_chains(other, state)
+        return gram.mT, exponent.mT
+    ours, theirs = state.site_tensors, other.site_tensors
+    left, of_left = overlaps_of_arms(ours[:first], theirs[:first])
+    right, of_right = overlaps_of_arms(reversed_chain(ours[last:]), reversed_chain(theirs[last:]))
+    (rows, of_rows), (columns, of_columns) = (rescaled(one.class_tensor.transpose(0, 1)) for one in (state, other))
+    gram = rows.mT @ left
+    # From one class tensor to the other, every class has overlaps of its own.
+    for tensor, other_tensor in zip(ours[first:last], theirs[first:last], strict=True):
+        gram, shift = rescaled(joined(gram, tensor, other_tensor))
+        of_rows = of_rows + shift
+    overlaps = torch.einsum("ymp,zpq,mq->yz", gram, columns, right)
+    return overlaps, of_left + of_right + of_rows.unsqueeze(1) + of_columns
 
 
 def observed_overlaps(

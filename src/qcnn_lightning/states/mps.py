@@ -24,6 +24,7 @@ from qcnn_lightning.states.chain import (
     isometries,
     joined,
     overlaps_of_arms,
+    overlaps_of_chains,
     rescaled,
     reversed_chain,
     schmidt_values,
@@ -34,7 +35,7 @@ from qcnn_lightning.states.ensemble import check_comparable
 from qcnn_lightning.states.entropy import cut_spectrum, renyi_entropy, von_neumann_entropy
 from qcnn_lightning.states.gram import BlockStates, Environment, binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
-from qcnn_lightning.states.state_file import MPS_STATE, read_state, write_state
+from qcnn_lightning.states.state_file import MPS_STATE, read_epochs, read_state, write_state
 
 IMAGES_AT_A_TIME = 500
 LARGEST_DENSE_SIZE = 2**24
@@ -161,14 +162,14 @@ class MPSState(ChainLikelihood):
         if other is not None:
             check_comparable(self, other)
         other = self if other is None else other
-        gram, exponent = _overlaps(self, other)
+        gram, exponent = overlaps_of_chains(self, other)
         (norm, of_norm), (other_norm, of_other) = self._norms, other._norms
         excess = exponent.double() - (of_norm.unsqueeze(1) + of_other).double() / 2
         return gram * torch.exp2(excess) / torch.outer(norm.sqrt(), other_norm.sqrt())
 
     @property
     def _norms(self) -> tuple[Float[Tensor, " classes"], Int[Tensor, " classes"]]:
-        gram, exponent = _overlaps(self, self)
+        gram, exponent = overlaps_of_chains(self, self)
         return gram.diagonal(), exponent.diagonal()
 
     def schmidt_spectrum(self, cut: int | None = None) -> Float[Tensor, "classes rank"]:
@@ -367,25 +368,11 @@ class MPSState(ChainLikelihood):
         """
         return cls(**read_state(path, cls.kind))
 
+    @classmethod
+    def load_epochs(cls, path: str | Path) -> "dict[int, MPSState]":
+        """Read the states of several epochs, which `write_epochs` wrote.
 
-def _overlaps(
-    state: MPSState, other: MPSState
-) -> tuple[Float[Tensor, "classes other_classes"], Int[Tensor, "classes other_classes"]]:
-    """Return G and e with <Psi_y|Psi'_y'> = G 2^e (theory.md, eq. A3)."""
-    first, last = state.class_site, other.class_site
-    if first > last:
-        gram, exponent = _overlaps(other, state)
-        return gram.mT, exponent.mT
-    left, of_left = overlaps_of_arms(state.site_tensors[:first], other.site_tensors[:first])
-    right, of_right = overlaps_of_arms(
-        reversed_chain(state.site_tensors[last:]), reversed_chain(other.site_tensors[last:])
-    )
-    (ours, of_ours), (theirs, of_theirs) = (rescaled(one.class_tensor.transpose(0, 1)) for one in (state, other))
-    gram = ours.mT @ left
-    for tensor, other_tensor in zip(state.site_tensors[first:last], other.site_tensors[first:last], strict=True):
-        gram, shift = rescaled(joined(gram, tensor, other_tensor))
-        of_ours = of_ours + shift
-    return (
-        torch.einsum("ymp,zpq,mq->yz", gram, theirs, right),
-        of_left + of_right + of_ours.unsqueeze(1) + of_theirs,
-    )
+        Raises:
+            InputError: as `load`.
+        """
+        return {epoch: cls(**arguments) for epoch, arguments in read_epochs(path, cls.kind).items()}

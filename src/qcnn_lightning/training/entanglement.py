@@ -20,7 +20,7 @@ class EntanglementMonitor(pl.Callback):
 
     The state has the evaluated model's weights and statistics. A model without a state has no entropies. Every epoch
     logs the von Neumann entropy (eq. 44) as `ee/class_0`, ..., `ee/mean`, and the Rényi entropy of order 2 as
-    `renyi_2/class_0`, ..., `renyi_2/mean`.
+    `renyi_2/class_0`, ..., `renyi_2/mean`. A density has `ee/mixture` too, the left half's entropy in p(x).
 
     Args:
         profile_every_n_epochs: n: log, before training, after every n-th epoch and after the last, means over the
@@ -61,6 +61,8 @@ class EntanglementMonitor(pl.Callback):
         for name, entropies in {"ee": von_neumann_entropy(spectrum), "renyi_2": renyi_entropy(spectrum, 2)}.items():
             measured[f"{name}/mean"] = entropies.mean()
             measured |= {f"{name}/class_{label}": entropy for label, entropy in enumerate(entropies)}
+        if hasattr(state, "mixture_entropy"):
+            measured["ee/mixture"] = state.mixture_entropy()
         if with_profile:
             if hasattr(state, "entropy_profile"):
                 profile = state.entropy_profile().mean(0)

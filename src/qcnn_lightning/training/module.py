@@ -30,19 +30,25 @@ EVALUATION_STATISTICS = ("population", "running")
 
 
 def entropies_of(state: Any, which: str | int) -> Float[Tensor, "classes *blocks"]:
-    """Return the entropies (eq. 38) of the halves, of all blocks of a level, or the profile, nats.
+    """Return the entropies (eq. 38) of the halves, of all blocks of a level, the profile, or of the mixture, nats.
 
     Args:
         state: of a network.
-        which: "halves", "profile", or a level.
+        which: "halves", "profile", a level, or, of a density, "mixture".
 
     Raises:
         InputError: none of these, no such level, or a state without blocks.
     """
     if which == "halves":
         return state.entanglement_entropy()
+    if which == "mixture":
+        if not hasattr(state, "mixture_entropy"):
+            raise InputError(f"entropy_of=mixture: {type(state).__name__} is no density; choose halves")
+        return state.mixture_entropy().unsqueeze(0)
     if which != "profile" and (not isinstance(which, int) or isinstance(which, bool)):
-        raise InputError(f"entropy_of={which}: choose halves, profile, or a level: 0 (one pixel), 1 (two pixels), ...")
+        raise InputError(
+            f"entropy_of={which}: choose halves, mixture, profile, or a level: 0 (one pixel), 1 (two pixels), ..."
+        )
     if not hasattr(state, "block_entropies") or not hasattr(state, "entropy_profile"):
         raise InputError(f"entropy_of={which}: {type(state).__name__} has no blocks; choose halves")
     try:

@@ -18,7 +18,10 @@ AGAINST_COST = "1_ee_against_cost"
 COSTS = {"cost/train": "train cost", "cost/test": "test cost"}
 LINES = {f"{AGAINST_COST}/{cost.removeprefix('cost/')}": cost for cost in COSTS}
 """Mean entropy, logged once more for a panel whose x-axis is a cost: metric -> its axis."""
-SHOWN = (*LINES, MEAN, *COSTS, "accuracy/test", "accuracy/val")
+LIKELIHOODS = {f"{AGAINST_COST}/nats": "nats/test", f"{AGAINST_COST}/mixture_nats": "nats/test"}
+"""Of a density the mean entropy and the mixture's, once more, against -log p(x): its cost may be another."""
+OF_LIKELIHOODS = dict(zip(LIKELIHOODS, (MEAN, f"{ENTROPY_PREFIX}mixture"), strict=True))
+SHOWN = (*LINES, *LIKELIHOODS, MEAN, *COSTS, "accuracy/test", "accuracy/val")
 """The metrics that get a panel by themselves."""
 OURS = ("ee", "renyi_2", "cost", "accuracy", "recall", "profile", "spectrum", "time", "learning_rate")
 """Sections of `metrics.csv`; their other metrics are logged, but get no panel until somebody asks for one."""
@@ -92,7 +95,7 @@ CHARTS = (*SCATTERS, CLASSES, PROFILE, SPECTRUM, CONFUSION)
 
 def axis_of(metric: str) -> str:
     """Return the x-axis of a metric."""
-    return LINES.get(metric, "epoch")
+    return (LINES | LIKELIHOODS).get(metric, "epoch")
 
 
 def is_hidden(metric: str) -> bool:
@@ -102,8 +105,10 @@ def is_hidden(metric: str) -> bool:
 
 
 def against_cost(row: Mapping[str, float | int]) -> dict[str, float | int]:
-    """Return the mean entropy of an epoch under the names whose axis is a cost."""
-    return {metric: row[MEAN] for metric, cost in LINES.items() if MEAN in row and cost in row}
+    """Return the entropy of an epoch under the names whose axis is a cost, or a likelihood."""
+    entropies = dict.fromkeys(LINES, MEAN) | OF_LIKELIHOODS
+    axes = LINES | LIKELIHOODS
+    return {metric: row[name] for metric, name in entropies.items() if name in row and axes[metric] in row}
 
 
 def charts_of(rows: Sequence[Mapping[str, float | int]], first_epoch: int, classes: Sequence[str]) -> dict[str, Any]:

@@ -18,7 +18,16 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.labels import ENTROPY
 from qcnn_lightning.training.tracking import logged_in
-from qcnn_lightning.training.wandb_charts import CHARTS, COSTS, ENTROPY_PREFIX, LINES, MEAN, SCATTERS, Chart
+from qcnn_lightning.training.wandb_charts import (
+    CHARTS,
+    COSTS,
+    ENTROPY_PREFIX,
+    LIKELIHOODS,
+    LINES,
+    MEAN,
+    SCATTERS,
+    Chart,
+)
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +66,8 @@ def mean_against_cost() -> Iterator[panels.LinePlot]:
     """Yield the mean entropy against every cost, a line per run."""
     for metric, cost in LINES.items():
         yield line_plot(f"Entanglement entropy against {COSTS[cost]}", cost, COSTS[cost], "mean EE (nats)", y=[metric])
+    label = "test −log p(x), nats"
+    yield line_plot(f"Of densities: entropies against {label}", "nats/test", label, "nats", y=[*LIKELIHOODS])
 
 
 def over_runs() -> Iterator[panels.ScatterPlot]:
