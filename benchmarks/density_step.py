@@ -14,6 +14,7 @@ cirkit's circuit is a quad tree of CP layers, squared: the same linear maps and 
 """
 
 import argparse
+import importlib
 import importlib.util
 import itertools
 import time
@@ -104,13 +105,12 @@ def ours(
 
 def cirkit(width: int) -> tuple[Callable[[Tensor], float], int]:
     """Return a step of cirkit's squared circuit on (batch, 784) levels 0 and 1; its parameters."""
-    from cirkit.pipeline import PipelineContext
-    from cirkit.symbolic.functional import integrate, multiply
-    from cirkit.templates import utils
-    from cirkit.templates.region_graph import QuadTree
-
+    pipeline, functional, utils, graphs = (
+        importlib.import_module(f"cirkit.{name}")
+        for name in ("pipeline", "symbolic.functional", "templates.utils", "templates.region_graph")
+    )
     weights = utils.parameterization_to_factory(utils.Parameterization(activation="none", initialization="normal"))
-    circuit = QuadTree((1, 28, 28), num_patch_splits=2).build_circuit(
+    circuit = graphs.QuadTree((1, 28, 28), num_patch_splits=2).build_circuit(
         input_factory=utils.name_to_input_layer_factory("embedding", num_states=2, weight_factory=weights),
         sum_product="cp",
         sum_weight_factory=weights,
@@ -118,10 +118,10 @@ def cirkit(width: int) -> tuple[Callable[[Tensor], float], int]:
         num_sum_units=width,
         num_classes=CLASSES,
     )
-    context = PipelineContext(backend="torch", semiring="complex-lse-sum", fold=True, optimize=True)
+    context = pipeline.PipelineContext(backend="torch", semiring="complex-lse-sum", fold=True, optimize=True)
     with context:
         amplitude = context.compile(circuit)
-        partition = context.compile(integrate(multiply(circuit, circuit)))
+        partition = context.compile(functional.integrate(functional.multiply(circuit, circuit)))
 
     def cost(x: Tensor) -> Tensor:
         # Of components y: log sum_y alpha_y(x)^2, and log Z = log of the trace of <Psi_y|Psi_y'>.
@@ -135,8 +135,7 @@ def cirkit(width: int) -> tuple[Callable[[Tensor], float], int]:
 def pyjuice_refusal(width: int) -> str:
     """Return why pyjuice computes nothing here, or "" if it does."""
     try:
-        import pyjuice
-
+        pyjuice = importlib.import_module("pyjuice")
         pixel = pyjuice.distributions.Categorical(2)
         leaves = [pyjuice.inputs(v, num_node_blocks=1, block_size=width, dist=pixel) for v in (0, 1)]
         root = pyjuice.summate(pyjuice.multiply(*leaves), num_node_blocks=1, block_size=1)

@@ -11,7 +11,17 @@ import qcnn_lightning
 ROOM = Path(qcnn_lightning.__file__).parent
 # Whatever is named later may import what is named before it, and not the other way round.
 FLOORS = ("errors", "files", "basis", "states", "kernels", "models", "data", "runs", "report", "evaluation", "training")
-ENTRY_POINTS = {"__main__", "train", "evaluate", "predict", "sample", "dashboard", "report.__main__", "runs.__main__"}
+ENTRY_POINTS = {
+    "__main__",
+    "train",
+    "evaluate",
+    "predict",
+    "sample",
+    "compress",
+    "dashboard",
+    "report.__main__",
+    "runs.__main__",
+}
 
 
 def modules():

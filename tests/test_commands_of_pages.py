@@ -63,6 +63,7 @@ ELSEWHERE = {
     "qcnn-train -m hydra/launcher=ray": "tests/ray/test_ray.py",
     "qcnn-train -m hydra/sweeper=search": "tests/training/test_sweep.py",
     "qcnn-train -m hydra/launcher=joblib": "tests/training/test_sweep.py",
+    "qcnn-train -m hydra/launcher=together": "tests/training/test_together.py",
     "qcnn-train --config-dir FOLDER": "tests/reproduction/test_studies.py",
 }
 

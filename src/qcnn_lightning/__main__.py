@@ -10,6 +10,7 @@ COMMANDS = {
     "evaluate": ("run=multirun/<sweep>/<job>", "measure a trained network: spectra, profiles, overlaps"),
     "predict": ("run=multirun/<sweep>/<job> images=photos", "what a trained network takes images for"),
     "sample": ("run=multirun/<sweep>/<job> n=64", "images drawn from a trained density"),
+    "compress": ("run=multirun/<sweep>/<job> parameters=0.5", "a trained tree with fewer channels"),
     "report": ("runs=multirun/<sweep>", "many runs on a page, in figures and tables"),
     "dashboard": ("entity=<you>", "the view of entropy against cost in Weights & Biases"),
 }

@@ -258,7 +258,7 @@ def command_here() -> str:
     """Return which command this process is: "train", "evaluate", ..."""
     started = Path(sys.argv[0])
     name = started.parent.name if started.stem == "__main__" else started.stem.removeprefix("qcnn-")
-    return name if name in ("evaluate", "predict", "sample", "report", "dashboard") else "train"
+    return name if name in ("evaluate", "predict", "sample", "compress", "report", "dashboard") else "train"
 
 
 def known_settings(command: str | None = None) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ SETTINGS = [
     {"levels": 3},
     {"basis": "legendre", "levels": 4},
     {"basis": "fourier", "levels": 3},
+    {"levels": 5, "leaf_rank": 2},
+    {"levels": 256, "leaf_rank": 6, "sharing": "sibling"},
 ]
 
 
@@ -69,6 +71,40 @@ def test_a_thousand_sites_have_finite_likelihoods_and_gradients_that_double_prec
     NegativeLogLikelihood()(model.log_joint(x), labels).mean().backward()
     for gradient, parameter in zip(gradients, model.parameters(), strict=True):
         assert (gradient - parameter.grad).norm() <= (1e-3 if dtype == torch.float32 else 1e-12) * parameter.grad.norm()
+
+
+def test_shared_local_functions_are_learned_and_stay_the_states_when_they_are_not_orthonormal():
+    model = density(levels=7, leaf_rank=3).double()
+    with torch.no_grad():
+        model.leaves += 0.5 * torch.randn_like(model.leaves)
+    x = (images_for(model) * 255).round().to(torch.uint8)
+    floats = images_for(model)
+    state = model.state()
+    assert torch.allclose(state.local @ state.local.mT, torch.eye(3, dtype=torch.float64))
+    expected = state.log_joint(floats)
+    assert torch.allclose(model.log_joint(floats), expected, atol=1e-10)
+    # The operators know the functions' overlaps instead.
+    assert torch.allclose(model.log_joint(x), expected, atol=1e-10)
+    gradients = []
+    for images in (x, floats):
+        model.zero_grad()
+        model.log_joint(images).sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in model.parameters()])
+    assert len(gradients[0]) == len(list(model.levels)) + 2
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-7, atol=1e-9)
+    # Sums over all images of few pixels are 1.
+    small = density(4, 2, padded=(1,), levels=3, leaf_rank=2).double()
+    with torch.no_grad():
+        small.leaves += 0.3 * torch.randn_like(small.leaves)
+    grey = (
+        torch.cartesian_prod(
+            torch.arange(3), torch.zeros(1, dtype=torch.int64), torch.arange(3), torch.arange(3)
+        ).double()
+        / 2
+    )
+    assert small.state().log_probability(grey).exp().sum().item() == pytest.approx(1, abs=1e-12)
+    assert torch.allclose(small.state().log_probability(grey), small.log_probability(grey), atol=1e-12)
 
 
 def test_a_better_likelihood_is_found_by_following_the_gradient():
@@ -147,6 +183,7 @@ def test_the_experiment_has_the_parameters_that_the_configuration_says():
         ({"sharing": "some"}, r"model\.sharing=some: choose one of none, sibling, full"),
         ({"from_level": 5}, r"model\.from_level=5: must be from 0 to 4"),
         ({"spread": 0.0}, r"model\.spread=0\.0: must be positive"),
+        ({"leaf_rank": 3}, r"model\.leaf_rank=3: must be from 1 to 2, the local functions"),
         ({"levels": 1}, r"model\.levels=1: must be at least 2"),
         ({"levels": 257}, r"K from 2 to 256"),
         ({"d": 0}, r"model\.d=0: the number of channels"),

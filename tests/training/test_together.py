@@ -90,9 +90,12 @@ def test_a_job_whose_cost_is_not_finite_fails_and_the_others_go_on(tmp_path, one
     "overrides",
     [
         ("model.kernel=plain", "seed=0,1", "entropy_weight=0,0.1"),
-        ("model.kernel=plain", "seed=0,1", "optimizer=sgd", "scheduler=one_cycle", "model.sharing=sibling"),
+        pytest.param(
+            ("model.kernel=plain", "seed=0,1", "optimizer=sgd", "scheduler=one_cycle", "model.sharing=sibling"),
+            marks=pytest.mark.slow,
+        ),
         ("seed=0,1", "entropy_weight=0.1", "scheduler=one_cycle", "data.augment.shift=1", "average_decay=0.9"),
-        ("seed=0,1", "cost=cross_entropy", "optimizer=adam", "data.val_size=100"),
+        pytest.param(("seed=0,1", "cost=cross_entropy", "optimizer=adam", "data.val_size=100"), marks=pytest.mark.slow),
     ],
 )
 def test_whatever_a_run_may_be_it_is_the_same_together(tmp_path, overrides):

@@ -18,7 +18,7 @@ class Entanglement:
     Attributes:
         schmidt_spectrum: Schmidt probabilities between the two halves of the image, descending (eq. 45).
         log_norm: log <Psi_y|Psi_y>.
-        overlaps: <Psi_y|Psi_y'> of the normalised states (eq. 36).
+        overlaps: <Psi_y|Psi_y'> of the normalised states (eq. 36); the size of complex ones.
         block_entropies: for every level l, the entropy of every aligned block of 2^l sites with the rest, nats; empty
             if the state does not give them.
         interaction_order: weights of the terms that involve exactly k = 0 .. N pixels, with sum 1; None if the state
@@ -77,10 +77,11 @@ class Entanglement:
 
 def measure_entanglement(state: State) -> Entanglement:
     """Measure the states of all classes."""
+    overlaps = state.overlaps()
     return Entanglement(
         schmidt_spectrum=state.schmidt_spectrum(),
         log_norm=state.log_norm(),
-        overlaps=state.overlaps(),
+        overlaps=overlaps.abs() if overlaps.is_complex() else overlaps,
         block_entropies=(
             tuple(state.block_entropies(level) for level in range(state.num_sites.bit_length() - 1))
             if hasattr(state, "block_entropies")

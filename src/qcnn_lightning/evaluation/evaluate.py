@@ -95,7 +95,7 @@ def find_checkpoints(config: DictConfig) -> tuple[list[StoredCheckpoint], Path]:
         InputError: not one of `run`, `runs` and `checkpoint` is given, or they do not exist; or the folder for the
             results is a link out of the run folder.
     """
-    given = [name for name in ("run", "runs", "checkpoint") if config[name] not in (None, [])]
+    given = [name for name in ("run", "runs", "checkpoint") if config.get(name) not in (None, [])]
     if len(given) != 1:
         raise InputError(
             f"give one of run=DIR, runs=[DIR,DIR] and checkpoint=FILE; given: {', '.join(given) or 'none'}"
@@ -117,7 +117,7 @@ def find_checkpoints(config: DictConfig) -> tuple[list[StoredCheckpoint], Path]:
             raise InputError(f"checkpoint={path}: no such file")
         checkpoints, folder = [read_checkpoint(path)], path.with_name(f"{path.stem}-evaluation")
     # Each split keeps its own results.
-    own = folder.name if config.split == "test" else f"{folder.name}-{config.split}"
+    own = folder.name if config.get("split", "test") == "test" else f"{folder.name}-{config.split}"
     return checkpoints, inside(folder.parent, own) if config.out is None else Path(str(config.out))
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.models.channels import channel_schedule
-from qcnn_lightning.models.tree import SHARINGS, STARTS, TreeModel, check_choice, matrices_of
+from qcnn_lightning.models.tree import SHARINGS, TreeModel, check_choice, check_start, matrices_of
 from qcnn_lightning.states.density import DensityState
 from qcnn_lightning.states.tree import NetworkState
 
@@ -30,7 +30,8 @@ class ConvAC(TreeModel):
         basis: "fourier" (d_0 must be even), "legendre", "levels" (d_0 + 1 grey levels), or your own class.
         channels: "linear" for d_l = d (l + 1), "constant" for d_l = d, or the L + 1 numbers d_0 .. d_L.
         sharing: "full", one matrix per level; "sibling", one for left and one for right children; "none", one per node.
-        start: "product_state", near a product state; "default", PyTorch's initialisation.
+        start: "product_state", near a product state; "default", PyTorch's initialisation; or the `.safetensors` file of
+            a `NetworkState`, with d_0, d_1 + 1 .. d_L + 1 of it as channels.
         spread: size of the random part of the weights at the product-state start.
         arithmetic: "powers_of_two", one taken out of every block after every level; or "logarithms", with signs, of all
             features, as refs 27, 28 compute. Both give the same scores up to round-off.
@@ -62,7 +63,7 @@ class ConvAC(TreeModel):
         self.channels = channel_schedule(channels, int(d), num_levels)
         super().__init__(num_sites, num_classes, basis, self.channels[0], white, scores, dtype)
         check_choice("sharing", sharing, SHARINGS)
-        check_choice("start", start, STARTS)
+        check_start(start)
         check_choice("arithmetic", arithmetic, ARITHMETICS)
         if spread <= 0:
             raise InputError(f"model.spread={spread}: must be positive")
@@ -74,6 +75,7 @@ class ConvAC(TreeModel):
             self.levels.append(self.drawn(*shape, legs=1, start=start, spread=spread, of_pixels=level == 0))
         constant = 1 / self.num_classes
         self.top = self.drawn(self.num_classes, columns[-1], legs=1, start=start, spread=spread, constant=constant)
+        self.begin(start, NetworkState)
 
     def amplitudes(
         self, features: Tensor, levels: Sequence[Tensor], top: Tensor

@@ -40,6 +40,8 @@ class Density(Model):
         sharing: "none", every node its own matrix; "sibling", one for left and one for right children of a level;
             "full", one per level.
         from_level: levels below have a matrix at every node, whatever the sharing.
+        leaf_rank: r, local functions that the pixels share, learned combinations of the basis's, in place of all K;
+            None for all. At first they are the r smoothest ones. For many grey levels: N r d weights, not N K d.
         spread: size of the random part of the weights at the start; at 0 the state is a product state.
 
     Raises:
@@ -47,6 +49,7 @@ class Density(Model):
     """
 
     padding: Tensor
+    leaves: nn.Parameter | None
     normalises_scores = True
 
     @checked_settings
@@ -60,6 +63,7 @@ class Density(Model):
         channels: Sequence[int] | None = None,
         sharing: str = "none",
         from_level: int | np.integer = 0,
+        leaf_rank: int | np.integer | None = None,
         spread: float = 1.0,
     ):
         super().__init__()
@@ -82,11 +86,18 @@ class Density(Model):
         self.basis = make_basis(basis, int(levels) - 1)
         self.channels = channels_of_density(int(levels), self.num_levels, int(d), channels)
         own = {"none": num_sites, "sibling": 2, "full": 1}[sharing]
+        if leaf_rank is not None and not 1 <= leaf_rank <= levels:
+            raise InputError(
+                f"model.leaf_rank={leaf_rank}: must be from 1 to {levels}, the local functions; null for all"
+            )
+        leaves = None if leaf_rank is None else nn.Parameter(torch.eye(int(leaf_rank), int(levels)))
+        self.register_parameter("leaves", leaves)
         self.levels = nn.ParameterList()
         for level in range(self.num_levels):
             nodes = num_sites >> level
             matrices = nodes if level < from_level else min(own, nodes)
-            self.levels.append(self._start(matrices, self.channels[level + 1], self.channels[level], level, spread))
+            columns = self.channels[level] if level or leaf_rank is None else int(leaf_rank)
+            self.levels.append(self._start(matrices, self.channels[level + 1], columns, level, spread))
         self.top = nn.Parameter(self._start(1, num_classes, self.channels[-1], self.num_levels, spread)[0])
         self.register_buffer("padding", torch.zeros(num_sites, dtype=torch.bool))
 
@@ -111,7 +122,23 @@ class Density(Model):
 
     def tree(self) -> NodeTree:
         """Return all block states with their norms, differentiable."""
-        return build_node_tree(tuple(self.levels), self.top, self.padding)
+        levels, _ = self._orthonormal()
+        return build_node_tree(levels, self.top, self.padding)
+
+    def _orthonormal(self, double: bool = False) -> tuple[list[Tensor], Tensor | None]:
+        """Return the weights for orthonormal local functions, and these, (r, K); None for the basis's own.
+
+        With `double` all are float64, on the CPU.
+
+        W = R^T Q^T by QR of W^T: the functions are Q^T f, the weights a R^T. Without a pixel the first one is alone.
+        """
+        first, *others = [weight.cpu().double() if double else weight for weight in self.levels]
+        if self.leaves is None:
+            return [first, *others], None
+        local, factor = torch.linalg.qr(self.leaves.mT.to(first))
+        sites = first.repeat(self.num_sites // len(first), 1, 1) if len(first) < self.num_sites else first
+        padding = self.padding[:, None, None].to(first.device)
+        return [torch.where(padding, sites, sites @ factor.mT), *others], local.mT
 
     def log_partition(self) -> Float[Tensor, ""]:
         """Return log Z = log sum_y <Psi_y|Psi_y>, nats (eq. 33)."""
@@ -159,7 +186,10 @@ class Density(Model):
         levels = tuple(self.levels)
         if can_compute(x, levels):
             for part in x.split(IMAGES_AT_A_TIME):
-                states, features, exponent = image_states(part, self._table(), self.padding, levels)
+                table, gram = self._table(), None
+                if self.leaves is not None:
+                    table, gram = table @ self.leaves.mT, self.leaves @ self.leaves.mT
+                states, features, exponent = image_states(part, table, self.padding, levels, gram)
                 tree = NodeTree(states, (), *classes_of(states, self.top))
                 yield tree, features @ tree.top.mT, exponent.unsqueeze(-1) + tree.classes.exponent
         else:
@@ -178,13 +208,15 @@ class Density(Model):
             features = functional.embedding(x.int(), self._table())
         else:
             features = functional.pad(self.basis(x.to(self.top.dtype)), (1, 0), value=1.0)
+        _, local = self._orthonormal()
+        features = features if local is None else features @ local.mT
         alone = torch.eye(1, features.shape[-1], dtype=features.dtype, device=features.device)
         return torch.where(self.padding[:, None], alone, features)
 
     def state(self, statistics: None = None) -> DensityState:
         """Return the states |Psi_y>, float64, on the CPU; differentiable."""
-        tensors = [tensor.cpu().double() for tensor in (*self.levels, self.top)]
-        return DensityState(tensors[:-1], tensors[-1], self.basis.name, self.padding.cpu())
+        levels, local = self._orthonormal(double=True)
+        return DensityState(levels, self.top.cpu().double(), self.basis.name, self.padding.cpu(), local=local)
 
     def first_non_finite(self, x: Tensor) -> str:
         """Say where the first infinite or NaN number is."""

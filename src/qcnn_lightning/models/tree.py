@@ -23,6 +23,8 @@ from qcnn_lightning.states.gram import times_power_of_two
 
 SHARINGS = ("full", "sibling", "none")
 STARTS = ("product_state", "default")
+FILE = ".safetensors"
+"""How a start that is the file of a state ends."""
 SCORES = ("normalised", "amplitude")
 DTYPES = ("real", "complex")
 
@@ -169,6 +171,30 @@ class TreeModel(Model):
         *levels, top = (tensor.cpu().to(dtype) for tensor in self.tensors())
         return levels, top
 
+    def begin(self, start: str, kind: Any) -> None:
+        """Take over the tensors of a state's file, if that is the start; a network of fewer classes takes the first.
+
+        Args:
+            start: one of `STARTS`, or the path of a file.
+            kind: class of the state.
+
+        Raises:
+            InputError: the file cannot be read, or its state has other pixels, local functions or channels.
+        """
+        if not start.endswith(FILE):
+            return
+        state = kind.load(start)
+        theirs = (state.num_sites, state.basis.name, state.white)
+        if theirs != (self.num_sites, self.basis.name, self.white):
+            raise InputError(
+                f"model.start={start}: its state has (sites, basis, white) = {theirs}, the network "
+                f"{(self.num_sites, self.basis.name, self.white)}"
+            )
+        try:
+            self.take_over(state.site_tensors, state.top[: self.num_classes])
+        except InputError as error:
+            raise InputError(f"model.start={start} and model.channels: {error}") from error
+
     @torch.no_grad()
     def take_over(self, site_tensors: Sequence[Tensor], top: Tensor) -> None:
         """Make the tensors of states the network's own.
@@ -200,6 +226,16 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
     """
     if value not in choices:
         raise InputError(f"model.{name}={value}: choose one of {', '.join(choices)}")
+
+
+def check_start(start: str) -> None:
+    """Check how weights begin.
+
+    Raises:
+        InputError: neither one of `STARTS` nor a file.
+    """
+    if not start.endswith(FILE):
+        check_choice("start", start, STARTS)
 
 
 def matrices_of(sharing: str, nodes: int) -> int:

@@ -8,7 +8,7 @@ from jaxtyping import Inexact
 from torch import Tensor, nn
 
 from qcnn_lightning.errors import InputError, checked_settings
-from qcnn_lightning.models.tree import SHARINGS, STARTS, TreeModel, check_choice, matrices_of
+from qcnn_lightning.models.tree import SHARINGS, TreeModel, check_choice, check_start, matrices_of
 from qcnn_lightning.states.dense_gram import joined_features
 from qcnn_lightning.states.dense_tree import DenseTreeState
 
@@ -27,7 +27,8 @@ class TTN(TreeModel):
         channels: numbers of channels that enter levels 1 .. L, in place of `bond`; None for `bond`.
         sharing: "full", one tensor per level; "sibling", one for left and one for right nodes of a level; "none", one
             per node.
-        start: "product_state", near a product state; "default", PyTorch's initialisation of a linear layer.
+        start: "product_state", near a product state; "default", PyTorch's initialisation of a linear layer; or the
+            `.safetensors` file of a `DenseTreeState` with these channels.
         spread: size of the random part of the lowest tensors at the product-state start.
         scores: "normalised", with squares p(y|x), which never over- or underflow; or "amplitude", alpha_y(x) itself.
         dtype: of the weights: "real" or "complex".
@@ -55,7 +56,7 @@ class TTN(TreeModel):
     ):
         super().__init__(num_sites, num_classes, basis, int(d), white, scores, dtype)
         check_choice("sharing", sharing, SHARINGS)
-        check_choice("start", start, STARTS)
+        check_start(start)
         if spread <= 0:
             raise InputError(f"model.spread={spread}: must be positive")
         self.sharing = sharing
@@ -67,6 +68,7 @@ class TTN(TreeModel):
             self.levels.append(self.drawn(*shape, legs=2, start=start, spread=spread, of_pixels=level == 0))
         of_top = (self.num_classes, self.channels[-1])
         self.top = self.drawn(*of_top, legs=1, start=start, spread=spread, constant=1 / self.num_classes)
+        self.begin(start, DenseTreeState)
 
     @classmethod
     def from_state(cls, state: DenseTreeState, **settings: Any) -> "TTN":

@@ -46,6 +46,9 @@ def network_of(checkpoint: StoredCheckpoint, own: Collection[str] = ()) -> nn.Mo
         if model_class is QCNN:
             # Nobody should need a compiler to look at a network.
             settings["kernel"] = "plain"
+        if model_class in MODELS.values() and str(settings.get("start")).endswith(".safetensors"):
+            # Its weights are in the checkpoint.
+            settings["start"] = "default"
         sizes = sizes_of(checkpoint, weights)
         white = settings_of(config)["data.white"]
         # A model that knows nothing of it was trained with 1.

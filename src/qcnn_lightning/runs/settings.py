@@ -44,6 +44,7 @@ ADDED_SINCE = {
     "entropy_of": "halves",
     "entropy_weight": 0.0,
     "model.precision": "high",
+    "start_from": None,
 }
 """Settings that older runs do not name, and the values by which those runs went."""
 RENAMED = {"data.batches_at_a_time": "data.batches_per_item"}

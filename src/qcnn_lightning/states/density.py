@@ -43,9 +43,11 @@ class DensityState(TreeSizes):
         class_names: what the classes are called.
         layout: where the sites stand in the image.
         white: where the grey level 1 lies in the basis's interval [0, 1].
+        local: orthonormal rows: the d_0 local functions as combinations of f_0, f_1, ... of the basis, if they are
+            a few of many; None for f_0, f_1, ... themselves. A site without a pixel has the first one alone.
 
     Raises:
-        InputError: as `NetworkState`, or a padding that does not fit.
+        InputError: as `NetworkState`, a padding that does not fit, or a `local` that is not orthonormal.
     """
 
     kind = DENSITY_STATE
@@ -59,17 +61,29 @@ class DensityState(TreeSizes):
         class_names: Sequence[str] | None = None,
         layout: ImageLayout | None = None,
         white: int | float = 1.0,
+        local: Tensor | np.ndarray | None = None,
     ):
         self.site_tensors = tuple(as_tensor(tensor) for tensor in site_tensors)
         self.top = as_tensor(top)
         check_tensors(self.site_tensors, self.top, own_matrices=True)
-        self.basis, self.white = make_basis(basis, self.site_tensors[0].shape[-1] - 1), checked_white(white)
+        self.local: Tensor = self._checked_local(as_tensor(local))
+        self.basis, self.white = make_basis(basis, self.local.shape[1] - 1), checked_white(white)
         none = torch.zeros(self.num_sites, dtype=torch.bool)
         self.padding: Tensor = (none if padding is None else as_tensor(padding)).to(self.top.device)
         if self.padding.shape != (self.num_sites,) or self.padding.dtype != torch.bool or self.padding.all():
             raise InputError(f"padding: expected {self.num_sites} booleans, one a site, with a pixel at least at one")
         self.class_names = None if class_names is None else tuple(class_names)
         self.layout = layout
+
+    def _checked_local(self, local: Tensor | None) -> Float[Tensor, "local functions"]:
+        functions = self.site_tensors[0].shape[-1]
+        identity = torch.eye(functions, dtype=torch.float64, device=self.top.device)
+        if local is None:
+            return identity
+        local = local.to(identity)
+        if local.ndim != 2 or len(local) != functions or not torch.allclose(local @ local.mT, identity, atol=1e-8):
+            raise InputError(f"local has shape {tuple(local.shape)}: expected {functions} orthonormal rows")
+        return local
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -94,7 +108,8 @@ class DensityState(TreeSizes):
         Raises:
             InputError: they do not fit.
         """
-        return DensityState(self.site_tensors, self.top, self.basis.name, self.padding, class_names, layout, self.white)
+        given = (self.site_tensors, self.top, self.basis.name, self.padding)
+        return DensityState(*given, class_names, layout, self.white, self.local)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file that describes itself (docs/state_format.md).
@@ -128,7 +143,7 @@ class DensityState(TreeSizes):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, DensityState):
             return NotImplemented
-        ours, theirs = ((*state.site_tensors, state.top, state.padding) for state in (self, other))
+        ours, theirs = ((*state.site_tensors, state.top, state.padding, state.local) for state in (self, other))
         return (
             (self.basis.name, self.white, len(ours)) == (other.basis.name, other.white, len(theirs))
             and all(torch.equal(one, another) for one, another in zip(ours, theirs, strict=True))
@@ -168,7 +183,12 @@ class DensityState(TreeSizes):
             check_comparable(self, other)
             if not torch.equal(self.padding, other.padding):
                 raise InputError("states with pixels at other sites cannot be compared: their padding differs")
-            return overlaps_between_trees(self.tree, other.tree)
+            between = self.local @ other.local.mT
+            alone = torch.zeros_like(between)
+            alone[0, 0] = 1
+            return overlaps_between_trees(
+                self.tree, other.tree, torch.where(self.padding[:, None, None], alone, between)
+            )
         gram = self.tree.classes.gram()
         norm = gram.diagonal().real.sqrt()
         return gram.conj() / torch.outer(norm, norm)
@@ -347,7 +367,7 @@ class DensityState(TreeSizes):
         return self._local_functions(points) * weights.sqrt().unsqueeze(-1)
 
     def _local_functions(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape local"]:
-        return torch.cat((torch.ones_like(x).unsqueeze(-1), self.basis(x)), dim=-1)
+        return torch.cat((torch.ones_like(x).unsqueeze(-1), self.basis(x)), dim=-1) @ self.local.mT
 
     def _known(self, x: Tensor) -> tuple[Float[Tensor, "batch sites local"], Bool[Tensor, "batch sites"]]:
         """Return f_i of every pixel, and which are known: all but NaN, and sites without a pixel."""
@@ -359,8 +379,8 @@ class DensityState(TreeSizes):
         check_images(seen, self.num_sites, self.basis)
         grey = seen.double() / (255 if x.dtype == torch.uint8 else 1)
         features = self._local_functions(self.white * grey)
-        features[:, self.padding, 1:] = 0
-        return features, known
+        alone = torch.eye(1, features.shape[-1], dtype=features.dtype, device=features.device)
+        return torch.where(self.padding[:, None], alone, features), known
 
     def _amplitudes(self, x: Tensor) -> tuple[Inexact[Tensor, "batch classes"], Int[Tensor, "batch classes"]]:
         check_images(x, self.num_sites)

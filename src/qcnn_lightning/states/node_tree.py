@@ -150,12 +150,19 @@ def log_density(
     return 2 * (logarithm + math.log(2) * (exponent - of_norm).to(size.dtype)) - norm.log()
 
 
-def overlaps_between_trees(first: NodeTree, second: NodeTree) -> Inexact[Tensor, "classes other_classes"]:
+def overlaps_between_trees(
+    first: NodeTree, second: NodeTree, pixels: Float[Tensor, "sites local other_local"]
+) -> Inexact[Tensor, "classes other_classes"]:
     """Return <Psi_y|Psi'_y'> / sqrt(<Psi_y|Psi_y> <Psi'_y'|Psi'_y'>) for trees of one local basis (theory.md, eq. E1).
 
     The overlaps between the block states of the one and the other tree climb both at once, as G does in eq. G1.
+
+    Args:
+        first: of the |Psi_y>.
+        second: of the |Psi'_y'>.
+        pixels: overlaps of the local functions of the one and the other at every site.
     """
-    gram, exponent = first.pixels.gram(), torch.zeros(len(first.pixels.mean), dtype=torch.int64)
+    gram, exponent = pixels.to(first.top.dtype), torch.zeros(len(pixels), dtype=torch.int64)
     for level, other in zip(first.levels, second.levels, strict=True):
         mapped = level.maps @ gram @ other.maps.mH
         gram = mapped[0::2] * mapped[1::2]

@@ -3,7 +3,7 @@
 Methods of `NetworkState`; the mathematics is in the modules that they call. They compute without gradients.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ from qcnn_lightning.states.polynomial import interaction_order, orders_fit
 from qcnn_lightning.states.regions import Region, aligned_blocks, blocks_as_given, sites_of
 from qcnn_lightning.states.renyi import four_legs_fit, purity
 from qcnn_lightning.states.sampling import perfect_samples, swap_estimate
+from qcnn_lightning.states.selection import channels_for, selected
 from qcnn_lightning.states.tree_sizes import TreeSizes
 
 SAMPLES = 4096
@@ -257,6 +258,29 @@ class Observables(TreeSizes):
         if not orders_fit(self.channels):
             raise InputError(f"channels={self.channels}: the polynomials of this state's orders do not fit into memory")
         return interaction_order(self._tree())
+
+    @torch.no_grad()
+    def compress(
+        self, images: Tensor | np.ndarray, parameters: float | None = None, channels: Sequence[int] | None = None
+    ) -> Any:
+        """Return states with fewer channels whose amplitudes on images are close to these, up to one factor.
+
+        Args:
+            images: (batch, N) training images in tree order, some hundreds or more (`states/selection.py`).
+            parameters: how many numbers the tensors shall have at most; the same part of the channels of all levels
+                stays.
+            channels: or the numbers of channels that enter levels 1 .. L, without the constant one.
+
+        Raises:
+            InputError: not one of `parameters` and `channels` is given, or it cannot be; or x is no image.
+        """
+        if (parameters is None) == (channels is None):
+            raise InputError(f"give one of parameters and channels; given: {parameters=}, {channels=}")
+        if channels is not None and (len(channels) != self.num_levels or min(channels) < 1):
+            raise InputError(f"channels={list(channels)}: expected {self.num_levels} numbers of at least 1")
+        kept = channels_for(self, float(parameters or 0)) if channels is None else [number + 1 for number in channels]
+        tensors = selected(self, torch.as_tensor(images), kept)
+        return type(self)(*tensors, self.basis.name, self.class_names, self.layout, self.white)  # type: ignore[call-arg]
 
     def to_dense_tree(self) -> DenseTreeState:
         """Return the same states as a tree of dense tensors with three legs; `from_dense_tree` is the way back."""

@@ -62,7 +62,7 @@ CHAIN = (
     "alpha_y = A_1(x_1) .. A_c(x_c) T_y A_{c+1}(x_{c+1}) .. A_N(x_N) with A_p(x) = sum_i f_i(x) site_tensor_i",
 )
 NETWORK_STATE = Kind("NetworkState", PRODUCT, version=2, earlier=EARLIER_FORMATS)
-DENSITY_STATE = Kind("DensityState", PRODUCT, others=("top", "padding"))
+DENSITY_STATE = Kind("DensityState", PRODUCT, others=("top", "padding", "local"))
 DENSE_TREE_STATE = Kind("DenseTreeState", DENSE)
 MPS_STATE = Kind("MPSState", CHAIN, "num_sites", ("class_tensor", "padding"), ("class_site",))
 
@@ -182,7 +182,9 @@ def _read(path: str | Path, kind: Kind, formats: tuple[str, ...], *names: str) -
             if metadata.get(key, ours) != ours:
                 raise InputError(f"{path} has {key}={metadata[key]!r}, which this version does not know: {ours!r}")
         if "numbers" in metadata:
-            tensors = {n: torch.view_as_complex(t) if t.is_floating_point() else t for n, t in tensors.items()}
+            tensors = {
+                n: torch.view_as_complex(t) if t.is_floating_point() and n != "local" else t for n, t in tensors.items()
+            }
         sites = [tensors[f"site_tensor_{place}"] for place in range(int(metadata[kind.count]))]
         arguments: dict[str, Any] = {"site_tensors": sites, "basis": metadata["basis"], "white": white}
         arguments |= {name: tensors[name] for name in (*kind.others, *names)}

@@ -32,6 +32,7 @@ from qcnn_lightning.runs.settings import is_longer
 from qcnn_lightning.training.build import build, check_numbers, try_out, white_for
 from qcnn_lightning.training.checkpoints import Checkpoints
 from qcnn_lightning.training.console import EpochTable
+from qcnn_lightning.training.first_weights import take_weights
 from qcnn_lightning.training.folders import hydra_files
 from qcnn_lightning.training.interruption import Interrupted, StopOnSignal
 from qcnn_lightning.training.loggers import build_loggers, keep_network
@@ -250,6 +251,8 @@ def fit(
     check_levels_of(network, datamodule)
     completed(network).mark_padding(datamodule.pixel_order == PADDING)  # type: ignore[operator]
     network.mark_order(datamodule.pixel_order, datamodule.image_shape)
+    if checkpoint is None:
+        take_weights(network, config.start_from)
     company = company or company_on_gpu(network, trainer)
     datamodule.move_to(trainer.strategy.root_device)
     classifier = (Classifier if company is None else company.member)(

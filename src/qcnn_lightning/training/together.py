@@ -104,8 +104,9 @@ class Member(Classifier):
         return scores
 
     def schmidt_spectrum(self, state: State) -> Tensor:
-        """Return the Schmidt probabilities, computed with the others'."""
-        if not isinstance(state, NetworkState):
+        """Return the Schmidt probabilities, computed with the others' unless each network is to keep its own digits."""
+        sample, _ = self.datamodule.splits["train"]
+        if not isinstance(state, NetworkState) or self.network.fast_kernel(sample[:1]) is not None:
             return super().schmidt_spectrum(state)
         spectrum: Tensor = self.seat.ask((SPECTRUM,), Request(self, state=state))
         return spectrum
