@@ -1,7 +1,8 @@
 """A training step of a density against its operations, PyTorch's operators, and other people's circuits on the CPU.
 
 Binarised MNIST, 28x28, one tree of binary splits, the same width, ten components, batches of 100, float32, Adam. Ways
-take turns, so other load on the machine changes their ratios little; seconds are the fastest of all rounds.
+take turns. Seconds are the processor's, of all threads, in the fastest of all rounds: other load on the machine changes
+them little.
 
 The other code is no dependency of ours, since cirkit holds SciPy back:
 
@@ -173,10 +174,10 @@ def main() -> None:
     for number in range(arguments.rounds + 1):
         for name, step, x, _ in ways:
             batch = x[number * arguments.batch : (number + 1) * arguments.batch].contiguous()
-            start = time.perf_counter()
+            start = time.process_time()
             step(batch)
             if number:  # the first is a warm-up
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(time.process_time() - start)
     count = operations(channels, arguments.batch)
     rows: list[dict[str, Any]] = [
         {

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,7 +12,7 @@ from qcnn_lightning.costs import CrossEntropy, NegativeLogLikelihood, SquaredDis
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.models.channels import channels_up_to
 from qcnn_lightning.models.model import num_parameters
-from qcnn_lightning.training.build import build
+from qcnn_lightning.training.build import build, white_for
 
 SETTINGS = [
     {"sharing": "none"},
@@ -224,3 +225,29 @@ def test_what_no_density_can_have_is_told(settings, message):
 def test_what_no_likelihood_can_have_is_told(settings, message):
     with pytest.raises(InputError, match=message):
         NegativeLogLikelihood(**settings)
+
+
+@pytest.mark.parametrize(("basis", "levels"), [("legendre", 4), ("fourier", 3)])
+@pytest.mark.parametrize("sharing", ["none", "full"])
+def test_a_density_on_an_interval_integrates_to_one_and_its_marginals_are_its_integrals(basis, levels, sharing):
+    model = density(4, 2, padded=(1,), basis=basis, levels=levels, sharing=sharing).double()
+    state = model.state()
+    # Exact for polynomials of twice the degree; for trigonometric ones to rounding.
+    points, weights = (torch.from_numpy(array) for array in np.polynomial.legendre.leggauss(24))
+    points, weights = (points + 1) / 2, weights / 2
+    grid = torch.cartesian_prod(points, torch.zeros(1, dtype=torch.float64), points, points)
+    of_grid = torch.cartesian_prod(weights, weights, weights).prod(1)
+    joint = state.log_joint(grid).exp()
+    assert torch.allclose(model.log_joint(grid).exp(), joint, rtol=1e-9)
+    assert (joint * of_grid.unsqueeze(1)).sum().item() == pytest.approx(1, abs=1e-10)
+    # The first pixel's marginal, by integration and by leaving the others out.
+    marginal = (joint * of_grid.unsqueeze(1)).view(24, -1, 2).sum(1) / weights.unsqueeze(1)
+    missing = torch.full((24, 4), math.nan, dtype=torch.float64)
+    missing[:, 0] = points
+    assert torch.allclose(state.log_joint(missing).exp(), marginal, rtol=1e-9)
+
+
+def test_white_is_refused_since_a_density_on_part_of_the_interval_would_not_be_normalised():
+    config = composed("train", "data=digits", "model=density", "model.basis=legendre", "model.levels=4")
+    with pytest.raises(InputError, match=r"data\.white=0\.75: .*Density takes no argument white"):
+        white_for(config, 0.75)
