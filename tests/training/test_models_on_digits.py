@@ -11,7 +11,7 @@ from commands import command, evaluate_command, train_command
 
 MODELS = {
     "convac": ("model.d=4", "model.sharing=sibling", "data.white=0.75"),
-    "ttn": ("model.bond=8", "data.white=0.75", "model.dtype=complex"),
+    "ttn": ("model.bond=8", "data.white=0.75", "model.dtype=complex", "callbacks.states.every_n_epochs=1"),
     "density": ("model.d=8", "model.basis=legendre", "model.levels=4", "model.dtype=complex"),
     "linear": ("cost=cross_entropy",),
     "cnn": ("model.width=4", "cost=cross_entropy"),
@@ -66,6 +66,11 @@ def test_a_model_is_evaluated_with_the_numbers_of_its_last_epoch(model, folder):
     assert numbers["accuracy"] == pytest.approx(last["accuracy/test"], abs=1e-6)
     assert numbers["cost"] == pytest.approx(last["cost/test"], rel=1e-4)
     assert numbers["disagreement"] < 1e-3
+    assert (
+        (run / "states.safetensors").exists()
+        == (run / "evaluation" / "epoch_fidelity.png").exists()
+        == (model == "ttn")
+    )
     if model not in WITHOUT_STATE:
         assert numbers["mean_entanglement_entropy"] == pytest.approx(last["ee/mean"], abs=1e-4)
 

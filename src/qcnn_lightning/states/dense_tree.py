@@ -32,7 +32,7 @@ from qcnn_lightning.states.ensemble import check_comparable
 from qcnn_lightning.states.entropy import cut_spectrum, renyi_entropy, spectra_of, von_neumann_entropy
 from qcnn_lightning.states.gram import BlockStates, Environment, outer, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
-from qcnn_lightning.states.state_file import DENSE_TREE_STATE, read_state, write_state
+from qcnn_lightning.states.state_file import DENSE_TREE_STATE, read_epochs, read_state, write_state
 from qcnn_lightning.states.tree_sizes import TreeSizes
 from qcnn_lightning.states.truncation import Compressed, canonical_tensors, compressed_tensors
 
@@ -309,6 +309,15 @@ class DenseTreeState(TreeSizes):
             InputError: the file is missing, is not a safetensors file, holds no tree of dense tensors, or was altered.
         """
         return cls(**read_state(path, cls.kind))
+
+    @classmethod
+    def load_epochs(cls, path: str | Path) -> "dict[int, DenseTreeState]":
+        """Read the states of a run's epochs, `states.safetensors` of its folder; epoch -1 is before training.
+
+        Raises:
+            InputError: as `load`.
+        """
+        return {epoch: cls(**arguments) for epoch, arguments in read_epochs(path, cls.kind).items()}
 
 
 def dense_tensors(site_tensors: Sequence[Tensor]) -> list[Inexact[Tensor, "_ _ _ _"]]:
