@@ -166,12 +166,9 @@ def joined_features(
     features: Inexact[Tensor, "nodes batch _"], tensor: Inexact[Tensor, "_ joined left right"]
 ) -> Inexact[Tensor, "nodes//2 batch joined"]:
     """Return sum_jk T_ijk z_j z'_k of every node and image, from the children's z and z'."""
-    left, right = features[0::2], features[1::2]
-    tensor = for_nodes(tensor, len(left))
-    # One large matrix product, then one small product per image.
-    matrices = tensor.transpose(1, 2).flatten(2)
-    mapped = left @ (matrices[0] if len(tensor) == 1 else matrices)
-    return (mapped.unflatten(-1, tensor.shape[1::2]) @ right.unsqueeze(-1)).squeeze(-1)
+    pairs = (features[0::2].unsqueeze(-1) * features[1::2].unsqueeze(-2)).flatten(-2)
+    matrices = for_nodes(tensor, len(pairs)).flatten(-2).mT
+    return pairs @ (matrices[0] if len(matrices) == 1 else matrices)
 
 
 def without_powers_of_two(
