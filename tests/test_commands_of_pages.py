@@ -56,6 +56,7 @@ ELSEWHERE = {
     "qcnn-evaluate run=<run> own=": "tests/test_extend_page.py",
     "qcnn-evaluate runs=[multirun": "tests/evaluation",
     "qcnn-predict": "tests/evaluation/test_predict.py",
+    "qcnn-compress": "tests/evaluation/test_compress.py",
     "qcnn-sample": "tests/evaluation/test_sample.py",
     "qcnn-train data=digits model.d=6 trainer.max_epochs=120": "tests/training/test_resume.py",
     "qcnn-report runs=multirun/<sweep> watch=true": "tests/report/test_report.py",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from qcnn_lightning.runs.checkpoint import StoredCheckpoint
-    from qcnn_lightning.states import DensityState, MPSState, NetworkState, State
+    from qcnn_lightning.states import State
 
 
 class TrainedRun(Run):
@@ -69,7 +69,7 @@ class TrainedRun(Run):
         Raises:
             InputError: the states of this epoch were not kept, or the network has none.
         """
-        from qcnn_lightning.states import DensityState, MPSState, NetworkState
+        from qcnn_lightning.states import StoredState
 
         if epoch is not None and epoch != self.last_epoch:
             return self._kept_states(epoch)[epoch]
@@ -77,17 +77,18 @@ class TrainedRun(Run):
         found: State | None = network.state()
         if found is None:
             raise InputError(f"{self.folder}: a {type(self.network).__name__} has no states")
-        return self._described(found) if isinstance(found, NetworkState | DensityState | MPSState) else found
+        return self._described(found) if isinstance(found, StoredState) else found
 
     def _kept_states(self, epoch: int) -> "dict[int, State]":
         from qcnn_lightning.basis import BASES
         from qcnn_lightning.runs.rebuild import named_part
-        from qcnn_lightning.states import DensityState, NetworkState
 
         path = inside(self.folder, STATES)
         named_part(str(self.settings.get("model.basis", "fourier")), BASES, self.own, path)
-        kind: Any = DensityState if hasattr(self.network, "log_joint") else NetworkState
-        kept = kind.load_epochs(path) if path.is_file() else {}
+        kept: dict[int, Any] = {}
+        if path.is_file():
+            network: Any = self.network
+            kept = type(network.state()).load_epochs(path)
         if epoch not in kept:
             told = (
                 f"those of epochs {', '.join(map(str, kept))} were kept" if kept else "only those of the last were kept"
@@ -98,14 +99,14 @@ class TrainedRun(Run):
             )
         return {epoch: self._described(kept[epoch])}
 
-    def _described(self, state: "NetworkState | DensityState | MPSState") -> "NetworkState | DensityState | MPSState":
+    def _described(self, state: Any) -> Any:
         """Return a state that knows its classes' names, and where its pixels stand if this is an order of ours."""
         from qcnn_lightning.data.flattening import FLATTENINGS, pixel_order
         from qcnn_lightning.runs.metrics import as_number
         from qcnn_lightning.states.layout import ImageLayout
 
         names = self.summary.get("class_names")
-        names = list(map(str, names)) if isinstance(names, list) and len(names) == len(state) else None
+        names = list(map(str, names)) if isinstance(names, list) and len(names) == state.num_classes else None
         size, layout = as_number(self.settings.get("data.size")), state.layout
         if layout is None and self.flatten in FLATTENINGS and size >= 1 and size**2 <= state.num_sites:
             order = pixel_order(self.flatten, int(size), int(size))

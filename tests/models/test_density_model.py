@@ -10,7 +10,7 @@ from composing import composed
 from qcnn_lightning import Density
 from qcnn_lightning.costs import CrossEntropy, NegativeLogLikelihood, SquaredDistance, mean_and_gradient, scores_for
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.models.density import channels_of_density
+from qcnn_lightning.models.channels import channels_up_to
 from qcnn_lightning.models.model import num_parameters
 from qcnn_lightning.training.build import build, white_for
 
@@ -24,6 +24,7 @@ SETTINGS = [
     {"basis": "fourier", "levels": 3},
     {"levels": 5, "leaf_rank": 2},
     {"levels": 256, "leaf_rank": 6, "sharing": "sibling"},
+    {"levels": 5, "leaf_rank": 2, "dtype": "complex"},
 ]
 
 
@@ -54,9 +55,24 @@ def test_likelihoods_are_those_of_the_state(settings):
     assert torch.allclose(model.log_probability(x), state.log_probability(x), atol=1e-10)
     assert torch.allclose(model.log_partition(), state.log_partition(), atol=1e-10)
     logarithm, sign = state.log_amplitude(x)
-    expected = sign * logarithm.exp()
+    # Scores of complex amplitudes are their sizes.
+    expected = (sign.abs() if model.is_complex else sign) * logarithm.exp()
     assert torch.allclose(model(x), expected / expected.norm(dim=1, keepdim=True), atol=1e-10)
     assert torch.allclose(model(x).square(), state.conditional_probability(x), atol=1e-10)
+
+
+@pytest.mark.parametrize("sharing", ["none", "sibling", "full"])
+def test_complex_likelihoods_are_those_of_the_state_and_sum_to_one(sharing):
+    model = density(8, sharing=sharing, dtype="complex", padded=()).double()
+    x = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 8)
+    joint = model.log_joint(x)
+    assert joint.exp().sum().item() == pytest.approx(1, abs=1e-10)
+    state = model.state()
+    torch.testing.assert_close(joint, state.log_joint(x), rtol=0, atol=1e-10)
+    torch.testing.assert_close(model(x).square(), state.conditional_probability(x), rtol=0, atol=1e-10)
+    assert state.top.is_complex()
+    NegativeLogLikelihood()(joint, torch.zeros(256, dtype=torch.int64)).mean().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -164,9 +180,9 @@ def test_a_density_can_learn_by_the_costs_of_classifiers():
 
 
 def test_low_levels_have_no_more_channels_than_states():
-    assert channels_of_density(2, 5, 32, None) == (2, 4, 16, 32, 32, 32)
-    assert channels_of_density(256, 3, 300, None) == (256, 300, 300, 300)
-    assert channels_of_density(3, 2, 5, [7, 9]) == (3, 7, 9)
+    assert channels_up_to(2, 5, 32, None) == (2, 4, 16, 32, 32, 32)
+    assert channels_up_to(256, 3, 300, None) == (256, 300, 300, 300)
+    assert channels_up_to(3, 2, 5, [7, 9]) == (3, 7, 9)
 
 
 def test_the_experiment_has_the_parameters_that_the_configuration_says():
@@ -187,6 +203,7 @@ def test_the_experiment_has_the_parameters_that_the_configuration_says():
         ({"leaf_rank": 3}, r"model\.leaf_rank=3: must be from 1 to 2, the local functions"),
         ({"levels": 1}, r"model\.levels=1: must be at least 2"),
         ({"levels": 257}, r"K from 2 to 256"),
+        ({"dtype": "half"}, r"model\.dtype=half: choose one of real, complex"),
         ({"d": 0}, r"model\.d=0: the number of channels"),
         ({"channels": [1, 2]}, r"model\.channels=\[1, 2\]: expected L = 4 numbers"),
         ({"num_sites": 12}, r"num_sites=12: must be a power of two"),

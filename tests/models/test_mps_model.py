@@ -193,6 +193,13 @@ def test_the_configuration_builds_it():
     assert model.bond == 3
 
 
+def test_the_operators_get_all_threads_in_training():
+    threads = torch.get_num_threads()
+    with chain().around_training():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == threads
+
+
 def test_the_first_number_that_is_not_finite_is_found():
     model = chain()
     x = images_for(model)

@@ -6,8 +6,8 @@ import torch
 
 from qcnn_lightning import QCNN, TTN
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.models.channels import channels_up_to
 from qcnn_lightning.models.model import num_parameters
-from qcnn_lightning.models.ttn import channels_of
 
 SHARINGS = ("full", "sibling", "none")
 
@@ -86,8 +86,8 @@ def test_two_hundred_and_fifty_six_sites_have_finite_gradients_in_single_precisi
 
 
 def test_channels_are_as_many_as_wanted_and_no_more_than_states():
-    assert channels_of(3, 4, 20, None) == (3, 9, 20, 20, 20)
-    assert channels_of(2, 2, 20, [5, 6]) == (2, 5, 6)
+    assert channels_up_to(3, 4, 20, None) == (3, 9, 20, 20, 20)
+    assert channels_up_to(2, 2, 20, [5, 6]) == (2, 5, 6)
     assert tree(bond=4).channels == (3, 4, 4, 4)
     assert num_parameters(tree(bond=4)) == 4 * 9 + 4 * 16 * 2 + 3 * 4
     assert num_parameters(tree(bond=4, sharing="none")) == 4 * 4 * 9 + 3 * 4 * 16 + 3 * 4

@@ -70,6 +70,14 @@ def test_an_evaluation_has_the_numbers_of_the_training_and_a_file_of_the_states(
     assert right == pytest.approx(last["accuracy/test"], abs=1e-6)
 
 
+def test_the_states_of_every_epoch_are_kept_and_compared(trained):
+    run = ql.load(trained / "run")
+    entropies = table_of(trained / "run").set_index("epoch")["ee/mean"]
+    for epoch in (-1, 0, 1, 2):
+        assert run.state(epoch).entanglement_entropy().mean().item() == pytest.approx(entropies[epoch], abs=1e-5)
+    assert (trained / "run" / "evaluation" / "epoch_fidelity.png").is_file()
+
+
 def test_images_of_a_folder_are_predicted(trained):
     (trained / "photos").mkdir()
     for number in range(3):

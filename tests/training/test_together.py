@@ -8,11 +8,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from small_runs import assert_same_run, checkpoint_of, compose_small, summary_of, table_of
+from wandb_tools import wandb_records
 
 from commands import TIMEOUT_S, Command, train_command
 from composing import composed
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.training.launching import checked_most, groups_of, has_hook_of_a_step, reason_against
+from qcnn_lightning.training.launching import advice, checked_most, groups_of, has_hook_of_a_step, reason_against
 from qcnn_lightning.training.run import train
 from qcnn_lightning.training.together import Alone, Company, Group
 
@@ -135,6 +136,26 @@ def test_jobs_that_cannot_go_together_are_told_why(tmp_path):
     told, _ = sweep(tmp_path, "density", *arguments, *density, *TOGETHER)
     assert told.count("by itself, for model._target_=qcnn_lightning.Density has no batched form") == 2
     assert len([run for run in runs if run.is_dir()]) == 4
+
+
+def test_large_networks_on_a_cpu_are_told_of_joblib():
+    small, large = jobs("model.d=6 trainer=cpu", "model.d=18 trainer=cpu")
+    assert advice(small) == ""
+    assert "hydra/launcher=joblib" in advice(large)
+
+
+@pytest.mark.slow
+def test_every_job_has_a_run_of_its_own_in_wandb(tmp_path):
+    arguments = ("data=digits", "model.d=2", "trainer.max_epochs=2", "seed=0,1,2", "logger.offline=true")
+    _, runs = sweep(tmp_path, "tracked", *arguments, *TOGETHER)
+    ids = set()
+    for run in filter(Path.is_dir, runs):
+        (offline,) = (run / "wandb").glob("offline-run-*")
+        kept = [record for record in wandb_records(offline) if record["type"] == "history"]
+        assert len(kept) >= len(table_of(run))
+        ids.add(summary_of(run)["wandb_run_id"])
+        assert offline.name.endswith(summary_of(run)["wandb_run_id"])
+    assert len(ids) == 3
 
 
 def jobs(*settings: str) -> list:

@@ -25,7 +25,7 @@ from qcnn_lightning.runs.checkpoint import StoredCheckpoint, read_checkpoint
 from qcnn_lightning.runs.rebuild import cost_of, named_part, network_of
 from qcnn_lightning.runs.run import STATES, Run
 from qcnn_lightning.runs.settings import PATHS_IN_A_CONFIG, without_paths
-from qcnn_lightning.states import DenseTreeState, DensityState, MPSState, NetworkState
+from qcnn_lightning.states import StoredState
 from qcnn_lightning.states.layout import ImageLayout
 
 log = logging.getLogger(__name__)
@@ -77,14 +77,14 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
 
     make_folder(folder)
     replace_atomically(folder / NUMBERS, as_json(evaluation.as_plain_data()))
-    if isinstance(evaluation.state, NetworkState | DenseTreeState | DensityState | MPSState):
+    if isinstance(evaluation.state, StoredState):
         layout = ImageLayout.of(datamodule.pixel_order, datamodule.image_shape)
         evaluation.state.described(datamodule.class_names, layout).save(folder / STATE)
     if config.figures:
         draw_all(evaluation, folder, config.figures)
-        if config.run is not None and Path(str(config.run), STATES).is_file():
-            kind = DensityState if isinstance(evaluation.state, DensityState) else NetworkState
-            draw_fidelity(kind.load_epochs(inside(Path(str(config.run)), STATES)), folder, config.figures)
+        load: Any = getattr(type(evaluation.state), "load_epochs", None)
+        if load and config.run is not None and Path(str(config.run), STATES).is_file():
+            draw_fidelity(load(inside(Path(str(config.run)), STATES)), folder, config.figures)
     return evaluation, folder
 
 

@@ -10,15 +10,18 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from qcnn_lightning.figure_style import save, styled
-from qcnn_lightning.states import DensityState, NetworkState
 
 FIDELITY = "epoch_fidelity"
 
 
 def fidelity_between_epochs(
-    states: Mapping[int, NetworkState] | Mapping[int, DensityState],
+    states: Mapping[int, Any],
 ) -> Float[Tensor, "epochs epochs"]:
-    """Return the mean over the classes of |<Psi_y|Psi'_y>|^2, normalised, for every two epochs in ascending order."""
+    """Return the mean over the classes of |<Psi_y|Psi'_y>|^2, normalised, for every two epochs in ascending order.
+
+    Args:
+        states: of every epoch; their `overlaps(other)` compares them.
+    """
     ordered: list[Any] = [states[epoch] for epoch in sorted(states)]
     result = torch.ones(len(ordered), len(ordered), dtype=torch.float64)
     for row, state in enumerate(ordered):
@@ -28,9 +31,7 @@ def fidelity_between_epochs(
     return result
 
 
-def draw_fidelity(
-    states: Mapping[int, NetworkState] | Mapping[int, DensityState], folder: Path, formats: Sequence[str]
-) -> None:
+def draw_fidelity(states: Mapping[int, Any], folder: Path, formats: Sequence[str]) -> None:
     """Draw the fidelity between epochs into a folder."""
     epochs = sorted(states)
     fidelity = fidelity_between_epochs(states).numpy()

@@ -105,7 +105,7 @@ def sweep(
         features: f_i of every pixel, from the outside inwards.
         size: factor of the sites.
     """
-    compiled = not features.requires_grad and _can_compute(ends, sites, features)
+    compiled = not features.requires_grad and can_compute(ends, sites, features)
     result: tuple[Tensor, Tensor] = (_CompiledSweep if compiled else _Sweep).apply(ends, sites, features, size)
     return result
 
@@ -134,7 +134,7 @@ class _CompiledSweep(torch.autograd.Function):
         return *load_operators().chain_backward(gradient.contiguous(), *ctx.saved_tensors, ctx.size), None, None
 
 
-def _can_compute(*tensors: Tensor) -> bool:
+def can_compute(*tensors: Tensor) -> bool:
     """Return whether the C++ operators take these tensors; they are compiled if need be."""
     if any(t.device.type != "cpu" or t.dtype not in (torch.float32, torch.float64) for t in tensors):
         return False

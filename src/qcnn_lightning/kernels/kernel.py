@@ -94,5 +94,6 @@ class AutogradKernel:
         return backpropagate(self, cost, x, labels)
 
     def around_training(self) -> AbstractContextManager[None]:
-        """Return a context that changes nothing."""
-        return nullcontext()
+        """Return the model's context, if it has one."""
+        context: AbstractContextManager[None] = getattr(self.model, "around_training", nullcontext)()
+        return context

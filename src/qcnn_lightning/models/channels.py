@@ -32,3 +32,31 @@ def channel_schedule(channels: str | Sequence[int], d: int, num_levels: int) -> 
     if min(channels) < 1:
         raise InputError(f"model.channels={list(channels)}: every number of channels must be at least 1")
     return tuple(channels)
+
+
+def channels_up_to(
+    local: int, num_levels: int, most: int, channels: Sequence[int] | None, name: str = "d"
+) -> tuple[int, ...]:
+    """Return the channels that enter levels 0 .. L: K, then min(K^(2^l), most), or those that are given.
+
+    Args:
+        local: K, the local functions with the constant one.
+        num_levels: L.
+        most: channels; blocks of low levels have fewer states.
+        channels: of levels 1 .. L, in place of `most`.
+        name: of the setting `most`, for messages.
+
+    Raises:
+        InputError: a number below 1, or not L numbers.
+    """
+    if channels is None:
+        if most < 1:
+            raise InputError(f"model.{name}={most}: the number of channels must be at least 1")
+        # K^(2^l) without the large number.
+        return (local, *(min(most, local ** min(2**level, most.bit_length())) for level in range(1, num_levels + 1)))
+    if len(channels) != num_levels or min(channels) < 1:
+        raise InputError(
+            f"model.channels={list(channels)}: expected L = {num_levels} numbers of at least 1, of the channels that "
+            f"enter levels 1 to {num_levels}"
+        )
+    return (local, *channels)

@@ -5,14 +5,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Inexact
 from torch import Tensor, nn
 from torch.nn import functional
 
 from qcnn_lightning.basis import LevelsBasis, make_basis
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.kernels.node_kernel import can_compute, image_states
+from qcnn_lightning.models.channels import channels_up_to
 from qcnn_lightning.models.model import Model
+from qcnn_lightning.models.tree import DTYPES, check_choice
 from qcnn_lightning.pixels import check_images
 from qcnn_lightning.states.density import DensityState
 from qcnn_lightning.states.gram import times_power_of_two
@@ -43,6 +45,7 @@ class Density(Model):
         leaf_rank: r, local functions that the pixels share, learned combinations of the basis's, in place of all K;
             None for all. At first they are the r smoothest ones. For many grey levels: N r d weights, not N K d.
         spread: size of the random part of the weights at the start; at 0 the state is a product state.
+        dtype: "real" or "complex"; complex weights are held as pairs of real numbers, and scores are their sizes.
 
     Raises:
         InputError: a value that no density can have.
@@ -65,8 +68,11 @@ class Density(Model):
         from_level: int | np.integer = 0,
         leaf_rank: int | np.integer | None = None,
         spread: float = 1.0,
+        dtype: str = "real",
     ):
         super().__init__()
+        check_choice("dtype", dtype, DTYPES)
+        self.is_complex = dtype == "complex"
         levels = 256 if levels is None else levels
         num_sites, num_classes = int(num_sites), int(num_classes)
         if num_sites < 2 or num_sites & (num_sites - 1):
@@ -84,7 +90,7 @@ class Density(Model):
         if levels < 2:
             raise InputError(f"model.levels={levels}: must be at least 2, the constant function and another")
         self.basis = make_basis(basis, int(levels) - 1)
-        self.channels = channels_of_density(int(levels), self.num_levels, int(d), channels)
+        self.channels = channels_up_to(int(levels), self.num_levels, int(d), channels)
         own = {"none": num_sites, "sibling": 2, "full": 1}[sharing]
         if leaf_rank is not None and not 1 <= leaf_rank <= levels:
             raise InputError(
@@ -97,14 +103,15 @@ class Density(Model):
             nodes = num_sites >> level
             matrices = nodes if level < from_level else min(own, nodes)
             columns = self.channels[level] if level or leaf_rank is None else int(leaf_rank)
-            self.levels.append(self._start(matrices, self.channels[level + 1], columns, level, spread))
-        self.top = nn.Parameter(self._start(1, num_classes, self.channels[-1], self.num_levels, spread)[0])
+            weight = self._start(matrices, self.channels[level + 1], columns, level, spread)
+            self.levels.append(torch.view_as_real(weight) if self.is_complex else weight)
+        top = self._start(1, num_classes, self.channels[-1], self.num_levels, spread)[0]
+        self.top = nn.Parameter(torch.view_as_real(top) if self.is_complex else top)
         self.register_buffer("padding", torch.zeros(num_sites, dtype=torch.bool))
 
-    @staticmethod
-    def _start(matrices: int, rows: int, columns: int, level: int, spread: float) -> Float[Tensor, "_ _ _"]:
+    def _start(self, matrices: int, rows: int, columns: int, level: int, spread: float) -> Inexact[Tensor, "_ _ _"]:
         """Return matrices that map states near the constant one to such states (theory.md, eq. N3)."""
-        weight = spread * torch.randn(matrices, rows, columns)
+        weight = spread * torch.randn(matrices, rows, columns, dtype=torch.complex64 if self.is_complex else None)
         if level == 0:
             weight[..., 0] = 1
             return weight
@@ -120,25 +127,31 @@ class Density(Model):
         """The logarithm of K for `basis=levels`, 0 for others."""
         return math.log(self.basis.num_levels) if isinstance(self.basis, LevelsBasis) else 0.0
 
+    def tensors(self) -> list[Inexact[Tensor, "..."]]:
+        """Return the matrices of level 0 .. L-1 and the top, real or complex; differentiable."""
+        parameters = [*self.levels, self.top]
+        return [torch.view_as_complex(tensor) for tensor in parameters] if self.is_complex else parameters
+
     def tree(self) -> NodeTree:
         """Return all block states with their norms, differentiable."""
-        levels, _ = self._orthonormal()
-        return build_node_tree(levels, self.top, self.padding)
+        (*levels, top), _ = self._orthonormal()
+        return build_node_tree(levels, top, self.padding)
 
-    def _orthonormal(self, double: bool = False) -> tuple[list[Tensor], Tensor | None]:
-        """Return the weights for orthonormal local functions, and these, (r, K); None for the basis's own.
+    def _orthonormal(self, double: bool = False) -> tuple[list[Inexact[Tensor, "..."]], Tensor | None]:
+        """Return the weights for orthonormal local functions, the top last, and these, (r, K); None: the basis's own.
 
-        With `double` all are float64, on the CPU.
+        With `double` all are float64 or complex128, on the CPU.
 
         W = R^T Q^T by QR of W^T: the functions are Q^T f, the weights a R^T. Without a pixel the first one is alone.
         """
-        first, *others = [weight.cpu().double() if double else weight for weight in self.levels]
+        precise = torch.complex128 if self.is_complex else torch.float64
+        first, *others = [weight.cpu().to(precise) if double else weight for weight in self.tensors()]
         if self.leaves is None:
             return [first, *others], None
-        local, factor = torch.linalg.qr(self.leaves.mT.to(first))
+        local, factor = torch.linalg.qr(self.leaves.mT.to(first.real))
         sites = first.repeat(self.num_sites // len(first), 1, 1) if len(first) < self.num_sites else first
         padding = self.padding[:, None, None].to(first.device)
-        return [torch.where(padding, sites, sites @ factor.mT), *others], local.mT
+        return [torch.where(padding, sites, sites @ factor.mT.to(first.dtype)), *others], local.mT
 
     def log_partition(self) -> Float[Tensor, ""]:
         """Return log Z = log sum_y <Psi_y|Psi_y>, nats (eq. 33)."""
@@ -178,13 +191,14 @@ class Density(Model):
         for _, amplitude, exponent in self._amplitudes(x):
             seen = torch.where(amplitude.detach() != 0, exponent, torch.iinfo(torch.int64).min // 4)
             scores.append(times_power_of_two(amplitude, exponent - seen.amax(-1, keepdim=True)))
-        return functional.normalize(torch.cat(scores), dim=-1, eps=torch.finfo(scores[0].dtype).tiny)
+        joined = torch.cat(scores).abs() if self.is_complex else torch.cat(scores)
+        return functional.normalize(joined, dim=-1, eps=torch.finfo(joined.dtype).tiny)
 
     def _amplitudes(self, x: Tensor) -> Iterator[tuple[NodeTree, Tensor, Tensor]]:
         """Yield block states, and a and e with alpha_y(x) = a 2^e, of the images part by part."""
         check_images(x, self.num_sites, self.basis)
         levels = tuple(self.levels)
-        if can_compute(x, levels):
+        if not self.is_complex and can_compute(x, levels):
             for part in x.split(IMAGES_AT_A_TIME):
                 table, gram = self._table(), None
                 if self.leaves is not None:
@@ -215,8 +229,8 @@ class Density(Model):
 
     def state(self, statistics: None = None) -> DensityState:
         """Return the states |Psi_y>, float64, on the CPU; differentiable."""
-        levels, local = self._orthonormal(double=True)
-        return DensityState(levels, self.top.cpu().double(), self.basis.name, self.padding.cpu(), local=local)
+        (*levels, top), local = self._orthonormal(double=True)
+        return DensityState(levels, top, self.basis.name, self.padding.cpu(), local=local)
 
     def first_non_finite(self, x: Tensor) -> str:
         """Say where the first infinite or NaN number is."""
@@ -224,25 +238,3 @@ class Density(Model):
             if not weight.isfinite().all():
                 return f"the weights of level {level}"
         return "the weights of the top" if not self.top.isfinite().all() else "the logarithms of the amplitudes"
-
-
-def channels_of_density(levels: int, num_levels: int, d: int, channels: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the channels that enter levels 0 .. L: K, then min(K^(2^l), d), or those that are given.
-
-    Raises:
-        InputError: a number below 1, or not L numbers.
-    """
-    if channels is None:
-        if d < 1:
-            raise InputError(f"model.d={d}: the number of channels must be at least 1")
-        # K^(2^l) without the large number.
-        return (
-            levels,
-            *(min(d, levels ** min(2**level, d.bit_length())) for level in range(1, num_levels + 1)),
-        )
-    if len(channels) != num_levels or min(channels) < 1:
-        raise InputError(
-            f"model.channels={list(channels)}: expected L = {num_levels} numbers of at least 1, of the channels that "
-            f"enter levels 1 to {num_levels}"
-        )
-    return (levels, *channels)

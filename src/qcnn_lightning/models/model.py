@@ -1,6 +1,7 @@
 """The protocol of a model: what training, evaluation and tables ask of it, and the default answers."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import MethodType
 from typing import Any
 
@@ -60,6 +61,10 @@ class Model(nn.Module):
     def fast_kernel(self, x: Tensor) -> Kernel | None:
         """Return a kernel faster than PyTorch's operators for images like these; None if there is none."""
         return None
+
+    def around_training(self) -> AbstractContextManager[None]:
+        """Return the context to train in without a fast kernel."""
+        return nullcontext()
 
     def arithmetic(self, x: Tensor) -> str:
         """Return the arithmetic of products in training on images like these; results depend on it."""

@@ -1,6 +1,7 @@
 """A matrix product state: one tensor per site, the class on a leg of a tensor of its own (theory.md, section A)."""
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
@@ -10,7 +11,8 @@ from torch.nn import functional
 
 from qcnn_lightning.basis import LevelsBasis, make_basis
 from qcnn_lightning.errors import InputError, checked_settings
-from qcnn_lightning.kernels.chain import sweep, sweep_grams
+from qcnn_lightning.kernels.chain import can_compute, sweep, sweep_grams
+from qcnn_lightning.kernels.cpu_kernel import with_all_threads
 from qcnn_lightning.models.model import Model
 from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.gram import times_power_of_two
@@ -221,6 +223,14 @@ class MPS(Model):
     def state(self, statistics: None = None) -> MPSState:
         """Return the states |Psi_y>, float64, on the CPU; differentiable."""
         return MPSState.from_network(self)
+
+    def around_training(self) -> AbstractContextManager[None]:
+        """Return the context `with_all_threads` if there are C++ operators."""
+        return with_all_threads() if can_compute(self.ends) else nullcontext()
+
+    def arithmetic(self, x: Tensor) -> str:
+        """Return what computes the sweeps: "C++", or "PyTorch"; results depend on it in the last digits."""
+        return "C++" if can_compute(self.ends) else "PyTorch"
 
     def first_non_finite(self, x: Tensor) -> str:
         """Say where the first infinite or NaN number is."""

@@ -8,6 +8,7 @@ from jaxtyping import Inexact
 from torch import Tensor, nn
 
 from qcnn_lightning.errors import InputError, checked_settings
+from qcnn_lightning.models.channels import channels_up_to
 from qcnn_lightning.models.tree import SHARINGS, TreeModel, check_choice, check_start, matrices_of
 from qcnn_lightning.states.dense_gram import joined_features
 from qcnn_lightning.states.dense_tree import DenseTreeState
@@ -60,7 +61,7 @@ class TTN(TreeModel):
         if spread <= 0:
             raise InputError(f"model.spread={spread}: must be positive")
         self.sharing = sharing
-        self.channels = channels_of(int(d) + 1, self.num_levels, int(bond), channels)
+        self.channels = channels_up_to(int(d) + 1, self.num_levels, int(bond), channels, "bond")
         self.levels = nn.ParameterList()
         for level in range(self.num_levels):
             nodes = matrices_of(sharing, self.num_sites >> (level + 1))
@@ -118,22 +119,3 @@ class TTN(TreeModel):
         """
         site_tensors, top = self.state_tensors()
         return DenseTreeState(site_tensors, top, self.basis.name, white=self.white)
-
-
-def channels_of(local: int, num_levels: int, bond: int, channels: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the channels that enter levels 0 .. L: local ones, then min(local^(2^l), bond), or those that are given.
-
-    Raises:
-        InputError: a number below 1, or not L numbers.
-    """
-    if channels is None:
-        if bond < 1:
-            raise InputError(f"model.bond={bond}: the number of channels must be at least 1")
-        # local^(2^l) without the large number.
-        return (local, *(min(bond, local ** min(2**level, bond.bit_length())) for level in range(1, num_levels + 1)))
-    if len(channels) != num_levels or min(channels) < 1:
-        raise InputError(
-            f"model.channels={list(channels)}: expected L = {num_levels} numbers of at least 1, of the channels that "
-            f"enter levels 1 to {num_levels}"
-        )
-    return (local, *channels)

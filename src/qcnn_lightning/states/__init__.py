@@ -8,4 +8,5 @@ from qcnn_lightning.states.dense_tree import DenseTreeState as DenseTreeState
 from qcnn_lightning.states.density import DensityState as DensityState
 from qcnn_lightning.states.mps import MPSState as MPSState
 from qcnn_lightning.states.state import State as State
+from qcnn_lightning.states.state import StoredState as StoredState
 from qcnn_lightning.states.tree import NetworkState as NetworkState

@@ -249,7 +249,7 @@ class DenseTreeState(TreeSizes):
 
     @torch.no_grad()
     def compress(
-        self, fidelity: float | None = None, channels: Sequence[int] | None = None
+        self, fidelity: int | float | None = None, channels: Sequence[int] | None = None
     ) -> "Compressed[DenseTreeState]":
         """Return states with fewer channels, by Schmidt truncation of every block (theory.md, eq. T5).
 

@@ -55,7 +55,7 @@ class _CutSpectrum(torch.autograd.Function):
         )
 
 
-def _resolved_eigenvalues(upper_triangles: Float[Tensor, "*blocks states states"]) -> Float[Tensor, "*blocks states"]:
+def _resolved_eigenvalues(upper_triangles: Inexact[Tensor, "*blocks states states"]) -> Float[Tensor, "*blocks states"]:
     eigenvalues = torch.linalg.eigvalsh(upper_triangles, UPLO="U")
     return torch.where(eigenvalues > RESOLUTION * eigenvalues[..., -1:], eigenvalues, 0)
 

@@ -261,7 +261,7 @@ class Observables(TreeSizes):
 
     @torch.no_grad()
     def compress(
-        self, images: Tensor | np.ndarray, parameters: float | None = None, channels: Sequence[int] | None = None
+        self, images: Tensor | np.ndarray, parameters: int | float | None = None, channels: Sequence[int] | None = None
     ) -> Any:
         """Return states with fewer channels whose amplitudes on images are close to these, up to one factor.
 

@@ -31,7 +31,7 @@ def numbers_of(channels: Sequence[int], num_classes: int, matrices: Sequence[int
     return sum(s * above * below for s, below, above in levels) + num_classes * channels[-1]
 
 
-def channels_for(state: Any, numbers: float) -> list[int]:
+def channels_for(state: Any, numbers: int | float) -> list[int]:
     """Return the channels that enter levels 1 .. L, the constant one included: the same part of all, so many numbers.
 
     Raises:

@@ -1,9 +1,13 @@
 """The protocol of a state: |Psi_y>, one per class, with <x|Psi_y> = alpha_y(x) (eq. 30, 31)."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
+
+from qcnn_lightning.states.layout import ImageLayout
 
 
 @runtime_checkable
@@ -39,3 +43,14 @@ class State(Protocol):
 
     def entanglement_entropy(self) -> Float[Tensor, " classes"]:
         """Return S = -sum_k p_k log p_k between the two halves of the image, nats (eq. 38, 44)."""
+
+
+@runtime_checkable
+class StoredState(State, Protocol):
+    """A state that can be written to a file. Where it also has `load_epochs`, a run can keep those of its epochs."""
+
+    def described(self, class_names: Sequence[str] | None, layout: ImageLayout | None) -> "StoredState":
+        """Return the same states with these names of classes and this layout."""
+
+    def save(self, path: str | Path) -> None:
+        """Write a file that describes itself (docs/state_format.md)."""

@@ -50,7 +50,7 @@ def canonical_tensors(
     return result, top @ remainder[0].mT
 
 
-def compressed_tensors(canonical: Any, fidelity: float | None, channels: Sequence[int] | None) -> Compressed[Any]:
+def compressed_tensors(canonical: Any, fidelity: int | float | None, channels: Sequence[int] | None) -> Compressed[Any]:
     """Return a `DenseTreeState` with fewer channels; the arguments are those of its `compress`.
 
     Every block keeps the eigenvectors of its reduced density matrix, averaged over the classes, and where nodes are
@@ -74,7 +74,7 @@ def compressed_tensors(canonical: Any, fidelity: float | None, channels: Sequenc
     return fewest(weights, float(fidelity or 0), truncated)
 
 
-def check_goal(fidelity: float | None, channels: Sequence[int] | None, num_levels: int) -> None:
+def check_goal(fidelity: int | float | None, channels: Sequence[int] | None, num_levels: int) -> None:
     """Check what states shall be compressed to.
 
     Raises:

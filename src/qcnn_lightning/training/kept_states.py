@@ -9,7 +9,6 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.runs.run import STATES
-from qcnn_lightning.states import DensityState, NetworkState
 from qcnn_lightning.states.state_file import write_epochs
 from qcnn_lightning.training.module import Classifier
 
@@ -48,9 +47,10 @@ class KeptStates(pl.Callback):
             return
         assert isinstance(pl_module, Classifier)
         state = pl_module.network.state(pl_module.network.fixed_statistics)
-        if not isinstance(state, NetworkState | DensityState):
+        load: Any = getattr(type(state), "load_epochs", None)
+        if load is None:
             return
         path = Path(trainer.default_root_dir, STATES)
-        kept: dict[int, Any] = type(state).load_epochs(path) if path.exists() and not before_training else {}
+        kept: dict[int, Any] = load(path) if path.exists() and not before_training else {}
         kept = {earlier: other for earlier, other in kept.items() if earlier < epoch}
         write_epochs(path, kept | {epoch: state})

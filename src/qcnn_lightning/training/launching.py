@@ -35,6 +35,8 @@ OF_EACH_JOB = (
     *("callbacks", "logger", "run_dir", "sweep", "tags"),
 )
 """Settings in which jobs that are trained together may differ; all others make the shape of what is computed."""
+LARGE = 6
+"""d above which a step on a CPU is arithmetic, and what surrounds it a few percent."""
 
 
 def launch(
@@ -79,7 +81,8 @@ def launch(
             log.info("%s: by itself, for %s", names[group[0]], reason)
             ended[group[0]] = carry_out(task_function=task, config=jobs[group[0]])
         else:
-            log.info("%d jobs together:%s", len(group), "".join(f"\n\t{names[place]}" for place in group))
+            listed = "".join(f"\n\t{names[place]}" for place in group)
+            log.info("%d jobs together%s:%s", len(group), advice(jobs[group[0]]), listed)
             ended |= zip(group, carry_out_together(carry_out, [jobs[place] for place in group]), strict=True)
         configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     return [ended[place] for place in range(len(jobs))]
@@ -180,3 +183,10 @@ def threads_for(config: DictConfig) -> AbstractContextManager[None]:
     """Return the context that shares the processor's cores among what computes."""
     fused = config.model.get("kernel") != "plain" and not torch.cuda.is_available()
     return with_all_threads() if fused and is_available() else nullcontext()
+
+
+def advice(config: DictConfig) -> str:
+    """Return what else to choose for jobs like this one; "" if nothing is better."""
+    large = config.model.get("d", 0) > LARGE
+    on_cpu = not torch.cuda.is_available() or config.trainer.get("accelerator") == "cpu"
+    return f"; on a CPU, hydra/launcher=joblib is as good for model.d above {LARGE}" if large and on_cpu else ""
