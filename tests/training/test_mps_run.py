@@ -75,7 +75,8 @@ def test_the_states_of_every_epoch_are_kept_and_compared(trained):
     entropies = table_of(trained / "run").set_index("epoch")["ee/mean"]
     for epoch in (-1, 0, 1, 2):
         assert run.state(epoch).entanglement_entropy().mean().item() == pytest.approx(entropies[epoch], abs=1e-5)
-    assert (trained / "run" / "evaluation" / "epoch_fidelity.png").is_file()
+    evaluation_of(f"run={trained / 'run'}", f"out={trained / 'drawn'}", figures="[png]")
+    assert (trained / "drawn" / "epoch_fidelity.png").is_file()
 
 
 def test_images_of_a_folder_are_predicted(trained):

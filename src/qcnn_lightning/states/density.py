@@ -18,20 +18,19 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.checks import as_tensor, check_tensors
 from qcnn_lightning.states.conditional import Given, Sampler, environments, given_pixels
+from qcnn_lightning.states.density_entropies import DensityEntropies
 from qcnn_lightning.states.ensemble import check_comparable
-from qcnn_lightning.states.entropy import cut_spectrum, renyi_entropy, spectra_of, von_neumann_entropy
-from qcnn_lightning.states.gram import BlockStates, Environment, binary_exponent, outer, times_power_of_two
+from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
 from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, log_density, overlaps_between_trees
 from qcnn_lightning.states.state_file import DENSITY_STATE, read_epochs, read_state, write_state
-from qcnn_lightning.states.tree_sizes import TreeSizes
 
 NUMBERS_AT_A_TIME = 2**25
 """Numbers in the block states of the images of a part: 0.25 GB."""
 Images = Tensor | np.ndarray
 
 
-class DensityState(TreeSizes):
+class DensityState(DensityEntropies):
     """One quantum state per class, of a tree with matrices of its own at every node, or shared ones.
 
     Args:
@@ -309,75 +308,6 @@ class DensityState(TreeSizes):
             for site, outcome in sampler.drawn.items():
                 drawn[:, site] = torch.where(given.known[0][:, site], drawn[:, site], points[outcome])
         return images
-
-    def schmidt_spectrum(self) -> Float[Tensor, "classes rank"]:
-        """Return the Schmidt probabilities between the two halves of the image, descending (eq. 45); differentiable."""
-        return self._spectra_of_left_half(outer(self.tree.top))
-
-    def mixture_spectrum(self) -> Float[Tensor, " rank"]:
-        """Return the eigenvalues of sum_y Tr_right |Psi_y><Psi_y| / Z, descending: of the left half in p(x) (eq. N6).
-
-        They are the Schmidt probabilities of sum_y |Psi_y>|y> between the left half, and the right one with y.
-        """
-        exponent = self.tree.classes.exponent
-        top = times_power_of_two(self.tree.top, (exponent - exponent.amax()).unsqueeze(-1))
-        return self._spectra_of_left_half(outer(top).sum(0, keepdim=True))[0]
-
-    def mixture_entropy(self) -> Float[Tensor, ""]:
-        """Return S(sum_y Tr_right |Psi_y><Psi_y| / Z), nats: the left half's entropy in the mixture p(x).
-
-        The mutual information of the halves in p(x) is at most this (theory.md, eq. N6).
-        """
-        return von_neumann_entropy(self.mixture_spectrum())
-
-    def _spectra_of_left_half(self, image: Inexact[Tensor, "states d d"]) -> Float[Tensor, "states rank"]:
-        """Return the spectra of the left half if W_IJ are the coefficients of |phi_I><phi_J| in the whole image."""
-        halves = self.tree.levels[-1].mapped
-        left, right = halves.gram()
-        # No mean is split off, so the average over the block's pixels, which borders the overlaps, is zero.
-        block = BlockStates(torch.zeros_like(left[0]), left, halves.exponent[0])
-        bordered = torch.nn.functional.pad(image.mT * right.mT, (1, 0, 1, 0)).movedim(0, 1)
-        return cut_spectrum(block, Environment(bordered))
-
-    def entanglement_entropy(self) -> Float[Tensor, " classes"]:
-        """Return S = -sum_k p_k log p_k between the two halves of the image, nats (eq. 38, 44)."""
-        return von_neumann_entropy(self.schmidt_spectrum())
-
-    def renyi_entropy(self, alpha: int | float) -> Float[Tensor, " classes"]:
-        """Return the Rényi entropy of order alpha between the two halves of the image, nats."""
-        return renyi_entropy(self.schmidt_spectrum(), alpha)
-
-    @torch.no_grad()
-    def block_entropies(self, level: int) -> Float[Tensor, "classes blocks"]:
-        """Return the entropy of every aligned block of 2^level sites with the rest, nats (eq. 38, 44).
-
-        Args:
-            level: 0 (one pixel) to L-1 (half the image).
-
-        Raises:
-            InputError: no such level.
-        """
-        if not 0 <= level < self.num_levels:
-            raise InputError(f"level={level}: expected 0 (one pixel) to {self.num_levels - 1} (half the image)")
-        return self._entropies(self._environments()[level], level)
-
-    @torch.no_grad()
-    def entropy_profile(self) -> Float[Tensor, "classes levels"]:
-        """Return the mean over the blocks of `block_entropies(l)`, nats, for l = 0 .. L-1."""
-        outside = self._environments()
-        return torch.stack([self._entropies(outside[level], level).mean(-1) for level in range(self.num_levels)], -1)
-
-    def _environments(self) -> list[Tensor]:
-        grams = [level.mapped.gram().unsqueeze(0) for level in self.tree.levels]
-        return environments(self.tree, grams, outer(self.tree.top))
-
-    def _entropies(self, outside: Inexact[Tensor, "classes nodes states states"], level: int) -> Tensor:
-        if level == 0:
-            gram = self.tree.pixels.gram()
-        else:
-            mapped = self.tree.levels[level - 1].mapped.gram()
-            gram = mapped[0::2] * mapped[1::2]
-        return von_neumann_entropy(spectra_of(gram, outside))
 
     @cached_property
     def _outcomes(self) -> Float[Tensor, "outcomes local"]:
