@@ -164,7 +164,7 @@ PYTHON = [
     (page.stem, code)
     for page in (*PAGES, *STUDIES[1:])
     # Those have tests of their own, with the runs and files that they need.
-    if page.stem not in ("extend", "python", "state", "state_format", "density")
+    if page.stem not in ("extend", "python", "state", "state_format", "density", "mps")
     for code in re.findall(r"^```python\n(?!# \w+\.py)(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 ]
 

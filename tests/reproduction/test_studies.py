@@ -61,7 +61,7 @@ def test_every_job_of_a_study_can_be_composed_into_a_folder_of_its_own(study):
         assert config.trainer.max_epochs > 0
     folders = {config.hydra.sweep.subdir for config in batch}
     assert len(folders) == len(batch)
-    assert not any("sweep" in folder for folder in folders)
+    assert not any("sweep=" in folder or "sweep.name" in folder for folder in folders)
 
 
 def test_every_choice_of_the_ablation_changes_the_network_or_its_training():
