@@ -169,7 +169,7 @@ class TreeLevel:
         mapped: |eta_k,i> = sum_I ã_k,iI |phi_I> for left and right children, or once if they share ã.
     """
 
-    bordered: tuple[Float[Tensor, "*networks bordered_mapped bordered_below"], ...]
+    bordered: tuple[Float[Tensor, "... bordered_mapped bordered_below"], ...]
     below: BlockStates
     mapped: tuple[BlockStates, ...]
 
@@ -187,7 +187,7 @@ class Tree:
 
     levels: tuple[TreeLevel, ...]
     states: BlockStates
-    top: Float[Tensor, "*networks classes states"]
+    top: Float[Tensor, "... classes states"]
     classes: BlockStates
 
 

@@ -18,8 +18,8 @@ from torch.optim import Adam, AdamW, Optimizer
 from qcnn_lightning.models.networks import Networks, parameters_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+# The numbers of an optimiser's groups of parameters: learning rate, decay, ...
 Settings = Sequence[Mapping[str, Any]]
-"""The numbers of an optimiser's groups of parameters: learning rate, decay, ..."""
 
 
 def settings_of(optimizer: Optimizer) -> Settings:
