@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from qcnn_lightning.kernels.build import UnavailableError, load_operators
+from qcnn_lightning.kernels.build import is_available, load_operators
 from qcnn_lightning.states.gram import binary_exponent
 
 SITES_BETWEEN_RESCALING = 8
@@ -138,11 +138,7 @@ def can_compute(*tensors: Tensor) -> bool:
     """Return whether the C++ operators take these tensors; they are compiled if need be."""
     if any(t.device.type != "cpu" or t.dtype not in (torch.float32, torch.float64) for t in tensors):
         return False
-    try:
-        load_operators()
-    except UnavailableError:
-        return False
-    return True
+    return is_available()
 
 
 class _Grams(torch.autograd.Function):

@@ -35,16 +35,6 @@ def reason_against(x: Tensor, dtype: torch.dtype) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result
-def is_available() -> bool:
-    """Return whether there are operators on this machine; a compiler takes the answer as it is."""
-    try:
-        load_operators()
-    except UnavailableError:
-        return False
-    return True
-
-
 @contextmanager
 def with_all_threads() -> Iterator[None]:
     """Give the operators all threads and PyTorch's others one.

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from qcnn_lightning.kernels.build import UnavailableError, load_operators
+from qcnn_lightning.kernels.build import is_available, load_operators
 from qcnn_lightning.states.gram import BlockStates
 
 
@@ -21,11 +21,7 @@ def can_compute(x: Tensor, weights: Sequence[Tensor]) -> bool:
         return False
     if weights[0].dtype not in (torch.float32, torch.float64):
         return False
-    try:
-        load_operators()
-    except UnavailableError:
-        return False
-    return True
+    return is_available()
 
 
 def image_states(

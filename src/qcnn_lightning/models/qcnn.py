@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError, checked_settings
-from qcnn_lightning.kernels.cpu_kernel import CpuKernel, evaluated_scores, is_available, reason_against
+from qcnn_lightning.kernels.build import is_available
+from qcnn_lightning.kernels.cpu_kernel import CpuKernel, evaluated_scores, reason_against
 from qcnn_lightning.models.channels import channel_schedule
 from qcnn_lightning.models.convolution import NormalisedConvolution, mapped, product_pooling
 from qcnn_lightning.models.model import Model, num_parameters

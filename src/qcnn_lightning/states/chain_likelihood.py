@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -20,13 +19,13 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.pixels import check_images
 from qcnn_lightning.states.chain import observed_overlaps, reversed_chain
 from qcnn_lightning.states.gram import times_power_of_two
+from qcnn_lightning.states.likelihood import Images, Likelihood, check_possible, observed_images
 
 NUMBERS_AT_A_TIME = 2**25
 """Numbers in the Gram matrices of the images of a part: 0.25 GB."""
-Images = Tensor | np.ndarray
 
 
-class ChainLikelihood:
+class ChainLikelihood(Likelihood):
     """Methods of an `MPSState` that are about p(y, x)."""
 
     class_tensor: Tensor
@@ -81,27 +80,6 @@ class ChainLikelihood:
         squares = torch.einsum("blm,lyr,mys,brs->by", inner, self.class_tensor, self.class_tensor, outer).clamp(min=0)
         return squares.log() + math.log(2) * (of_inner + of_outer).double().unsqueeze(-1)
 
-    def log_probability(self, x: Images) -> Float[Tensor, " batch"]:
-        """Return log p(x) = log sum_y p(y, x), nats; missing pixels (NaN) are summed over. `log_joint` says what x is.
-
-        Raises:
-            InputError: as `log_joint`.
-        """
-        return self.log_joint(x).logsumexp(-1)
-
-    def conditional_probability(self, x: Images) -> Float[Tensor, "batch classes"]:
-        """Return p(y | known pixels), the other pixels summed over exactly (eq. 34).
-
-        Args:
-            x: as `log_joint` takes it.
-
-        Raises:
-            InputError: as `log_joint`; or the known pixels of an image have probability 0.
-        """
-        joint = self.log_joint(x)
-        _check_possible(joint)
-        return joint.softmax(-1)
-
     @torch.no_grad()
     def pixel_probabilities(self, observed: Images, label: int | None = None) -> Float[Tensor, "batch sites levels"]:
         """Return p(x_p = x_k | known pixels) of every pixel and grey level; at known pixels the others' alone count.
@@ -117,7 +95,7 @@ class ChainLikelihood:
         """
         labels = range(self.num_classes) if label is None else [self._check_label(label)]
         features, known = self._known(torch.as_tensor(observed))
-        _check_possible(self.log_joint(observed)[:, list(labels)])
+        check_possible(self.log_joint(observed)[:, list(labels)])
         parts = []
         for part, seen in zip(features.split(self._images_at_a_time), known.split(self._images_at_a_time), strict=True):
             by_class = [self._pixel_weights(self.chain(y), part.transpose(0, 1), seen.T) for y in labels]
@@ -159,17 +137,12 @@ class ChainLikelihood:
             InputError: no such class, an observation that does not fit or has probability 0, no samples, or a state
                 with `white` below 1, whose density also covers what is whiter than white.
         """
-        if num_samples < 1:
-            raise InputError(f"n={num_samples}: the number of samples must be at least 1")
+        pixels = observed_images(observed, num_samples, self.num_sites)
         if self.white != 1:
             raise InputError(f"data.white={self.white}: samples would be whiter than white; they need data.white=1")
-        pixels = torch.full((1, self.num_sites), math.nan) if observed is None else torch.as_tensor(observed)
-        pixels = pixels.unsqueeze(0) if pixels.ndim == 1 else pixels
-        if len(pixels) not in (1, num_samples):
-            raise InputError(f"observed has {len(pixels)} images: expected 1, or n={num_samples}")
         labels = range(self.num_classes) if label is None else [self._check_label(label)]
         joint = self.log_joint(pixels)[:, list(labels)]
-        _check_possible(joint)
+        check_possible(joint)
         device = self.class_tensor.device
         generator = torch.Generator(device).manual_seed(seed)
         weights = joint.softmax(-1).expand(num_samples, -1)
@@ -238,12 +211,3 @@ class ChainLikelihood:
 def _last(steps: Any) -> Any:
     *_, last = steps
     return last
-
-
-def _check_possible(joint: Float[Tensor, "batch classes"]) -> None:
-    impossible = (joint == -math.inf).all(-1)
-    if impossible.any():
-        raise InputError(
-            f"the known pixels of image {int(impossible.nonzero()[0])} have probability 0 (or below 1e-300 of the "
-            "largest): nothing can be said given them"
-        )

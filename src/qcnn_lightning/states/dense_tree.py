@@ -29,8 +29,8 @@ from qcnn_lightning.states.dense_gram import (
     overlaps_between,
 )
 from qcnn_lightning.states.ensemble import check_comparable
-from qcnn_lightning.states.entropy import cut_spectrum, renyi_entropy, spectra_of, von_neumann_entropy
-from qcnn_lightning.states.gram import BlockStates, Environment, outer, times_power_of_two
+from qcnn_lightning.states.entropy import renyi_entropy, spectra_of, spectrum_of_grams, von_neumann_entropy
+from qcnn_lightning.states.gram import outer, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
 from qcnn_lightning.states.state_file import DENSE_TREE_STATE, read_epochs, read_state, write_state
 from qcnn_lightning.states.tree_sizes import TreeSizes
@@ -174,10 +174,7 @@ class DenseTreeState(TreeSizes):
     def schmidt_spectrum(self) -> Float[Tensor, "classes rank"]:
         """Return the Schmidt probabilities between the two halves of the image, descending (eq. 45); differentiable."""
         gram, outside = halves_of_image(self._levels)
-        # No mean is split off, so the average over the block's pixels, which borders the overlaps, is zero.
-        block = BlockStates(torch.zeros_like(gram[0]), gram, torch.zeros(len(gram), dtype=torch.int64))
-        bordered = torch.nn.functional.pad(outside.mT, (1, 0, 1, 0)).movedim(0, 1)
-        return cut_spectrum(block, Environment(bordered))
+        return spectrum_of_grams(gram, outside.mT)
 
     def entanglement_entropy(self) -> Float[Tensor, " classes"]:
         """Return S = -sum_k p_k log p_k between the two halves of the image, nats (eq. 38, 44)."""
@@ -197,8 +194,7 @@ class DenseTreeState(TreeSizes):
         Raises:
             InputError: no such level.
         """
-        if not 0 <= level < self.num_levels:
-            raise InputError(f"level={level}: expected 0 (one pixel) to {self.num_levels - 1} (half the image)")
+        self.check_level(level)
         return self._spectra(level, level + 1)[0]
 
     def block_entropies(self, level: int, alpha: int | float = 1) -> Float[Tensor, "classes blocks"]:

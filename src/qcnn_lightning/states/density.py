@@ -22,15 +22,15 @@ from qcnn_lightning.states.density_entropies import DensityEntropies
 from qcnn_lightning.states.ensemble import check_comparable
 from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
+from qcnn_lightning.states.likelihood import Images, Likelihood, check_possible, observed_images
 from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, log_density, overlaps_between_trees
 from qcnn_lightning.states.state_file import DENSITY_STATE, read_epochs, read_state, write_state
 
 NUMBERS_AT_A_TIME = 2**25
 """Numbers in the block states of the images of a part: 0.25 GB."""
-Images = Tensor | np.ndarray
 
 
-class DensityState(DensityEntropies):
+class DensityState(Likelihood, DensityEntropies):
     """One quantum state per class, of a tree with matrices of its own at every node, or shared ones.
 
     Args:
@@ -204,19 +204,6 @@ class DensityState(DensityEntropies):
         amplitude, exponent = self._amplitudes(torch.as_tensor(x))
         return amplitude.abs().log() + math.log(2) * exponent.double(), amplitude.sgn()
 
-    def conditional_probability(self, x: Images) -> Float[Tensor, "batch classes"]:
-        """Return p(y | known pixels), the other pixels summed over exactly (eq. 34).
-
-        Args:
-            x: as `log_joint` takes it.
-
-        Raises:
-            InputError: as `log_joint`; or the known pixels of an image have probability 0.
-        """
-        joint = self.log_joint(x)
-        self._check_possible(joint)
-        return joint.softmax(-1)
-
     def log_joint(self, x: Images) -> Float[Tensor, "batch classes"]:
         """Return log p(y, x), nats: a probability of the images with K levels, or a density on [0, 1]^N (eq. 33).
 
@@ -238,14 +225,6 @@ class DensityState(DensityEntropies):
             exponent = torch.cat([part.exponent for part in parts])
             joint = squares.log() + math.log(2) * (exponent - 2 * of_norm).double() - norm.log()
         return joint - self.log_levels * (known & ~self.padding).sum(-1, keepdim=True).double()
-
-    def log_probability(self, x: Images) -> Float[Tensor, " batch"]:
-        """Return log p(x) = log sum_y p(y, x), nats; missing pixels (NaN) are summed over. `log_joint` says what x is.
-
-        Raises:
-            InputError: as `log_joint`.
-        """
-        return self.log_joint(x).logsumexp(-1)
 
     @torch.no_grad()
     def pixel_probabilities(self, observed: Images, label: int | None = None) -> Float[Tensor, "batch sites levels"]:
@@ -288,12 +267,7 @@ class DensityState(DensityEntropies):
         Raises:
             InputError: no such class, an observation that does not fit or has probability 0, or no samples.
         """
-        if num_samples < 1:
-            raise InputError(f"n={num_samples}: the number of samples must be at least 1")
-        pixels = torch.full((1, self.num_sites), math.nan) if observed is None else torch.as_tensor(observed)
-        pixels = pixels.unsqueeze(0) if pixels.ndim == 1 else pixels
-        if len(pixels) not in (1, num_samples):
-            raise InputError(f"observed has {len(pixels)} images: expected 1, or n={num_samples}")
+        pixels = observed_images(observed, num_samples, self.num_sites)
         features, known = self._known(pixels)
         grey = pixels.double().to(self.top.device) / (255 if pixels.dtype == torch.uint8 else 1)
         generator = torch.Generator(self.top.device).manual_seed(seed)
@@ -356,17 +330,9 @@ class DensityState(DensityEntropies):
             raise InputError(f"label={label}: there is no such class; expected 0 to {self.num_classes - 1}")
         given = given_pixels(self.tree, *part)
         chosen = slice(None) if label is None else [label]
-        self._check_possible(torch.where(given.classes[:, chosen] > 0, 0.0, -math.inf))
+        check_possible(torch.where(given.classes[:, chosen] > 0, 0.0, -math.inf))
         # Powers of two that differ between classes: relative to the largest.
         exponent = self.tree.classes.exponent[chosen]
         top = times_power_of_two(self.tree.top[chosen], (exponent - exponent.amax()).unsqueeze(-1))
         image = (top.mT @ top.conj()).unsqueeze(0)
         return given, times_power_of_two(image, -binary_exponent(image.abs().amax()))
-
-    def _check_possible(self, joint: Tensor) -> None:
-        impossible = (joint == -math.inf).all(-1)
-        if impossible.any():
-            raise InputError(
-                f"the known pixels of image {int(impossible.nonzero()[0])} have probability 0 (or below 1e-300 of the "
-                "largest): nothing can be said given them"
-            )

@@ -4,10 +4,9 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 
-from qcnn_lightning.errors import InputError
 from qcnn_lightning.states.conditional import environments
-from qcnn_lightning.states.entropy import cut_spectrum, renyi_entropy, spectra_of, von_neumann_entropy
-from qcnn_lightning.states.gram import BlockStates, Environment, outer, times_power_of_two
+from qcnn_lightning.states.entropy import renyi_entropy, spectra_of, spectrum_of_grams, von_neumann_entropy
+from qcnn_lightning.states.gram import outer, times_power_of_two
 from qcnn_lightning.states.node_tree import NodeTree
 from qcnn_lightning.states.tree_sizes import TreeSizes
 
@@ -42,12 +41,8 @@ class DensityEntropies(TreeSizes):
 
     def _spectra_of_left_half(self, image: Inexact[Tensor, "states d d"]) -> Float[Tensor, "states rank"]:
         """Return the spectra of the left half if W_IJ are the coefficients of |phi_I><phi_J| in the whole image."""
-        halves = self.tree.levels[-1].mapped
-        left, right = halves.gram()
-        # No mean is split off, so the average over the block's pixels, which borders the overlaps, is zero.
-        block = BlockStates(torch.zeros_like(left[0]), left, halves.exponent[0])
-        bordered = torch.nn.functional.pad(image.mT * right.mT, (1, 0, 1, 0)).movedim(0, 1)
-        return cut_spectrum(block, Environment(bordered))
+        left, right = self.tree.levels[-1].mapped.gram()
+        return spectrum_of_grams(left, image.mT * right.mT)
 
     def entanglement_entropy(self) -> Float[Tensor, " classes"]:
         """Return S = -sum_k p_k log p_k between the two halves of the image, nats (eq. 38, 44)."""
@@ -67,8 +62,7 @@ class DensityEntropies(TreeSizes):
         Raises:
             InputError: no such level.
         """
-        if not 0 <= level < self.num_levels:
-            raise InputError(f"level={level}: expected 0 (one pixel) to {self.num_levels - 1} (half the image)")
+        self.check_level(level)
         return self._entropies(self._environments()[level], level)
 
     @torch.no_grad()

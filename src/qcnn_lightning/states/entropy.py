@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Inexact
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.states.gram import BlockStates, Environment, TreeLevel, build_tree
@@ -117,6 +118,20 @@ def spectra_of_halves(
         half = Environment.of_everything(tree.states.of_block(network), coefficients).of_child(own, side=0)
         reduced.append(_upper_triangles(half.overlaps, factor))
     return _probabilities(_resolved_eigenvalues(torch.stack(reduced)))
+
+
+def spectrum_of_grams(
+    block: Inexact[Tensor, "states states"], outside: Inexact[Tensor, "cuts states states"]
+) -> Float[Tensor, "cuts states"]:
+    """Return `cut_spectrum` of one block whose Gram matrices have no mean split off; differentiable.
+
+    Args:
+        block: of the block's states.
+        outside: of the states outside it, for every cut.
+    """
+    # The average over the block's pixels, which borders the overlaps, is zero then.
+    states = BlockStates(torch.zeros_like(block[0]), block, torch.zeros(len(block), dtype=torch.int64))
+    return cut_spectrum(states, Environment(functional.pad(outside, (1, 0, 1, 0)).movedim(0, 1)))
 
 
 def block_spectra_below(levels: Sequence[TreeLevel], outside: Environment, num_cuts: int) -> list[Float[Tensor, "_ _"]]:

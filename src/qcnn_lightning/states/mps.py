@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError
@@ -32,8 +31,8 @@ from qcnn_lightning.states.chain import (
 from qcnn_lightning.states.chain_likelihood import ChainLikelihood
 from qcnn_lightning.states.checks import as_tensor, check_chain
 from qcnn_lightning.states.ensemble import check_comparable
-from qcnn_lightning.states.entropy import cut_spectrum, renyi_entropy, von_neumann_entropy
-from qcnn_lightning.states.gram import BlockStates, Environment, binary_exponent, times_power_of_two
+from qcnn_lightning.states.entropy import renyi_entropy, spectrum_of_grams, von_neumann_entropy
+from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
 from qcnn_lightning.states.state_file import MPS_STATE, read_epochs, read_state, write_state
 
@@ -242,9 +241,7 @@ class MPSState(ChainLikelihood):
         outside, _ = rescaled(torch.einsum("lyr,rs,mys->ylm", self.class_tensor, outside, self.class_tensor))
         for tensor in reversed(left[cut:]):
             outside, _ = rescaled(joined(outside, tensor.permute(2, 1, 0), tensor.permute(2, 1, 0)))
-        # No mean is split off, so the average over the block's pixels, which borders the overlaps, is zero.
-        states = BlockStates(torch.zeros_like(block[0]), block, torch.zeros(len(block), dtype=torch.int64))
-        return cut_spectrum(states, Environment(functional.pad(outside, (1, 0, 1, 0)).movedim(0, 1)))
+        return spectrum_of_grams(block, outside)
 
     def _mirrored(self) -> "MPSState":
         """Return the states with the sites from right to left."""

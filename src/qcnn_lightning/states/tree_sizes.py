@@ -2,6 +2,8 @@
 
 from torch import Tensor
 
+from qcnn_lightning.errors import InputError
+
 
 class TreeSizes:
     """Properties of a state with site tensors and a top."""
@@ -23,3 +25,12 @@ class TreeSizes:
     def num_classes(self) -> int:
         """The number of states."""
         return len(self.top)
+
+    def check_level(self, level: int) -> None:
+        """Check the level of some blocks.
+
+        Raises:
+            InputError: there is none such.
+        """
+        if not 0 <= level < self.num_levels:
+            raise InputError(f"level={level}: expected 0 (one pixel) to {self.num_levels - 1} (half the image)")

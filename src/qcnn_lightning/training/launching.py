@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.kernels.cpu_kernel import is_available, with_all_threads
+from qcnn_lightning.kernels.build import is_available
+from qcnn_lightning.kernels.cpu_kernel import with_all_threads
 from qcnn_lightning.runs.settings import flattened, is_free
 from qcnn_lightning.training import job
 from qcnn_lightning.training.run import subnormals_as_zero

@@ -1,0 +1,72 @@
+"""What p(y, x) gives for every state that has it, however it is computed (eq. 33, 34)."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from qcnn_lightning.errors import InputError
+
+Images = Tensor | np.ndarray
+
+
+class Likelihood:
+    """Methods of a state with `log_joint(x)`, which returns log p(y, x), (batch, classes), nats."""
+
+    log_joint: Callable[[Images], Tensor]
+
+    def log_probability(self, x: Images) -> Float[Tensor, " batch"]:
+        """Return log p(x) = log sum_y p(y, x), nats; missing pixels (NaN) are summed over. `log_joint` says what x is.
+
+        Raises:
+            InputError: as `log_joint`.
+        """
+        return self.log_joint(x).logsumexp(-1)
+
+    def conditional_probability(self, x: Images) -> Float[Tensor, "batch classes"]:
+        """Return p(y | known pixels), the other pixels summed over exactly (eq. 34).
+
+        Args:
+            x: as `log_joint` takes it.
+
+        Raises:
+            InputError: as `log_joint`; or the known pixels of an image have probability 0.
+        """
+        joint = self.log_joint(x)
+        check_possible(joint)
+        return joint.softmax(-1)
+
+
+def check_possible(joint: Float[Tensor, "batch classes"]) -> None:
+    """Check that the known pixels of every image are possible.
+
+    Args:
+        joint: log p(y, known pixels).
+
+    Raises:
+        InputError: an image has probability 0.
+    """
+    impossible = (joint == -math.inf).all(-1)
+    if impossible.any():
+        raise InputError(
+            f"the known pixels of image {int(impossible.nonzero()[0])} have probability 0 (or below 1e-300 of the "
+            "largest): nothing can be said given them"
+        )
+
+
+def observed_images(observed: Images | None, num_samples: int, num_sites: int) -> Float[Tensor, "images sites"]:
+    """Return what is known of the images to draw, one for all or one for each; NaN where to draw.
+
+    Raises:
+        InputError: no samples, or another number of images.
+    """
+    if num_samples < 1:
+        raise InputError(f"n={num_samples}: the number of samples must be at least 1")
+    pixels = torch.full((1, num_sites), math.nan) if observed is None else torch.as_tensor(observed)
+    pixels = pixels.unsqueeze(0) if pixels.ndim == 1 else pixels
+    if len(pixels) not in (1, num_samples):
+        raise InputError(f"observed has {len(pixels)} images: expected 1, or n={num_samples}")
+    return pixels
