@@ -19,13 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qcnn_lightning.errors import InputError, NonFiniteCostError
-from qcnn_lightning.terminal import (
-    INTERRUPTED,
-    end_at_interrupt,
-    go_on_without_reader,
-    lost_output,
-    raise_at_interrupt,
-)
+from qcnn_lightning.terminal import INTERRUPTED, end_at_interrupt, go_on_without_reader, lost_output
 
 LONGEST_FOLDER_NAME = 160
 """Bytes."""
@@ -152,14 +146,6 @@ def command_of(options: Iterable[str], overrides: Iterable[str]) -> str:
 
 @contextmanager
 def one_message() -> Iterator[None]:
-    """Do as `errors_told`, and let Ctrl-C raise `KeyboardInterrupt`, for everything is imported."""
-    raise_at_interrupt()
-    with errors_told():
-        yield
-
-
-@contextmanager
-def errors_told() -> Iterator[None]:
     """Print errors that the user can fix as one message and exit: code 2 for a bad setting or file, 1 otherwise.
 
     HYDRA_FULL_ERROR=1 in the environment keeps the traceback.
@@ -189,14 +175,14 @@ def errors_told() -> Iterator[None]:
 
 @contextmanager
 def whole_command() -> Iterator[None]:
-    """Run a whole command: as `one_message`, output that cannot be written is lost, and Ctrl-C ends what is left.
+    """Run a whole command: as `one_message`, output that cannot be written is lost, and Ctrl-C ends it at once.
 
-    The command itself calls `one_message` once it has imported everything; until then Ctrl-C ends it at once. The exit
+    Whoever has something to keep at Ctrl-C handles it, and gives it back: training, sweeps, a watched report. The exit
     code is 1 if standard output could not be written, unless nobody read it any more.
     """
     go_on_without_reader()
     try:
-        with errors_told():
+        with one_message():
             yield
         if (failure := lost_output()) is not None:
             print(f"error: standard output could not be written: {failure}", file=sys.stderr)

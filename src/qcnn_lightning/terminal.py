@@ -30,14 +30,14 @@ def is_starting(package: str) -> bool:
 def end_at_interrupt() -> None:
     """Let Ctrl-C end this process at once, with one word and exit code 130; not if whoever started it ignores Ctrl-C.
 
-    While libraries are imported, and while the interpreter ends, `KeyboardInterrupt` may come out of anything.
+    `KeyboardInterrupt` may come out of anything, also of what cannot tell it: a weak reference that ends, for example.
     """
     if is_ours_to_set(signal.default_int_handler):
         signal.signal(signal.SIGINT, end_at_once)
 
 
 def raise_at_interrupt() -> None:
-    """Let Ctrl-C raise `KeyboardInterrupt` again: everything is imported."""
+    """Let Ctrl-C raise `KeyboardInterrupt` again."""
     if is_ours_to_set(end_at_once):
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -7,6 +7,7 @@ from omegaconf import DictConfig, ListConfig
 
 from qcnn_lightning.command_line import one_message, quote_paths, whole_command
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.terminal import raise_at_interrupt
 
 
 @hydra.main(version_base="1.3", config_path="pkg://qcnn_lightning.conf", config_name="report")
@@ -29,6 +30,7 @@ def main(config: DictConfig) -> None:
             formats=tuple(config.figures),
         )
         if config.watch:
+            raise_at_interrupt()
             try:
                 watch(paths, out, settings, tell=show_report)
             except KeyboardInterrupt:
