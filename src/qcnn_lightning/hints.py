@@ -206,8 +206,8 @@ def check_settings(config: DictConfig) -> None:
     for part, settings in plain.items():
         if part not in parts:
             raise InputError(refused_setting(part, "" if isinstance(settings, Mapping) else str(settings)))
-        # A data source reads its own.
-        if part != "data":
+        # A data source reads its own, and other settings refer to those of a sweep.
+        if part not in ("data", "sweep"):
             check_part(part, settings, known)
 
 
