@@ -323,6 +323,31 @@ def test_files_keep_everything(tmp_path, dtype):
         MPSState.load(tmp_path / "state.safetensors")
 
 
+@pytest.mark.parametrize("dtypes", [*itertools.product(NUMBERS, NUMBERS)])
+@pytest.mark.parametrize("class_site", [0, 2, 6])
+def test_a_sum_has_the_sum_of_the_amplitudes_and_its_own_entropies(class_site, dtypes):
+    if class_site == 0:
+        tensors, _, _ = drawn_tensors()
+        ones = [
+            MPSState([seed * t.to(dtype) for t in tensors], torch.randn(1, 3, 1, dtype=dtype), 0, "legendre")
+            for seed, dtype in enumerate(dtypes, 1)
+        ]
+    else:
+        ones = [
+            drawn_chain(bond=bond, local=local, class_site=class_site, seed=bond, dtype=dtype)
+            for bond, local, dtype in zip((4, 3), (3, 2), dtypes, strict=True)
+        ]
+    weights = [0.5, -2.0]
+    total = MPSState.sum(ones, weights)
+    x = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
+    amplitudes = sum(weight * one.amplitude(x) for weight, one in zip(weights, ones, strict=True))
+    close(total.amplitude(x), amplitudes)
+    close(total.log_norm(), dense_vectors(total).abs().square().sum(1).log())
+    entropies = torch.stack([dense_entropies(vector, 3, 6) for vector in dense_vectors(total)])
+    close(total.cut_entropies(), entropies)
+    close(MPSState.sum(ones).amplitude(x), sum(one.amplitude(x) for one in ones) / 2)
+
+
 def test_it_is_a_state_and_some_of_its_classes_are_one():
     state = drawn_chain(class_names=["a", "b", "c"])
     assert isinstance(state, State)
@@ -359,6 +384,11 @@ def test_what_is_no_chain_is_told(change, message):
         (lambda state: state.schmidt_spectrum(6), "cut=6: expected 1 to 5"),
         (lambda state: state.overlaps(drawn_chain(5)), "6 and 5 pixels"),
         (lambda state: state.overlaps(drawn_chain(basis="fourier")), "cannot be compared"),
+        (lambda state: MPSState.sum([state, drawn_chain(class_site=2)]), "3 and 2 sites before their classes"),
+        (lambda state: MPSState.sum([state, drawn_chain(classes=2)]), "3 and 2 classes have no sum"),
+        (lambda state: MPSState.sum([state, drawn_chain(padding=padding_of(6, 1))]), "lack pixels at different sites"),
+        (lambda state: MPSState.sum([state], [1.0, 2.0]), "weights has 2 numbers, there are 1 states"),
+        (lambda state: MPSState.sum([]), "states is empty"),
         (lambda state: state.sample(0), "n=0"),
         (lambda state: state.sample(2, 3), "label=3"),
         (lambda state: state.to_quimb(4), "label=4"),

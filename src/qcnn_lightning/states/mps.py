@@ -30,7 +30,7 @@ from qcnn_lightning.states.chain import (
 )
 from qcnn_lightning.states.chain_likelihood import ChainLikelihood
 from qcnn_lightning.states.checks import as_tensor, check_chain
-from qcnn_lightning.states.ensemble import check_comparable
+from qcnn_lightning.states.ensemble import check_comparable, checked_weights, summed_chains
 from qcnn_lightning.states.entropy import renyi_entropy, spectrum_of_grams, von_neumann_entropy
 from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
@@ -107,6 +107,24 @@ class MPSState(ChainLikelihood):
         """
         tensors, class_tensor, left = network.site_tensors()
         return cls(tensors, class_tensor, left, network.basis.name, network.padding.cpu(), white=network.white)
+
+    @classmethod
+    def sum(cls, states: Sequence["MPSState"], weights: Sequence[float] | None = None) -> "MPSState":
+        """Return sum_k c_k |Psi^(k)_y>: the state of an ensemble whose scores are averaged (theory.md, eq. A6).
+
+        Bond dimensions add up.
+
+        Args:
+            states: with the same pixels, classes and basis, and their classes at the same place.
+            weights: c_k; None for 1 / K each.
+
+        Raises:
+            InputError: the states do not fit together, or the weights are not as many.
+        """
+        tensors, class_tensor = summed_chains(states, checked_weights(states, weights))
+        first = states[0]
+        names = (first.class_names, first.layout)
+        return cls(tensors, class_tensor, first.class_site, first.basis.name, first.padding, *names, first.white)
 
     def described(self, class_names: Sequence[str] | None, layout: ImageLayout | None) -> "MPSState":
         """Return the same states with these names of classes and this layout.
