@@ -4,14 +4,14 @@ Every seed trains every combination, so runs of one seed share their random numb
 (over the seed's combinations, where there are several), and intervals are Student's over seeds.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from qcnn_lightning.report.correlation import correlation
+from qcnn_lightning.report.correlation import Estimate, correlation
 from qcnn_lightning.report.groups import Collection
 from qcnn_lightning.report.tables import last
 from qcnn_lightning.runs.run import Run
@@ -40,14 +40,25 @@ BOUNDS = {"accuracy": (0.0, 1.0), "best": (0.0, 1.0), "ee": (0.0, np.inf)}
 ANY = (-np.inf, np.inf)
 
 
-def runs_table(collection: Collection) -> pd.DataFrame:
-    """Return a row per complete run: `data`, `embedding`, `order`, `seed`, `run` and `METRICS` at the last epoch."""
+def runs_table(collection: Collection, labels: Callable[[Run], Mapping[str, Any]] | None = None) -> pd.DataFrame:
+    """Return a row per complete run: `data`, `seed`, `run`, `METRICS` at the last epoch, and what else tells it apart.
+
+    Args:
+        collection: the runs.
+        labels: of a run; `embedding` and `order` if None.
+    """
     rows = []
     for group in collection.groups:
         for run in group.complete_runs:
-            labels = {"data": run.data, "embedding": embedding_of(run), "order": run.flatten, "seed": run.seed}
-            rows.append(labels | {"run": run} | {name: metric(run) for name, metric in METRICS.items()})
+            own = {"embedding": embedding_of(run), "order": run.flatten} if labels is None else labels(run)
+            measured = {name: metric(run) for name, metric in METRICS.items()}
+            rows.append({"data": run.data, **own, "seed": run.seed, "run": run, **measured})
     return pd.DataFrame(rows)
+
+
+def estimates(cell: pd.DataFrame) -> dict[str, Estimate]:
+    """Return the estimates of `METRICS` over runs that differ in their seeds alone."""
+    return {name: mean_with_interval(list(cell[name]), bounds=BOUNDS.get(name, ANY)) for name in METRICS}
 
 
 def embedding_of(run: Run) -> str:
@@ -62,9 +73,7 @@ def cells_table(collection: Collection) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for labels, cell in runs_table(collection).groupby(["data", "embedding", "order"], sort=False):
         row = dict(zip(("data", "embedding", "order"), labels, strict=True)) | {"seeds": len(cell)}
-        rows.append(
-            row | {name: mean_with_interval(list(cell[name]), bounds=BOUNDS.get(name, ANY)) for name in METRICS}
-        )
+        rows.append(row | estimates(cell))
     table = pd.DataFrame(rows)
     places = [table["embedding"].map(list(EMBEDDINGS).index), table["order"].map(ORDERS.index)]
     return table.assign(e=places[0], o=places[1]).sort_values(["data", "e", "o"], ascending=[False, True, True])
@@ -121,9 +130,16 @@ def correlations_table(collection: Collection) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def correlation_of_seed(runs: Sequence[Run], column: str, scope: str) -> float:
-    """Return Spearman's correlation of mean entropy and a cost over the runs of one seed."""
-    tables = [run.metrics.loc[run.first_epoch() :, ["ee/mean", column]].dropna() for run in runs]
+def correlation_of_seed(runs: Sequence[Run], column: str, scope: str, first_epoch: int | None = None) -> float:
+    """Return Spearman's correlation of mean entropy and a cost over the runs of one seed.
+
+    Args:
+        runs: of one seed.
+        column: the cost's.
+        scope: as `correlations_table` has it.
+        first_epoch: earlier epochs are left out; by the runs' lengths if None.
+    """
+    tables = [run.metrics.loc[run.first_epoch(first_epoch) :, ["ee/mean", column]].dropna() for run in runs]
     if scope == "within":
         return float(np.nanmean([spearman(table) for table in tables]))
     return spearman(pd.concat(tables if scope == "pooled" else [table.tail(1) for table in tables]))

@@ -16,6 +16,7 @@ from qcnn_lightning.report.groups import Collection
 from qcnn_lightning.report.tables import accuracy_table, correlation_table, last, mean_and_deviation
 from qcnn_lightning.runs.run import Run
 from reproduction.embedding_study import EMBEDDINGS, cells_table, correlations_table, effects_table, scales_table
+from reproduction.relatives_study import RELATIVES, answer, entropy_and_cost_table, networks_table
 from reproduction.scaling_figure import PAPER, TITLES
 from reproduction.studies import (
     class_table,
@@ -330,6 +331,61 @@ def embedding_correlations(collection: Collection) -> Iterator[Row]:
         yield data_name(row["data"]), embedding, over[row["scope"]], f"{row['seeds']}", *estimates
 
 
+def relatives(collection: Collection) -> Iterator[Row]:
+    """Yield accuracy, costs and entropy of every relative and size, over the seeds."""
+    yield (
+        "data set",
+        "network",
+        "parameters",
+        "seeds",
+        "test accuracy",
+        "train cost, evaluated",
+        "test cost",
+        "EE (nats)",
+        "EE since the accuracy settled",
+        "EE ~ train cost, within a run",
+        "negative",
+    )
+    for row in records(networks_table(collection)):
+        yield (
+            data_name(row["data"]),
+            RELATIVES[row["relative"]],
+            f"{row['parameters']:.0f}",
+            f"{row['seeds']}",
+            with_interval(row["accuracy"], ".2%"),
+            *(plain(row[f"cost/{name}"].value, ".4f") for name in ("train", "test")),
+            with_interval(row["ee"], ".2f"),
+            with_interval(row["rise"], "+.2f"),
+            with_interval(row["within"], "+.2f"),
+            f"{row['negative']} of {row['seeds']}",
+        )
+
+
+def relatives_claims(collection: Collection) -> Iterator[Row]:
+    """Yield, for every relative, whether entropy rises as the train cost falls, over its sizes and seeds."""
+    yield (
+        "data set",
+        "network",
+        "does EE rise as the train cost falls?",
+        "EE ~ train cost, within a run",
+        "negative",
+        "all epochs of all runs",
+        "EE since the accuracy settled (nats)",
+        "rises",
+    )
+    for row in records(entropy_and_cost_table(collection)):
+        yield (
+            data_name(row["data"]),
+            RELATIVES[row["relative"]],
+            answer(row["within"]),
+            with_interval(row["within"], "+.2f"),
+            f"{row['negative']} of {row['runs']} runs",
+            with_interval(row["pooled"], "+.2f"),
+            with_interval(row["rise"], "+.2f"),
+            f"in {row['rising']} of {row['runs']} runs",
+        )
+
+
 def scales(collection: Collection) -> Iterator[Row]:
     """Yield what the entropy of each scale in the cost changes, seed by seed."""
     yield (
@@ -620,6 +676,8 @@ OF_RUNS: dict[str, Callable[[Collection], Iterator[Row]]] = {
     "embeddings": embeddings,
     "embedding_effects": embedding_effects,
     "embedding_correlations": embedding_correlations,
+    "relatives": relatives,
+    "relatives_claims": relatives_claims,
     "scales": scales,
     "costs": costs,
     "choices": choices,

@@ -25,10 +25,13 @@ from qcnn_lightning.report.layout import (
     seeds_of,
     title_above,
     unique,
+    which_seeds,
     wrapped,
 )
 from qcnn_lightning.report.tables import last, mean_and_deviation, possible_interval
-from reproduction.embedding_study import EMBEDDINGS, ORDERS, cells_table
+from qcnn_lightning.runs.run import Run
+from reproduction.embedding_study import COSTS, EMBEDDINGS, ORDERS, cells_table
+from reproduction.relatives_study import FIRST_EPOCH, RELATIVES, SIZES, relative_of, size_of
 from reproduction.studies import classes_at_the_end, entropy_and_error, mean_with_interval
 
 WEIGHT = "entropy_weight"
@@ -41,6 +44,9 @@ def planned_study_figures(collection: Collection, choices: Choices, left_out: li
     """Yield the title of every figure and the function that draws it."""
     for data in collection.data_sets:
         yield f"entropy_and_error_{data}", partial(entropy_and_error_of_classes, groups_with_panels(collection, data))
+    if len({relative_of(run) for run in collection.runs} & set(RELATIVES)) > 2:
+        for data in collection.data_sets:
+            yield f"entropy_and_cost_{data}", partial(entropy_and_cost, collection, data)
     if len(EMBEDDED_BY & set(collection.varying_settings)) and "data.flatten" in collection.varying_settings:
         yield "accuracy_and_entropy", partial(accuracy_and_entropy, collection)
     if WEIGHT in collection.varying_settings:
@@ -225,6 +231,39 @@ def accuracy_and_entropy(collection: Collection) -> Figure | str:
     ]
     legend_below(figure, handles)
     title_above(figure, f"mean and 95% interval over {cells['seeds'].max()} seeds")
+    return figure
+
+
+def entropy_and_cost(collection: Collection, data: str) -> Figure | str:
+    """Draw mean entropy against evaluated train cost over training: a panel per relative, a line per run.
+
+    Colours are sizes; the last epoch has a marker.
+    """
+    runs: dict[str, list[Run]] = {name: [] for name in RELATIVES}
+    for run in collection.runs:
+        if run.data == data and (name := relative_of(run)):
+            runs[name].append(run)
+    runs = {name: own for name, own in runs.items() if own}
+    columns = min(4, len(runs))
+    rows = -(-len(runs) // columns)
+    figure = Figure(figsize=(2.1 * columns, 0.8 + 1.9 * rows))
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
+    for axes in panels[len(runs) :]:
+        axes.remove()
+    colours = dict(zip(SIZES, OKABE_ITO, strict=False))
+    for axes, (name, own) in zip(panels, runs.items(), strict=False):
+        for run in own:
+            path = run.metrics.loc[FIRST_EPOCH:, [COSTS["train"], "ee/mean"]].dropna()
+            costs, entropies = path.to_numpy(dtype=float).T
+            axes.plot(costs, entropies, color=colours[size_of(run)], linewidth=0.9)
+            axes.plot(costs[-1:], entropies[-1:], color=colours[size_of(run)], marker="o", markersize=3)
+        axes.set_title(wrapped(RELATIVES[name], 2.0), loc="left")
+        axes.set_xscale("log")
+        axes.label_outer()
+    figure.supxlabel("train cost, evaluated", fontsize=8)
+    figure.supylabel(MEAN_ENTROPY, fontsize=8)
+    legend_below(figure, [Line2D([], [], color=colours[size], label=f"{size} parameters") for size in SIZES])
+    title_above(figure, data_name(data), "a line per run, its last epoch marked", which_seeds(collection.runs))
     return figure
 
 
