@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FormatStrFormatter, PercentFormatter
 
 from qcnn_lightning.figure_style import MARKERS, OKABE_ITO, colour_of
 from qcnn_lightning.labels import MEAN_ENTROPY, class_label, data_name, value_name
@@ -25,6 +25,7 @@ from qcnn_lightning.report.layout import (
     seeds_of,
     title_above,
     unique,
+    use_logarithm,
     which_seeds,
     wrapped,
 )
@@ -257,11 +258,11 @@ def entropy_and_cost(collection: Collection, data: str) -> Figure | str:
             costs, entropies = path.to_numpy(dtype=float).T
             axes.plot(costs, entropies, color=colours[size_of(run)], linewidth=0.9)
             axes.plot(costs[-1:], entropies[-1:], color=colours[size_of(run)], marker="o", markersize=3)
-        axes.set_title(wrapped(RELATIVES[name], 2.0), loc="left")
-        axes.set_xscale("log")
+        axes.set_title(wrapped(RELATIVES[name], 1.7), loc="left")
+    for axes in panels[: len(runs)]:
+        use_logarithm(axes, "x", FormatStrFormatter("%g"))
+        axes.set(xlabel="train cost, evaluated", ylabel=MEAN_ENTROPY)
         axes.label_outer()
-    figure.supxlabel("train cost, evaluated", fontsize=8)
-    figure.supylabel(MEAN_ENTROPY, fontsize=8)
     legend_below(figure, [Line2D([], [], color=colours[size], label=f"{size} parameters") for size in SIZES])
     title_above(figure, data_name(data), "a line per run, its last epoch marked", which_seeds(collection.runs))
     return figure
