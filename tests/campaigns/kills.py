@@ -4,8 +4,9 @@
     python -m tests.campaigns.kills --kills 12 --seed 3
 
 Single runs, serial sweeps, sweeps trained together, and sweeps with joblib, whose killed process is the sweep's or a
-job's. Each is killed and started again at once, until it ends by itself. Then the rows of all runs, float64, weights and moments must be those of
-runs that nobody killed; and there must be no temporary files, no lock that is held, and no process.
+job's. Each is killed and started again at once, until it ends by itself. Then the rows of all runs, float64, weights
+and moments must be those of runs that nobody killed; and there must be no temporary files, no lock that is held, and no
+process.
 """
 
 import argparse
