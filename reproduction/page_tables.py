@@ -551,7 +551,7 @@ def population_sample() -> Iterator[Row]:
         )
 
 
-def throughput() -> Iterator[Row]:
+def throughput(measurement: str = "throughput") -> Iterator[Row]:
     """Yield whole epochs of the project's training beside the textbook's loop and the matrix-product floor."""
     yield (
         "data set",
@@ -568,7 +568,7 @@ def throughput() -> Iterator[Row]:
         "over the floor",
         "evaluation, part of the epoch",
     )
-    for row in json.loads((MEASUREMENTS / "throughput.json").read_text())["rows"]:
+    for row in json.loads((MEASUREMENTS / f"{measurement}.json").read_text())["rows"]:
         epoch, textbook = row["epoch_s"], row["textbook_epoch_s"]
         yield (
             data_name(row["data"]),
@@ -633,6 +633,7 @@ OF_MEASUREMENTS = {
     "entropy_seconds": entropy_seconds,
     "population_sample": population_sample,
     "throughput": throughput,
+    "throughput_highest": partial(throughput, "throughput_highest"),
     "kernel_precision": kernel_precision,
     "scaling": scaling,
 }
