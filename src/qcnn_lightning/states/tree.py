@@ -21,7 +21,7 @@ from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.amplitudes import contract, dense_vectors
 from qcnn_lightning.states.checks import as_tensor, check_tensors
 from qcnn_lightning.states.dense_tree import DenseTreeState, pooled_tree
-from qcnn_lightning.states.ensemble import check_comparable, overlaps_between, summed_tensors
+from qcnn_lightning.states.ensemble import check_comparable, checked_weights, overlaps_between, summed_tensors
 from qcnn_lightning.states.entropy import block_spectra_below, cut_spectrum, renyi_entropy, von_neumann_entropy
 from qcnn_lightning.states.gram import Environment, binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
@@ -122,15 +122,7 @@ class NetworkState(Observables):
         Raises:
             InputError: the states do not fit together, or the weights are not as many.
         """
-        if not states:
-            raise InputError("states is empty: a sum needs at least one state")
-        weights = [1 / len(states)] * len(states) if weights is None else list(weights)
-        if len(weights) != len(states):
-            raise InputError(f"weights has {len(weights)} numbers, there are {len(states)} states")
-        for other in states[1:]:
-            check_comparable(states[0], other)
-            if other.num_classes != states[0].num_classes:
-                raise InputError(f"states with {states[0].num_classes} and {other.num_classes} classes have no sum")
+        weights = checked_weights(states, weights)
         site_tensors, top = summed_tensors([(state.site_tensors, state.top) for state in states], weights)
         first = states[0]
         return cls(site_tensors, top, first.basis.name, first.class_names, first.layout, first.white)
