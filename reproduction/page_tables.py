@@ -625,7 +625,7 @@ OF_RUNS: dict[str, Callable[[Collection], Iterator[Row]]] = {
     "choices": choices,
     "published": published,
 }
-OF_MEASUREMENTS = {
+OF_MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {
     "baselines": baselines,
     "time_to_accuracy": time_to_accuracy,
     "entropy_precision": entropy_precision,
