@@ -237,9 +237,6 @@ def measure(data: str, d: int, sharing: str, threads: int, arguments: argparse.N
             f"+callbacks.alternation.textbook_share={arguments.textbook_share}",
             f"+callbacks.alternation.bare_share={arguments.bare_share}",
         ]
-        if arguments.steps:
-            per_item = f"data.batches_per_item={min(arguments.steps, 20)}"
-            overrides += [per_item, f"+trainer.limit_train_batches={max(arguments.steps // 20, 1)}"]
         train(compose("train", overrides))
     return {"data": data, "d": d, "sharing": sharing, "threads": threads} | ROWS[-1]
 
@@ -280,7 +277,6 @@ def main() -> None:
     parser.add_argument("--sharing", nargs="+", default=["full", "sibling"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--precision", default="high", choices=("high", "highest"))
-    parser.add_argument("--steps", type=int, help="steps an epoch, for a quick look; the whole data set if not given")
     parser.add_argument("--pauses", type=int, default=20, help="how often the epoch is interrupted")
     parser.add_argument("--textbook-share", type=float, default=0.25, help="part of an epoch that the textbook does")
     parser.add_argument("--bare-share", type=float, default=0.25, help="part of an epoch that the bare loop does")
