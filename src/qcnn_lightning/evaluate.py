@@ -20,7 +20,7 @@ def main(config: DictConfig) -> None:
 def command() -> None:
     """Do what the command line says."""
     find_modules_here()
-    quote_paths("run", "runs", "checkpoint", "out", "data.root", "data.path", "data.cache")
+    quote_paths("run", "runs", "checkpoint", "state", "out", "data.root", "data.path", "data.cache")
     with whole_command():
         main()
 

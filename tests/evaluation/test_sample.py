@@ -1,5 +1,7 @@
 """Samples of a trained density, from the command line."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from commands import command, train_command
 from composing import data_module, ready
 from qcnn_lightning.data.flattening import lay_on_image, pixel_order
 from qcnn_lightning.evaluation.evaluate import last_checkpoint
+from qcnn_lightning.runs.find import find_runs
 from qcnn_lightning.runs.rebuild import network_of
 
 TRAIN = (
@@ -92,10 +95,116 @@ def test_classification_survives_missing_pixels(trained):
     assert half > nothing
 
 
+CLASSES = ("zero", "one", "two")
+
+
+@pytest.fixture(scope="module")
+def by_class(tmp_path_factory):
+    """A folder with three digits as arrays, and the sweep of a density for each."""
+    folder = tmp_path_factory.mktemp("classes")
+    digits = ready(data_module("digits"))
+    arrays = {"class_names": np.array(CLASSES)}
+    for split in ("train", "test"):
+        pixels, labels = digits.splits[split]
+        own = labels < len(CLASSES)
+        upright = lay_on_image(pixels[own], digits.pixel_order, digits.image_shape)
+        arrays |= {f"x_{split}": upright.numpy(), f"y_{split}": labels[own].numpy()}
+    np.savez(folder / "three.npz", **arrays)
+    kept = [setting for setting in TRAIN if not setting.startswith(("data=", "hydra.run.dir", "trainer"))]
+    of_classes = ("data=arrays", "data.path=three.npz", "data.classes=[zero],[one],[two]", "cost.labels=false")
+    shape = ("trainer.max_epochs=8", "data.batch_size=20", "sweep.name=classes")
+    done = train_command("-m", *of_classes, *kept, *shape, folder=folder)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_densities_of_every_class_classify_and_complete_images_together(by_class):
+    overrides = (f"data.path={by_class / 'three.npz'}", "data.levels=2", "data.flatten=z_left_right")
+    module = ready(data_module("arrays", *overrides))
+    test, labels = module.splits["test"]
+    number = f"n={len(labels)}"
+    half = float(sample(by_class, "runs=multirun/classes", number, "missing=0.5").split("%")[0])
+    said = sample(by_class, "runs=multirun/classes", number, "missing=0")
+    everything = float(said.split("%")[0])
+    assert "samples: multirun/classes/ensemble-samples.png" in said
+    shown = lay_on_image(test, module.pixel_order, module.image_shape).numpy() / 255
+    assert np.array_equal(np.load(by_class / "multirun" / "classes" / "ensemble-samples.npy"), shown)
+    assert everything >= half > 70
+    done = command("qcnn_lightning.evaluate", "runs=multirun/classes", "figures=[]", folder=by_class)
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads((by_class / "multirun" / "classes" / "ensemble-evaluation" / "evaluation.json").read_text())
+    assert 100 * numbers["accuracy"] == pytest.approx(everything, abs=0.006)
+    # p(y, x) of the densities together, by hand.
+    runs = {run.settings["data.classes"]: run for run in find_runs(by_class / "multirun" / "classes")}
+    states = [network_of(runs[f'["{name}"]'].checkpoint()).state() for name in CLASSES]
+    sizes = module.splits["train"][1].bincount().double()
+    joint = torch.stack([state.log_probability(test) for state in states], -1) + (sizes / sizes.sum()).log()
+    assert numbers["cost"] == pytest.approx(-joint.logsumexp(-1).mean().item(), rel=1e-5)
+    own = joint.softmax(-1).gather(1, labels[:, None])
+    for label, row in enumerate(numbers["classes"]):
+        assert row["mean_probability"] == pytest.approx(own[labels == label].mean().item(), abs=1e-4)
+
+
+def test_a_class_of_such_densities_has_samples_of_its_own(by_class):
+    sample(by_class, "runs=multirun/classes", "n=100", "label=one", "out=ones.png")
+    assert "100 samples: any.png" in sample(by_class, "runs=multirun/classes", "n=100", "out=any.png")
+    ones, anything = (np.load(by_class / f"{name}.npy") for name in ("ones", "any"))
+    assert ones.shape == anything.shape == (100, 8, 8)
+    assert not np.array_equal(ones, anything)
+
+
+def test_some_of_the_classes_are_no_density_of_all(by_class):
+    runs = sorted(str(path.parent.relative_to(by_class)) for path in by_class.glob("multirun/classes/*/metrics.csv"))
+    assert len(runs) == 3
+    kept = [run for run in runs if "[two]" not in run]
+    for module in ("evaluate", "sample"):
+        done = command(f"qcnn_lightning.{module}", f"runs=[{','.join(kept)}]", folder=by_class)
+        assert done.returncode == 2
+        assert "runs of the classes zero, one: a density of all needs one of each of zero, one, two" in done.stderr
+
+
+def test_the_state_in_a_file_is_evaluated_and_sampled_without_its_run(trained):
+    for module, given in (("evaluate", ("figures=[]",)), ("sample", ("n=20", "missing=0.5"))):
+        done = command(f"qcnn_lightning.{module}", "run=run", *given, folder=trained)
+        assert done.returncode == 0, done.stderr
+    of_run = json.loads((trained / "run" / "evaluation" / "evaluation.json").read_text())
+    missing = np.load(trained / "run" / "samples.npy")
+    sample(trained, "run=run", "n=20", "label=2")
+    drawn = np.load(trained / "run" / "samples.npy")
+    elsewhere = trained / "elsewhere"
+    elsewhere.mkdir()
+    (trained / "run" / "evaluation" / "state.safetensors").rename(elsewhere / "state.safetensors")
+    file = "state=elsewhere/state.safetensors"
+    done = command("qcnn_lightning.evaluate", file, "run=run", "figures=[]", folder=trained)
+    assert done.returncode == 0, done.stderr
+    of_file = json.loads((elsewhere / "state-evaluation" / "evaluation.json").read_text())
+    for key in ("accuracy", "confusion", "overlaps", "num_images"):
+        assert of_file[key] == of_run[key]
+    assert of_file["cost"] == pytest.approx(of_run["cost"], rel=1e-5)
+    assert of_file["model"] == {"state": "elsewhere/state.safetensors"}
+    assert "20 samples: elsewhere/state-samples.png" in sample(trained, file, "n=20", "label=2")
+    assert np.array_equal(np.load(elsewhere / "state-samples.npy"), drawn)
+    sample(trained, file, "run=run", "n=20", "missing=0.5")
+    assert np.array_equal(np.load(elsewhere / "state-samples.npy"), missing)
+    for module in ("evaluate", "sample"):
+        done = command(f"qcnn_lightning.{module}", file, *(["missing=0.5"] * (module == "sample")), folder=trained)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert "state=elsewhere/state.safetensors lies in no run folder: give run=DIR or checkpoint=FILE" in line
+    (elsewhere / "state.safetensors").rename(trained / "run" / "evaluation" / "state.safetensors")
+    inside = "state=run/evaluation/state.safetensors"
+    assert "classified correctly" in sample(trained, inside, "n=20", "missing=0.5")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((), "give run=DIR"),
+        ((), "give one of run=DIR, runs=[DIR,DIR] and checkpoint=FILE"),
+        (
+            ("state=nowhere.safetensors",),
+            "nowhere.safetensors cannot be read as a state: there is no such regular file",
+        ),
+        (("state=run/metrics.csv",), "run/metrics.csv cannot be read as a state"),
         (("run=nowhere",), "nowhere: no such folder"),
         (("run=run", "n=0"), "n=0: must be a whole number, 1 or more"),
         (("run=run", "seed=-1"), "seed=-1"),

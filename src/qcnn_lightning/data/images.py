@@ -8,7 +8,7 @@ origin, replaced atomically, and checked at every read.
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +74,19 @@ class LabelledImages:
     def digest(self) -> str:
         """Return a SHA-256 sum over everything."""
         return _digest(self.tensors(), {"class_names": json.dumps(self.class_names)})
+
+
+def class_number(key: str, given: object, names: Sequence[str]) -> int:
+    """Return the number of the class that a setting names, by its number or its name.
+
+    Raises:
+        InputError: there is no such class.
+    """
+    if isinstance(given, int) and 0 <= given < len(names):
+        return given
+    if str(given) in names:
+        return list(names).index(str(given))
+    raise InputError(f"{key}={given}: there is no such class; choose 0 to {len(names) - 1}, or {', '.join(names)}")
 
 
 def grey(image: Image.Image) -> Image.Image:

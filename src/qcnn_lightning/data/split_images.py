@@ -3,7 +3,7 @@
 The whole data set is in memory, in tree order. No Lightning here: its import takes as long as a small evaluation.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,7 @@ from torch import Tensor
 from qcnn_lightning.data.augmentation import Augmentation
 from qcnn_lightning.data.batches import stratified_choice
 from qcnn_lightning.data.flattening import checked_order, lay_on_chain, pixel_order
-from qcnn_lightning.data.images import LabelledImages, cache_path, prepare_cache, read_cache
+from qcnn_lightning.data.images import LabelledImages, cache_path, class_number, prepare_cache, read_cache
 from qcnn_lightning.data.levels import check_levels, rounded_to_levels
 from qcnn_lightning.data.sources import make_source
 from qcnn_lightning.errors import InputError, checked_settings
@@ -54,6 +54,7 @@ class SplitImages:
         levels: int | None = None,
         rounding: str = "bernoulli",
         redraw: bool = False,
+        classes: Sequence[int | str] | None = None,
         val_size: int,
         batch_size: int,
         batches_per_item: int = 1,
@@ -75,6 +76,8 @@ class SplitImages:
             levels: K, the number of grey levels that images are rounded to; None leaves them as they are.
             rounding: how, as `levels.rounded_to_levels` takes it.
             redraw: whether training images are rounded anew in every epoch, instead of once.
+            classes: numbers or names of the classes whose images are kept; None for all. The others are left out last:
+                splits, binarised images and labels are those of all classes.
             val_size: training images to hold out as the split "val", each class in proportion, always the same.
             batch_size: training images in a batch, over all devices.
             batches_per_item: most batches in an item of the training loader. Every batch is an optimisation step;
@@ -106,7 +109,7 @@ class SplitImages:
             raise InputError(f"data.test_fraction={test_fraction} must lie between 0 and 1.")
         if size is not None and size > MOST_PIXELS_A_SIDE:
             raise InputError(f"data.size={size} must be at most {MOST_PIXELS_A_SIDE}.")
-        check_levels(levels, rounding, redraw, (augment or {}).get("contrast", 0))
+        check_levels(levels, rounding, redraw, augment or {})
         self.levels, self._rounding, self._redraw = levels, rounding, redraw
         self._paths = {"root": of_source.get("root"), "path": of_source.get("path"), "cache": cache}
         with self._failures_told():
@@ -122,6 +125,9 @@ class SplitImages:
         self.seed = seed
         self._name, self._cache = name, cache
         self._test_fraction = test_fraction
+        if classes is not None and (isinstance(classes, str) or not len(classes) == len(set(map(str, classes))) > 0):
+            raise InputError(f"data.classes={classes}: give a list of classes, each once, like data.classes=[3]")
+        self._classes = None if classes is None else list(classes)
         self._val_size, self._batch_size, self._batches_per_item = val_size, batch_size, batches_per_item
         self._evaluation_batch_size, self._population_size = evaluation_batch_size, population_size
         self._splits: dict[str, tuple[Tensor, Tensor]] | None = None
@@ -204,7 +210,6 @@ class SplitImages:
             raise InputError(f"data.val_size={self._val_size} must be less than the {num_train} training images.")
         if self._val_size > 0:
             splits["train"], splits["val"] = _hold_out(splits["train"], self._val_size)
-            num_train -= self._val_size
         if self._redraw:
             # The same images in the same order, before they were rounded.
             grey = images.splits["train"]
@@ -212,10 +217,15 @@ class SplitImages:
                 grey, _ = _hold_out(grey, self._num_test_images(len(grey[1])))
             grey = _hold_out(grey, self._val_size)[0] if self._val_size > 0 else grey
             self._grey = lay_on_chain(grey[0], self.pixel_order)
+        chosen: Sequence[int] = range(len(images.class_names))
+        if self._classes is not None:
+            chosen = [class_number("data.classes", given, images.class_names) for given in self._classes]
+            splits = self._of_classes(splits, torch.tensor(chosen))
+        num_train = len(splits["train"][1])
         if self._batch_size > num_train:
             raise InputError(f"data.batch_size={self._batch_size} is more than the {num_train} training images.")
         trained_on = set(splits["train"][1].unique().tolist())
-        without = [name for label, name in enumerate(images.class_names) if label not in trained_on]
+        without = [images.class_names[label] for label in chosen if label not in trained_on]
         if without:
             raise InputError(
                 f"no training image of the class {without[0]} (data={self._name}) is left once test and validation "
@@ -227,6 +237,24 @@ class SplitImages:
             for split in ("train", "val", "test")
             if split in splits
         }
+
+    def _of_classes(
+        self, splits: dict[str, tuple[Tensor, Tensor]], chosen: Int64[Tensor, " chosen"]
+    ) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return the images of these classes alone; labels stay what they are.
+
+        Raises:
+            InputError: a split has none.
+        """
+        kept = {}
+        for split, (images, labels) in splits.items():
+            own = torch.isin(labels, chosen)
+            if not own.any():
+                raise InputError(f"data.classes={self._classes}: the split {split} has no image of these classes.")
+            kept[split] = images[own], labels[own]
+            if split == "train" and self._grey is not None:
+                self._grey = self._grey[own]
+        return kept
 
     def take_images_of(self, other: "SplitImages") -> None:
         """Have the same images in memory as a data set with the same settings, apart from the seed, that is loaded."""

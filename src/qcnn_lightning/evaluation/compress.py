@@ -26,7 +26,10 @@ NUMBERS = "compressed.json"
 STATE = "state.safetensors"
 RETRAINED = "retrained"
 BATCH_SIZE = 1000
-KEPT_DATA = ("flatten", "levels", "rounding", "white", "val_size", "batch_size", "size", "population_size", "seed")
+KEPT_DATA = (
+    *("classes", "flatten", "levels", "rounding", "white"),
+    *("val_size", "batch_size", "size", "population_size", "seed"),
+)
 COST_NAMES = {"SquaredDistance": "squared_distance", "CrossEntropy": "cross_entropy"}
 
 

@@ -1,4 +1,4 @@
-"""Several networks as one: scores are averaged, and so are states (theory.md, eq. E2)."""
+"""Several networks as one: scores are averaged (theory.md, eq. E2), or each is the density of a class (eq. N7)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from qcnn_lightning.data.split_images import STORED_AS
+from qcnn_lightning.data.images import class_number
+from qcnn_lightning.data.split_images import STORED_AS, SplitImages
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.models.model import Model
 from qcnn_lightning.runs.checkpoint import StoredCheckpoint
-from qcnn_lightning.runs.settings import without_paths
-from qcnn_lightning.states import MPSState, NetworkState
+from qcnn_lightning.runs.settings import settings_of, without_paths
+from qcnn_lightning.states import ClassDensities, DensityState, MPSState, NetworkState
 
 
 class Ensemble(Model):
@@ -51,18 +52,89 @@ class Ensemble(Model):
         return kind and kind.sum(states)
 
 
-def check_same_images(checkpoints: Sequence[StoredCheckpoint]) -> None:
-    """Check that all were trained with the same images, pixel by pixel.
+class ClassModel(Model):
+    """A density of images for every class: p(y, x) = p(y) p(x | y), p(x | y) the p(x) of one network.
+
+    Args:
+        networks: one per class, in the order of the labels.
+        prior: p(y).
+
+    Raises:
+        InputError: a network is no density.
+    """
+
+    normalises_scores = True
+    prior: Tensor
+
+    def __init__(self, networks: Sequence[nn.Module], prior: Float[Tensor, " classes"]):
+        super().__init__()
+        for network in networks:
+            if not hasattr(network, "log_joint"):
+                raise InputError(
+                    f"runs of one class each make p(y, x) of densities, and {type(network).__name__} is no density"
+                )
+        self.networks = nn.ModuleList(networks)
+        self.register_buffer("prior", prior)
+        self.num_sites: Any = networks[0].num_sites
+        self.num_classes = len(networks)
+
+    def log_joint(self, x: Tensor) -> Float[Tensor, "batch classes"]:
+        """Return log p(y, x) = log p(y) + log p(x | y), nats."""
+        each = [network.log_joint(x).logsumexp(-1) for network in self.networks]  # type: ignore[operator]
+        return self.prior.log() + torch.stack(each, dim=-1)
+
+    def forward(self, x: Tensor) -> Float[Tensor, "batch classes"]:
+        """Return sqrt(p(y | x)) (eq. 34)."""
+        return (self.log_joint(x).log_softmax(-1) / 2).exp()
+
+    def densities(self) -> ClassDensities:
+        """Return the densities, float64, on the CPU.
+
+        Raises:
+            InputError: networks whose states are no densities, or of different images.
+        """
+        states: list[Any] = [network.state() for network in self.networks]  # type: ignore[operator]
+        for state in states:
+            if not isinstance(state, DensityState | MPSState):
+                raise InputError(f"{type(state).__name__} has no likelihood")
+        return ClassDensities(states, self.prior.cpu())
+
+
+def class_model(networks: Sequence[nn.Module], datamodule: SplitImages) -> ClassModel:
+    """Return p(y, x) of one density per class; p(y) is the part of the training images that is of the class."""
+    sizes = datamodule.splits["train"][1].cpu().bincount(minlength=datamodule.num_classes)
+    return ClassModel(networks, sizes / sizes.sum())
+
+
+def one_of_each_class(checkpoints: Sequence[StoredCheckpoint]) -> list[int] | None:
+    """Return the places of the runs of class 0, 1, ... if each learned one class alone; None if some learned several.
+
+    Raises:
+        InputError: they are not one of every class.
+    """
+    classes = [without_paths(one.config)["data"].get("classes") for one in checkpoints]
+    if not all(isinstance(own, list) and len(own) == 1 for own in classes) or len(set(map(str, classes))) == 1:
+        return None
+    names = [str(name) for name in checkpoints[0].record["facts"].get("class_names") or []]
+    learned = [class_number("data.classes", own[0], names) for own in classes]
+    if sorted(learned) != list(range(len(names))):
+        told = ", ".join(names[label] for label in sorted(learned))
+        raise InputError(
+            f"runs of the classes {told}: a density of all classes needs one of each of {', '.join(names)}"
+        )
+    return [learned.index(label) for label in range(len(names))]
+
+
+def check_same_images(checkpoints: Sequence[StoredCheckpoint], of_classes: bool = False) -> None:
+    """Check that all were trained with the same images, pixel by pixel, or with their own classes of them.
 
     Raises:
         InputError: they were not.
     """
     first = checkpoints[0]
+    kept = OF_IMAGES if of_classes else (*OF_IMAGES, "classes")
     for other in checkpoints[1:]:
-        ours, theirs = (
-            {key: value for key, value in without_paths(one.config)["data"].items() if key in OF_IMAGES}
-            for one in (first, other)
-        )
+        ours, theirs = ({key: settings_of(one.config).get(f"data.{key}") for key in kept} for one in (first, other))
         orders = [one.content.get(STORED_AS, {}).get("pixel_order") for one in (first, other)]
         if ours != theirs or not (orders[0] is orders[1] or torch.equal(*orders)):
             raise InputError(
@@ -71,5 +143,5 @@ def check_same_images(checkpoints: Sequence[StoredCheckpoint]) -> None:
             )
 
 
-OF_IMAGES = ("name", "size", "flatten", "white")
+OF_IMAGES = ("name", "size", "flatten", "white", "levels", "rounding")
 """Settings of the data that say what the pixels are."""

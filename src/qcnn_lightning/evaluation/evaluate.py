@@ -15,13 +15,15 @@ from qcnn_lightning.data.flattening import FLATTENINGS
 from qcnn_lightning.data.sources import SOURCES
 from qcnn_lightning.data.split_images import STORED_AS, SplitImages
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.evaluation.ensemble import Ensemble, check_same_images
+from qcnn_lightning.evaluation.ensemble import Ensemble, check_same_images, class_model, one_of_each_class
 from qcnn_lightning.evaluation.fidelity import draw_fidelity
 from qcnn_lightning.evaluation.figures import check_formats, draw_all, figure_files
 from qcnn_lightning.evaluation.measure import Evaluation, as_json, measure
+from qcnn_lightning.evaluation.state_model import StateModel, check_layout, run_around, state_of
 from qcnn_lightning.files import inside, replace_atomically
 from qcnn_lightning.runs import LAST
 from qcnn_lightning.runs.checkpoint import StoredCheckpoint, read_checkpoint
+from qcnn_lightning.runs.find import find_runs
 from qcnn_lightning.runs.rebuild import cost_of, named_part, network_of
 from qcnn_lightning.runs.run import STATES, Run
 from qcnn_lightning.runs.settings import PATHS_IN_A_CONFIG, without_paths
@@ -36,7 +38,7 @@ STATE = "state.safetensors"
 
 
 def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
-    """Measure the network of a run or a checkpoint; write its numbers, its state and the figures.
+    """Measure the network of a run or a checkpoint, or the state in a file; write numbers, state and figures.
 
     Args:
         config: composed from `conf/evaluate.yaml`.
@@ -57,23 +59,34 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     for name in (NUMBERS, STATE, *figure_files(config.figures)):
         inside(folder, name)
     own = [str(path) for path in config.own]
-    network = network_of(checkpoint, own)
-    if len(checkpoints) > 1:
-        check_same_images(checkpoints)
-        network = Ensemble([network, *(network_of(other, own) for other in checkpoints[1:])])
+    file = None if config.state is None else Path(str(config.state))
+    networks = [network_of(one, own) for one in checkpoints] if file is None else [StateModel(state_of(file, own))]
+    order_of_classes = one_of_each_class(checkpoints)
+    network: Any = networks[0]
+    if len(networks) > 1:
+        check_same_images(checkpoints, of_classes=order_of_classes is not None)
+        network = Ensemble(networks) if order_of_classes is None else network
     cost = cost_of(checkpoint, own)
     epoch = checkpoint.content.get("epoch")
     settings = without_paths(checkpoint.config)
+    if order_of_classes is not None:
+        settings = settings | {"data": settings["data"] | {"classes": None}}
     images = checkpoint.content.get(STORED_AS, {})
-    num_sites: Any = network.num_sites
-    datamodule = rebuild_data(settings, config.data, checkpoint.path, own, images.get("pixel_order"), num_sites)
+    order = images.get("pixel_order")
+    datamodule = rebuild_data(settings, config.data, checkpoint.path, own, order, network.num_sites)
     if images.get("content", datamodule.state_dict()["content"]) != datamodule.state_dict()["content"]:
         log.warning("the network was trained with other images")
+    if order_of_classes is not None:
+        network = class_model([networks[place] for place in order_of_classes], datamodule)
     check_fit(network, datamodule, config.split)
-    log.info("evaluating %s on %s", ", ".join(str(one.path) for one in checkpoints), device)
+    if file is not None:
+        check_layout(network.state(), datamodule, file)
+        epoch, settings = None, settings | {"model": {"state": str(file)}}
+    measured = [one.path for one in checkpoints] if file is None else [file]
+    log.info("evaluating %s on %s", ", ".join(map(str, measured)), device)
     if len(checkpoints) > 1:
         settings = settings | {"model": settings["model"] | {"ensemble": [str(one.path) for one in checkpoints]}}
-    evaluation = measure(network.to(device), cost, datamodule, config.split, checkpoint.path, epoch, settings)
+    evaluation = measure(network.to(device), cost, datamodule, config.split, measured[0], epoch, settings)
 
     make_folder(folder)
     replace_atomically(folder / NUMBERS, as_json(evaluation.as_plain_data()))
@@ -83,7 +96,7 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     if config.figures:
         draw_all(evaluation, folder, config.figures)
         load: Any = getattr(type(evaluation.state), "load_epochs", None)
-        if load and config.run is not None and Path(str(config.run), STATES).is_file():
+        if load and file is None and config.run is not None and Path(str(config.run), STATES).is_file():
             draw_fidelity(load(inside(Path(str(config.run)), STATES)), folder, config.figures)
     return evaluation, folder
 
@@ -91,10 +104,18 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
 def find_checkpoints(config: DictConfig) -> tuple[list[StoredCheckpoint], Path]:
     """Return the checkpoint, or those of an ensemble, and the folder for the results.
 
+    With `state`, the checkpoint is that of the run whose images are used.
+
     Raises:
         InputError: not one of `run`, `runs` and `checkpoint` is given, or they do not exist; or the folder for the
             results is a link out of the run folder.
     """
+    file = None if config.get("state") is None else Path(str(config.state))
+    if file is not None and config.runs:
+        raise InputError(f"state={file} is one state: give run=DIR or checkpoint=FILE with it, not runs")
+    if file is not None and config.run is None and config.checkpoint is None:
+        config = config.copy()
+        config.run = str(run_around(file))
     given = [name for name in ("run", "runs", "checkpoint") if config.get(name) not in (None, [])]
     if len(given) != 1:
         raise InputError(
@@ -103,9 +124,8 @@ def find_checkpoints(config: DictConfig) -> tuple[list[StoredCheckpoint], Path]:
     if config.run is not None:
         checkpoints, folder = [last_checkpoint(Path(str(config.run)))], Path(str(config.run), "evaluation")
     elif config.checkpoint is None:
-        if isinstance(config.runs, str):
-            raise InputError(f"runs={config.runs}: give a list, like runs=[DIR,DIR]")
-        folders = [Path(str(run)) for run in config.runs]
+        all_below = isinstance(config.runs, str)
+        folders = [run.folder for run in find_runs(config.runs)] if all_below else [Path(str(r)) for r in config.runs]
         if len({run.resolve() for run in folders}) < max(2, len(folders)):
             raise InputError(f"runs={list(config.runs)}: an ensemble needs at least two different runs")
         checkpoints, folder = [last_checkpoint(run) for run in folders], folders[0].parent / "ensemble-evaluation"
@@ -116,6 +136,8 @@ def find_checkpoints(config: DictConfig) -> tuple[list[StoredCheckpoint], Path]:
         if not path.is_file():
             raise InputError(f"checkpoint={path}: no such file")
         checkpoints, folder = [read_checkpoint(path)], path.with_name(f"{path.stem}-evaluation")
+    if file is not None:
+        folder = file.with_name(f"{file.stem}-evaluation")
     # Each split keeps its own results.
     own = folder.name if config.get("split", "test") == "test" else f"{folder.name}-{config.split}"
     return checkpoints, inside(folder.parent, own) if config.out is None else Path(str(config.out))

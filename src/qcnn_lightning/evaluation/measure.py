@@ -259,9 +259,10 @@ def classify(
         scores = scores_for(cost, network)(pixels.to(device))
         costs.append(cost(scores, own.to(device)).cpu())
         chosen.append(most_probable(cost, scores).cpu())
-        if state is None:
-            squares = scores.cpu().double().square()
-            probabilities.append(squares / squares.sum(-1, keepdim=True))
+        if state is None and getattr(cost, "of_log_joint", False):
+            probabilities.append(scores.cpu().double().softmax(-1))
+        elif state is None:
+            probabilities.append(probabilities_of(scores.cpu()))
         else:
             probabilities.append(state.conditional_probability(pixels))
     return Classification(

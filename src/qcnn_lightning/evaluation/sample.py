@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,18 @@ from PIL import Image
 from torch import Tensor
 
 from qcnn_lightning.data.flattening import lay_on_chain, lay_on_image
+from qcnn_lightning.data.images import class_number
 from qcnn_lightning.data.sources.folder import read_image
-from qcnn_lightning.data.split_images import STORED_AS
+from qcnn_lightning.data.split_images import STORED_AS, SplitImages
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.evaluation.evaluate import check_fit, last_checkpoint, make_folder, rebuild_data
+from qcnn_lightning.evaluation.ensemble import ClassModel, check_same_images, class_model, one_of_each_class
+from qcnn_lightning.evaluation.evaluate import check_fit, find_checkpoints, make_folder, rebuild_data
 from qcnn_lightning.evaluation.predict import class_names, order_of, size_of
+from qcnn_lightning.evaluation.state_model import StateModel, check_layout, state_of
 from qcnn_lightning.files import replace_atomically
-from qcnn_lightning.runs.checkpoint import StoredCheckpoint
 from qcnn_lightning.runs.rebuild import network_of
 from qcnn_lightning.runs.settings import without_paths
-from qcnn_lightning.states import DensityState, MPSState
+from qcnn_lightning.states import ClassDensities, DensityState, MPSState
 
 HALF = "half"
 UNKNOWN = 128
@@ -54,8 +57,29 @@ class Samples:
         return (self.labels == self.taken_for).double().mean().item()
 
 
+@dataclass(frozen=True)
+class Subject:
+    """What is sampled.
+
+    Attributes:
+        state: log p(y, x), and samples.
+        class_names: in the order of the labels.
+        order: the pixel at every site.
+        shape: of the images, (height, width).
+        images: the data, or None where nothing is observed.
+        out: the picture's file if none is given.
+    """
+
+    state: DensityState | MPSState | ClassDensities
+    class_names: Sequence[str]
+    order: Int64[Tensor, " sites"]
+    shape: tuple[int, int]
+    images: SplitImages | None
+    out: Path
+
+
 def sample(config: DictConfig) -> tuple[Samples, Path]:
-    """Draw images from the density of a run; write them as a picture and as an array.
+    """Draw images from the density of a run, of one run per class, or in a file; write a picture and an array.
 
     Args:
         config: composed from `conf/sample.yaml`.
@@ -68,26 +92,17 @@ def sample(config: DictConfig) -> tuple[Samples, Path]:
             not fit, or a file that cannot be written.
     """
     check_numbers_of(config)
-    folder = Path(str(config.run))
-    checkpoint = last_checkpoint(folder)
-    own = [str(path) for path in config.own]
-    network: Any = network_of(checkpoint, own)
-    with torch.no_grad():
-        state = network.state()
-    if not isinstance(state, DensityState | MPSState):
-        raise InputError(
-            f"run={folder}: its {type(network).__name__} is no density; samples need model=density or model=mps"
-        )
-    label = label_of(config.label, class_names(checkpoint, state.num_classes))
-    if config.observed is None and config.missing is None:
-        size = size_of(checkpoint)
-        order = order_of(checkpoint, size)
-        drawn = Samples(lay_on_image(state.sample(config.n, label, seed=config.seed), order, (size, size)))
-    else:
-        drawn = completed_images(config, checkpoint, network, state, label)
-    out = folder / "samples.png" if config.out is None else Path(str(config.out)).expanduser()
+    subject = subject_of(config)
+    out = subject.out if config.out is None else Path(str(config.out)).expanduser()
     if out.suffix != ".png":
         raise InputError(f"out={out}: the picture is a .png file; the array stands beside it")
+    label = None if config.label is None else class_number("label", config.label, subject.class_names)
+    if subject.images is None:
+        drawn = Samples(
+            lay_on_image(subject.state.sample(config.n, label, seed=config.seed), subject.order, subject.shape)
+        )
+    else:
+        drawn = completed_images(config, subject, subject.images, label)
     make_folder(out.parent)
     replace_atomically(out, as_png(picture(drawn)))
     array = io.BytesIO()
@@ -102,8 +117,6 @@ def check_numbers_of(config: DictConfig) -> None:
     Raises:
         InputError: one cannot be used.
     """
-    if config.run is None:
-        raise InputError("give run=DIR, a trained density")
     if not isinstance(config.n, int) or config.n < 1:
         raise InputError(f"n={config.n}: must be a whole number, 1 or more")
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
@@ -115,44 +128,81 @@ def check_numbers_of(config: DictConfig) -> None:
         raise InputError(f"missing={missing}: must be from 0 to 1, the part of the pixels that is missing")
 
 
-def label_of(given: Any, names: list[str]) -> int | None:
-    """Return the number of the class that `label` names, by its number or name; None for all classes.
+@torch.no_grad()
+def subject_of(config: DictConfig) -> Subject:
+    """Return the density that is sampled, with the images of its run if some pixels are observed.
 
     Raises:
-        InputError: there is no such class.
+        InputError: as `sample`.
     """
-    if given is None:
-        return None
-    if isinstance(given, int) and 0 <= given < len(names):
-        return given
-    if str(given) in names:
-        return names.index(str(given))
-    raise InputError(f"label={given}: there is no such class; choose 0 to {len(names) - 1}, or {', '.join(names)}")
+    own = [str(path) for path in config.own]
+    file = None if config.state is None else Path(str(config.state))
+    observes = config.observed is not None or config.missing is not None
+    state: Any = None if file is None else state_of(file, own)
+    if file is not None and not observes:
+        if state.layout is None:
+            raise InputError(f"state={file} does not say where its pixels stand in the image")
+        layout = state.layout
+        names = state.class_names or [str(label) for label in range(state.num_classes)]
+        beside = file.with_name(f"{file.stem}-samples.png")
+        order, shape = torch.tensor(layout.pixel_order), (layout.height, layout.width)
+        return Subject(density(state, f"state={file}"), names, order, shape, None, beside)
+    checkpoints, folder = find_checkpoints(config)
+    out = folder.with_name(f"{folder.name.replace('evaluation', 'samples')}.png")
+    checkpoint, places = checkpoints[0], one_of_each_class(checkpoints)
+    if len(checkpoints) > 1 and places is None:
+        raise InputError("runs that are sampled together are densities of one class each (data.classes=[3])")
+    networks: list[Any] = [StateModel(state)] if file is not None else [network_of(one, own) for one in checkpoints]
+    if places is None and not observes:
+        state = density(networks[0].state(), f"{checkpoint.path}: {type(networks[0]).__name__}")
+        size = size_of(checkpoint)
+        return Subject(
+            state, class_names(checkpoint, state.num_classes), order_of(checkpoint, size), (size, size), None, out
+        )
+    settings = without_paths(checkpoint.config)
+    if places is not None:
+        check_same_images(checkpoints, of_classes=True)
+        settings = settings | {"data": settings["data"] | {"classes": None}}
+    order = checkpoint.content.get(STORED_AS, {}).get("pixel_order")
+    images = rebuild_data(settings, config.data, checkpoint.path, own, order, networks[0].num_sites)
+    network = networks[0] if places is None else class_model([networks[place] for place in places], images)
+    check_fit(network, images, config.split)
+    if isinstance(network, ClassModel):
+        state = network.densities()
+    else:
+        state = density(network.state(), f"{checkpoint.path}: {type(network).__name__}")
+    if file is not None:
+        check_layout(state, images, file)
+    shown = images if observes else None
+    return Subject(state, images.class_names, images.pixel_order, images.image_shape, shown, out)
 
 
-def completed_images(
-    config: DictConfig, checkpoint: StoredCheckpoint, network: Any, state: DensityState | MPSState, label: int | None
-) -> Samples:
+def density(state: Any, what: str) -> Any:
+    """Return a state that has samples.
+
+    Raises:
+        InputError: it has none.
+    """
+    if not isinstance(state, DensityState | MPSState):
+        raise InputError(f"{what} is no density; samples need model=density or model=mps")
+    return state
+
+
+def completed_images(config: DictConfig, subject: Subject, datamodule: SplitImages, label: int | None) -> Samples:
     """Hide pixels of test images, draw them given the others, and classify by p(y | observed pixels).
 
     Args:
         config: composed from `conf/sample.yaml`.
-        checkpoint: of the run.
-        network: its model.
-        state: the model's states.
+        subject: what is sampled.
+        datamodule: its images.
         label: images of this class alone, and p(x | y); None for the first test images, and p(x).
     """
-    settings = without_paths(checkpoint.config)
-    kept = checkpoint.content.get(STORED_AS, {}).get("pixel_order")
-    own = [str(path) for path in config.own]
-    datamodule = rebuild_data(settings, config.data, checkpoint.path, own, kept, network.num_sites)
-    check_fit(network, datamodule, config.split)
     images, labels = datamodule.splits[config.split]
     chosen = torch.arange(len(labels)) if label is None else (labels == label).nonzero().flatten()
     if len(chosen) < config.n:
         raise InputError(f"n={config.n}: split={config.split} has {len(chosen)} such images")
     images, labels = images[chosen[: config.n]], labels[chosen[: config.n]]
-    order, shape = datamodule.pixel_order, datamodule.image_shape
+    order, shape = subject.order, subject.shape
     if config.missing is not None:
         generator = torch.Generator().manual_seed(config.seed)
         known = torch.rand(images.shape, generator=generator) >= config.missing
@@ -162,8 +212,8 @@ def completed_images(
         known = lay_on_chain(mask_of(Path(str(config.observed)), shape).unsqueeze(0), order)[0] > 0
     grey = images.double() / (255 if images.dtype == torch.uint8 else 1)
     observed = torch.where(known, grey, math.nan)
-    taken_for = state.log_joint(observed).argmax(-1)
-    drawn = state.sample(config.n, label, observed, config.seed)
+    taken_for = subject.state.log_joint(observed).argmax(-1)
+    drawn = subject.state.sample(config.n, label, observed, config.seed)
     return Samples(lay_on_image(drawn, order, shape), lay_on_image(observed, order, shape), labels, taken_for)
 
 

@@ -97,7 +97,9 @@ class Run:
         """The configuration, flattened: `settings["model.d"]`; a list is text, so that settings can be compared."""
         config = self._asked(COMPOSED, "data set, d and seed are unknown")
         settings = settings_of(config if isinstance(config, Mapping) else {})
-        settings |= {CLASSES: names} if isinstance(names := self.summary.get("class_names"), list) else {}
+        chosen = settings.pop(CLASSES, None)
+        names = chosen or self.summary.get("class_names")
+        settings |= {CLASSES: list(map(str, names))} if isinstance(names, list) else {}
         return {
             key: json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, list) else value
             for key, value in settings.items()

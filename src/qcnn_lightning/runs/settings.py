@@ -25,7 +25,7 @@ FREE_TO_CHANGE = (
 )
 """Settings, and whole groups of them, that do not change what is learned; all others must stay as they were."""
 CLASSES = "data.classes"
-"""What a run's images showed, to readers one more setting: runs of other classes are no repetitions of it."""
+"""What a run's images showed: to readers, of all runs that tell it. Runs of other classes are no repetitions of it."""
 MAX_EPOCHS = "trainer.max_epochs"
 PATHS_IN_A_CONFIG = {"": ("run_dir",), "data": ("root", "path", "cache", "system_folders")}
 ADDED_SINCE = {
@@ -35,8 +35,11 @@ ADDED_SINCE = {
     "data.augment.erase": 0,
     "data.augment.erase_fraction": 0.5,
     "data.augment.flip": False,
+    "data.augment.rotate": 0.0,
     "data.augment.shift": 0,
     "data.augment.shift_fraction": 0.5,
+    "data.augment.zoom": 0.0,
+    CLASSES: None,
     "data.levels": None,
     "data.rounding": "bernoulli",
     "data.redraw": False,

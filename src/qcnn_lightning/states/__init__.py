@@ -4,8 +4,10 @@
 that library takes a second to load.
 """
 
+from qcnn_lightning.states.class_densities import ClassDensities as ClassDensities
 from qcnn_lightning.states.dense_tree import DenseTreeState as DenseTreeState
 from qcnn_lightning.states.density import DensityState as DensityState
+from qcnn_lightning.states.load import load_state as load_state
 from qcnn_lightning.states.mps import MPSState as MPSState
 from qcnn_lightning.states.state import State as State
 from qcnn_lightning.states.state import StoredState as StoredState

@@ -7,7 +7,6 @@ mathematics is in `chain.py` and in theory.md, section A.
 import importlib
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,14 +33,14 @@ from qcnn_lightning.states.ensemble import check_comparable, checked_weights, su
 from qcnn_lightning.states.entropy import renyi_entropy, spectrum_of_grams, von_neumann_entropy
 from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
-from qcnn_lightning.states.state_file import MPS_STATE, read_epochs, read_state, write_state
+from qcnn_lightning.states.state_file import MPS_STATE, StoredInFiles
 
 IMAGES_AT_A_TIME = 500
 LARGEST_DENSE_SIZE = 2**24
 Images = Tensor | np.ndarray
 
 
-class MPSState(ChainLikelihood):
+class MPSState(ChainLikelihood, StoredInFiles):
     """One quantum state per class: |Psi_y> = sum A_1 .. A_c T_y A_{c+1} .. A_N |f_i1 .. f_iN> (theory.md, eq. A1).
 
     Args:
@@ -368,29 +367,3 @@ class MPSState(ChainLikelihood):
         network = qtn.MatrixProductState(arrays, shape="lpr")
         network.exponent = exponent * math.log10(2)
         return network
-
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file that describes itself (docs/state_format.md).
-
-        Raises:
-            InputError: the file cannot be written.
-        """
-        write_state(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "MPSState":
-        """Read states that `save` wrote.
-
-        Raises:
-            InputError: the file is missing, is not a safetensors file, holds no matrix product state, or was altered.
-        """
-        return cls(**read_state(path, cls.kind))
-
-    @classmethod
-    def load_epochs(cls, path: str | Path) -> "dict[int, MPSState]":
-        """Read the states of several epochs, which `write_epochs` wrote.
-
-        Raises:
-            InputError: as `load`.
-        """
-        return {epoch: cls(**arguments) for epoch, arguments in read_epochs(path, cls.kind).items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -69,6 +69,42 @@ NETWORK_STATE = Kind("NetworkState", PRODUCT, version=2, earlier=EARLIER_FORMATS
 DENSITY_STATE = Kind("DensityState", PRODUCT, others=("top", "padding", "local"))
 DENSE_TREE_STATE = Kind("DenseTreeState", DENSE)
 MPS_STATE = Kind("MPSState", CHAIN, "num_sites", ("class_tensor", "padding"), ("class_site",))
+
+
+# beartype cannot check Self.
+Stored = TypeVar("Stored", bound="StoredInFiles")
+
+
+class StoredInFiles:
+    """States that write and read files which describe themselves (docs/state_format.md)."""
+
+    kind: ClassVar[Kind]
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        write_state(path, self)
+
+    @classmethod
+    def load(cls: type[Stored], path: str | Path) -> Stored:
+        """Read states that `save` wrote, in this or an earlier format.
+
+        Raises:
+            InputError: the file is missing, is not a safetensors file, holds no states of this class, or was altered.
+        """
+        return cls(**read_state(path, cls.kind))
+
+    @classmethod
+    def load_epochs(cls: type[Stored], path: str | Path) -> dict[int, Stored]:
+        """Read the states of a run's epochs, `states.safetensors` of its folder; epoch -1 is before training.
+
+        Raises:
+            InputError: as `load`.
+        """
+        return {epoch: cls(**arguments) for epoch, arguments in read_epochs(path, cls.kind).items()}
 
 
 def grey_levels(white: float) -> str:

@@ -6,7 +6,6 @@ round-off in float64, needs no state vector, and can be differentiated with resp
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -26,7 +25,7 @@ from qcnn_lightning.states.entropy import block_spectra_below, cut_spectrum, ren
 from qcnn_lightning.states.gram import Environment, binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
 from qcnn_lightning.states.observables import Observables
-from qcnn_lightning.states.state_file import NETWORK_STATE, read_epochs, read_state, write_state
+from qcnn_lightning.states.state_file import NETWORK_STATE, StoredInFiles
 
 IMAGES_AT_A_TIME = 500
 
@@ -35,7 +34,7 @@ Images: TypeAlias = Tensor | np.ndarray
 """(batch, N) grey levels in tree order, uint8 or floats in [0, 1]."""
 
 
-class NetworkState(Observables):
+class NetworkState(Observables, StoredInFiles):
     """One quantum state per class, given by the site tensors of a tree tensor network.
 
     Args:
@@ -346,29 +345,3 @@ class NetworkState(Observables):
             InputError: max(d_L + 1, classes) vectors of (d_0 + 1)^N numbers would be more than 2^24 numbers.
         """
         return dense_vectors(self.site_tensors, self.top)
-
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file that describes itself (docs/state_format.md).
-
-        Raises:
-            InputError: the file cannot be written.
-        """
-        write_state(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "NetworkState":
-        """Read a state that `save` wrote, in this or an earlier format.
-
-        Raises:
-            InputError: the file is missing, is not a safetensors file, holds no state, or was altered.
-        """
-        return cls(**read_state(path, cls.kind))
-
-    @classmethod
-    def load_epochs(cls, path: str | Path) -> dict[int, "NetworkState"]:
-        """Read the states of a run's epochs, `states.safetensors` of its folder; epoch -1 is before training.
-
-        Raises:
-            InputError: as `load`.
-        """
-        return {epoch: cls(**arguments) for epoch, arguments in read_epochs(path, cls.kind).items()}
