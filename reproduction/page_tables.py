@@ -545,7 +545,7 @@ def densities(collection: Collection) -> Iterator[Row]:
                 run = row["run"]
                 counts = f"{run.summary['num_parameters']}", f"{run.last_epoch + 1:.0f}", f"{row['runs']}"
                 numbers = (
-                    spread(*row[name], digits)
+                    spread(row[name][0], row[name][1], digits)
                     for name, digits in (
                         *(("nats/test", 2), ("nats/train", 2), ("bits_per_pixel/test", 3)),
                         *(("ee/mean", 2), ("ee/mixture", 2), ("seconds", 0)),
