@@ -6,6 +6,9 @@ entropies, and every few steps is interrupted, off its clock, to time some steps
 
     python benchmarks/throughput.py                                   # d = 2, 18, 40, both sharings, 1 and 2 threads
     python benchmarks/throughput.py --d 18 --sharing full --threads 2 --data fmnist mnist
+    python benchmarks/throughput.py --precision highest --output benchmarks/results/throughput_highest.json
+
+With --precision highest the matrix units are not used: the figures are those of a processor that has none.
 """
 
 import argparse
@@ -135,7 +138,13 @@ class Alternation(pl.Callback):
         self.every = max(self.steps // self.pauses, 1)
         sharing = "sibling" if len(network.levels[0].weight) == 2 else "full"
         textbook = TextbookQCNN(network.num_sites, network.num_classes, network.channels[0], sharing)
-        bare = QCNN(network.num_sites, network.num_classes, network.channels[0], sharing=sharing)
+        bare = QCNN(
+            network.num_sites,
+            network.num_classes,
+            network.channels[0],
+            sharing=sharing,
+            precision=network.precision,
+        )
         floats = images.float() / 255
         self.slices = {
             "textbook_step": Slice(
@@ -218,6 +227,7 @@ def measure(data: str, d: int, sharing: str, threads: int, arguments: argparse.N
             f"data={data}",
             f"model.d={d}",
             f"model.sharing={sharing}",
+            f"model.precision={arguments.precision}",
             f"logger={arguments.logger}",
             f"run_dir={folder}",
             "sweep.name=throughput",
@@ -227,9 +237,6 @@ def measure(data: str, d: int, sharing: str, threads: int, arguments: argparse.N
             f"+callbacks.alternation.textbook_share={arguments.textbook_share}",
             f"+callbacks.alternation.bare_share={arguments.bare_share}",
         ]
-        if arguments.steps:
-            per_item = f"data.batches_per_item={min(arguments.steps, 20)}"
-            overrides += [per_item, f"+trainer.limit_train_batches={max(arguments.steps // 20, 1)}"]
         train(compose("train", overrides))
     return {"data": data, "d": d, "sharing": sharing, "threads": threads} | ROWS[-1]
 
@@ -269,7 +276,7 @@ def main() -> None:
     parser.add_argument("--d", nargs="+", type=int, default=[2, 18, 40])
     parser.add_argument("--sharing", nargs="+", default=["full", "sibling"])
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--steps", type=int, help="steps an epoch, for a quick look; the whole data set if not given")
+    parser.add_argument("--precision", default="high", choices=("high", "highest"))
     parser.add_argument("--pauses", type=int, default=20, help="how often the epoch is interrupted")
     parser.add_argument("--textbook-share", type=float, default=0.25, help="part of an epoch that the textbook does")
     parser.add_argument("--bare-share", type=float, default=0.25, help="part of an epoch that the bare loop does")

@@ -489,7 +489,7 @@ def densities(collection: Collection) -> Iterator[Row]:
                 run = row["run"]
                 counts = f"{run.summary['num_parameters']}", f"{run.last_epoch + 1:.0f}", f"{row['runs']}"
                 numbers = (
-                    spread(*row[name], digits)
+                    spread(row[name], digits)
                     for name, digits in (
                         *(("nats/test", 2), ("nats/train", 2), ("bits_per_pixel/test", 3)),
                         *(("ee/mean", 2), ("ee/mixture", 2), ("seconds", 0)),
@@ -594,7 +594,7 @@ def population_sample() -> Iterator[Row]:
         )
 
 
-def throughput() -> Iterator[Row]:
+def throughput(measurement: str = "throughput") -> Iterator[Row]:
     """Yield whole epochs of the project's training beside the textbook's loop and the matrix-product floor."""
     yield (
         "data set",
@@ -611,7 +611,7 @@ def throughput() -> Iterator[Row]:
         "over the floor",
         "evaluation, part of the epoch",
     )
-    for row in json.loads((MEASUREMENTS / "throughput.json").read_text())["rows"]:
+    for row in json.loads((MEASUREMENTS / f"{measurement}.json").read_text())["rows"]:
         epoch, textbook = row["epoch_s"], row["textbook_epoch_s"]
         yield (
             data_name(row["data"]),
@@ -670,7 +670,7 @@ OF_RUNS: dict[str, Callable[[Collection], Iterator[Row]]] = {
     "densities": densities,
     "density_interventions": density_interventions,
 }
-OF_MEASUREMENTS = {
+OF_MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {
     "baselines": baselines,
     "time_to_accuracy": time_to_accuracy,
     "entropy_precision": entropy_precision,
@@ -678,6 +678,7 @@ OF_MEASUREMENTS = {
     "entropy_seconds": entropy_seconds,
     "population_sample": population_sample,
     "throughput": throughput,
+    "throughput_highest": partial(throughput, "throughput_highest"),
     "kernel_precision": kernel_precision,
     "scaling": scaling,
 }
@@ -723,8 +724,9 @@ def percent(mean: float, deviation: float) -> str:
     return f"{100 * mean:.2f}%" if math.isnan(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}%"
 
 
-def spread(mean: float, deviation: float, digits: int) -> str:
-    """Return "100.75 ± 0.12" with so many digits; without the deviation if there is none, empty without a number."""
+def spread(of_runs: tuple[float, float], digits: int) -> str:
+    """Return "100.75 ± 0.12"; without the deviation if there is none, empty without a number."""
+    mean, deviation = of_runs
     if math.isnan(mean):
         return ""
     return f"{mean:.{digits}f}" if math.isnan(deviation) else f"{mean:.{digits}f} ± {deviation:.{digits}f}"

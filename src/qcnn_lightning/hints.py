@@ -48,7 +48,7 @@ HABITS = {
     "model.scheduler": "the schedule is a part of its own: scheduler=halving|one_cycle|constant",
     "model.lr": "optimizer.lr",
     "model.compile": "model.kernel=auto is compiled C++ where that fits",
-    "model.dtype": "weights may be complex for model=convac, ttn or density",
+    "model.dtype": "weights may be complex for model=convac, ttn, mps or density",
     "model.net": "model.d and model.sharing make the network; model=own takes your own",
     "callbacks.early_stopping": "choose callbacks=early_stopping first",
     "callbacks.model_checkpoint": KEPT,
@@ -206,8 +206,8 @@ def check_settings(config: DictConfig) -> None:
     for part, settings in plain.items():
         if part not in parts:
             raise InputError(refused_setting(part, "" if isinstance(settings, Mapping) else str(settings)))
-        # A data source reads its own.
-        if part != "data":
+        # A data source reads its own, and other settings refer to those of a sweep.
+        if part not in ("data", "sweep"):
             check_part(part, settings, known)
 
 

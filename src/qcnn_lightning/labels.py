@@ -26,6 +26,7 @@ SETTING_NAMES = {
     "data.augment.erase": "erased squares",
     "data.augment.erase_fraction": "erased images",
     "data.augment.flip": "mirrored",
+    "data.augment.rotate": "largest turn",
     "data.augment.shift": "shift",
     "data.augment.shift_fraction": "shifted images",
     "optimizer.lr": "learning rate",
@@ -50,8 +51,10 @@ PHRASES: Mapping[str, Callable[[Any], str]] = {
     "data.augment.erase": lambda side: f"squares of {_pixels(side)} erased" if side else "nothing erased",
     "data.augment.erase_fraction": lambda part: _part(part, "erased"),
     "data.augment.flip": lambda flip: "mirrored" if flip else "not mirrored",
+    "data.augment.rotate": lambda degrees: f"turned by up to {degrees}°" if degrees else "not turned",
     "data.augment.shift": lambda shift: f"shifted by {_pixels(shift)}" if shift else "not shifted",
     "data.augment.shift_fraction": lambda part: _part(part, "shifted"),
+    "data.augment.zoom": lambda part: f"size ± {part:.0%}" if part else "size unchanged",
     "model.basis": lambda basis: f"{str(basis).capitalize()} basis" if str(basis).isalpha() else f"basis = {basis}",
     "model.sharing": lambda sharing: f"{sharing} sharing",
     "model.start": lambda start: {"product_state": "product-state start", "default": "PyTorch's start"}.get(

@@ -3,9 +3,10 @@
     python -m tests.campaigns.kills                   # 100 kills, some half an hour; exit code 1 at a violation
     python -m tests.campaigns.kills --kills 12 --seed 3
 
-Single runs, serial sweeps and sweeps with joblib, whose killed process is the sweep's or a job's. Each is killed and
-started again at once, until it ends by itself. Then the rows of all runs, float64, weights and moments must be those of
-runs that nobody killed; and there must be no temporary files, no lock that is held, and no process.
+Single runs, serial sweeps, sweeps trained together, and sweeps with joblib, whose killed process is the sweep's or a
+job's. Each is killed and started again at once, until it ends by itself. Then the rows of all runs, float64, weights
+and moments must be those of runs that nobody killed; and there must be no temporary files, no lock that is held, and no
+process.
 """
 
 import argparse
@@ -36,6 +37,7 @@ EPOCHS = 20
 KINDS = {
     "single": ("hydra.run.dir=runs/0", "seed=0"),
     "serial sweep": (*SWEPT, "seed=0,1,2"),
+    "together": (*SWEPT, "seed=0,1,2", "hydra/launcher=together"),
     "joblib sweep": (*SWEPT, "seed=0,1,2", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
 }
 SECONDS_TO_END = 330

@@ -3,9 +3,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import affine_transform
 from torch import Tensor
 
-from qcnn_lightning.data.augmentation import CONTRASTS, Augmentation
+from qcnn_lightning.data.augmentation import CONTRASTS, Augmentation, Drawn
 from qcnn_lightning.data.flattening import FLATTENINGS, PADDING, lay_on_chain, lay_on_image, pixel_order
 from qcnn_lightning.errors import InputError
 
@@ -22,6 +23,13 @@ def images_of(count: int, size: int) -> Tensor:
     return torch.randint(1, 256, (count, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
+def drawn_of(**given_: Tensor) -> Drawn:
+    """Drawn numbers that change nothing but what is given."""
+    count = len(next(iter(given_.values())))
+    nothing = torch.zeros(count, dtype=torch.int64)
+    return Drawn(**{**dict.fromkeys(Drawn._fields, nothing), "turns": torch.zeros(count, 2).double()} | given_)
+
+
 @pytest.mark.parametrize("flatten", FLATTENINGS)
 @given(size=st.sampled_from([2, 4, 5, 9, 12, 16]), shift=st.integers(0, 1), flip=st.booleans())
 def test_every_transform_is_a_shift_or_reflection_of_the_image(flatten, size, shift, flip):
@@ -29,8 +37,7 @@ def test_every_transform_is_a_shift_or_reflection_of_the_image(flatten, size, sh
     augmentation = Augmentation(order, (size, size), shift=shift, flip=flip)
     image = images_of(1, size)
     transforms = torch.arange(len(augmentation.probabilities))
-    same = torch.zeros_like(transforms)
-    altered = augmentation(lay_on_chain(image, order).expand(len(transforms), -1), transforms, same, same)
+    altered = augmentation(lay_on_chain(image, order).expand(len(transforms), -1), drawn_of(transforms=transforms))
     assert not altered[:, order == PADDING].any()
     steps = range(-shift, shift + 1)
     right = [
@@ -46,7 +53,7 @@ def test_every_transform_is_a_shift_or_reflection_of_the_image(flatten, size, sh
 @pytest.mark.parametrize(("shift", "fraction", "flip"), [(1, 0.5, False), (2, 0.9, True), (0, 0.5, True)])
 def test_transforms_are_drawn_as_often_as_asked(shift, fraction, flip):
     augmentation = Augmentation(pixel_order("left_right", 8, 8), (8, 8), shift, fraction, flip)
-    drawn, *_ = augmentation.draw(200_000, seed=1, epoch=0)
+    drawn = augmentation.draw(200_000, seed=1, epoch=0).transforms
     num_displacements = (2 * shift + 1) ** 2
     still = (drawn % num_displacements == 0).double().mean()
     mirrored = (drawn >= num_displacements).double().mean()
@@ -64,8 +71,7 @@ def test_every_erasure_makes_a_square_about_a_pixel_black(flatten, size, erase):
     augmentation = Augmentation(order, (size, size), erase=erase)
     image = images_of(1, size)
     erasures = torch.arange(len(augmentation.erasure_probabilities))
-    nothing = torch.zeros_like(erasures)
-    altered = augmentation(lay_on_chain(image, order).expand(len(erasures), -1), nothing, erasures, nothing)
+    altered = augmentation(lay_on_chain(image, order).expand(len(erasures), -1), drawn_of(erasures=erasures))
     black = lay_on_image(altered, order, (size, size)) == 0
     assert not black[0].any()
     reach = range(-(erase // 2), erase - erase // 2)
@@ -79,7 +85,7 @@ def test_every_erasure_makes_a_square_about_a_pixel_black(flatten, size, erase):
 
 def test_erasures_are_drawn_as_often_as_asked():
     augmentation = Augmentation(pixel_order("left_right", 8, 8), (8, 8), erase=3, erase_fraction=0.3)
-    _, drawn, _ = augmentation.draw(200_000, seed=1, epoch=0)
+    drawn = augmentation.draw(200_000, seed=1, epoch=0).erasures
     counts = torch.bincount(drawn, minlength=65) / len(drawn)
     torch.testing.assert_close(counts.double(), augmentation.erasure_probabilities, rtol=0, atol=0.006)
 
@@ -87,14 +93,41 @@ def test_erasures_are_drawn_as_often_as_asked():
 def test_contrasts_multiply_the_grey_levels_about_one():
     augmentation = Augmentation(pixel_order("left_right", 8, 8), (8, 8), contrast=0.3)
     images = images_of(1, 8).reshape(1, 64).expand(2000, -1)
-    *_, drawn = augmentation.draw(2000, seed=0, epoch=0)
-    same = torch.zeros_like(drawn)
-    altered = augmentation(images, same, same, drawn)
+    drawn = augmentation.draw(2000, seed=0, epoch=0).contrasts
+    altered = augmentation(images, drawn_of(contrasts=drawn))
     factors = torch.linspace(0.7, 1.3, CONTRASTS)[drawn]
     right = (images * factors[:, None]).clamp(max=255)
     assert ((altered - right).abs() <= 0.501).all()
     assert len(drawn.unique()) == CONTRASTS
     assert factors.mean() == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("shape", [(9, 9), (8, 12)])
+@given(angle=st.floats(-1, 1), size=st.floats(-1, 1))
+def test_images_are_turned_and_zoomed_about_their_centre_as_by_scipy(shape, angle, size):
+    order = pixel_order("z_left_right", *shape)
+    augmentation = Augmentation(order, shape, rotate=40.0, zoom=0.3)
+    image = torch.randint(256, (1, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    altered = augmentation(lay_on_chain(image, order), drawn_of(turns=torch.tensor([[angle, size]]).double()))
+    radians, factor = np.deg2rad(40) * angle, 1 + 0.3 * size
+    # scipy's axes are down and right.
+    turn = np.array([[np.cos(radians), np.sin(radians)], [-np.sin(radians), np.cos(radians)]]) / factor
+    centre = (np.array(shape) - 1) / 2
+    # Black lies around the image, as in the frame, and interpolation reaches into it.
+    framed = np.pad(image[0].numpy().astype(float), 30)
+    right = affine_transform(framed, turn, offset=centre + 30 - turn @ (centre + 30), order=1)[30:-30, 30:-30]
+    assert np.abs(lay_on_image(altered, order, shape)[0].numpy() - right).max() <= 0.51
+
+
+def test_turns_are_spread_evenly_and_no_turn_changes_nothing():
+    order = pixel_order("left_right", 8, 8)
+    augmentation = Augmentation(order, (8, 8), rotate=10.0, zoom=0.2)
+    turns = augmentation.draw(100_000, seed=1, epoch=0).turns
+    quarters = torch.histc(turns[:, 0].float(), 4, -1, 1), torch.histc(turns[:, 1].float(), 4, -1, 1)
+    torch.testing.assert_close(torch.stack(quarters) / len(turns), torch.full((2, 4), 0.25), rtol=0, atol=0.007)
+    assert abs(float(torch.corrcoef(turns.mT)[0, 1])) < 0.02
+    images = lay_on_chain(images_of(3, 8), order)
+    assert torch.equal(augmentation(images, drawn_of(turns=torch.zeros(3, 2).double())), images)
 
 
 def test_without_settings_nothing_changes():
@@ -106,8 +139,10 @@ def test_without_settings_nothing_changes():
     assert not Augmentation(order, (8, 8), shift=1).changes_nothing
     assert not Augmentation(order, (8, 8), erase=3).changes_nothing
     assert not Augmentation(order, (8, 8), contrast=0.1).changes_nothing
+    assert not Augmentation(order, (8, 8), rotate=5.0).changes_nothing
+    assert not Augmentation(order, (8, 8), zoom=0.1).changes_nothing
     images = lay_on_chain(images_of(5, 8), order)
-    assert torch.equal(augmentation(images, *augmentation.draw(5, seed=0, epoch=0)), images)
+    assert torch.equal(augmentation(images, augmentation.draw(5, seed=0, epoch=0)), images)
 
 
 def test_draws_depend_on_seed_and_epoch_alone():
@@ -115,7 +150,7 @@ def test_draws_depend_on_seed_and_epoch_alone():
 
     def draw(seed: int, epoch: int) -> list[int]:
         torch.rand(seed + epoch)  # whatever else draws random numbers
-        return torch.cat(augmentation.draw(100, seed, epoch)).tolist()
+        return torch.cat([drawn.flatten() for drawn in augmentation.draw(100, seed, epoch)]).tolist()
 
     draws = {(seed, epoch): draw(seed, epoch) for seed in range(4) for epoch in range(4)}
     assert draws == {key: draw(*key) for key in reversed(draws)}
@@ -127,7 +162,7 @@ def test_the_images_in_memory_stay_as_they_are():
     augmentation = Augmentation(order, (4, 4), shift=2, shift_fraction=1.0, flip=True, erase=3, contrast=0.5)
     images = lay_on_chain(images_of(50, 4), order)
     before = images.clone()
-    assert not torch.equal(augmentation(images, *augmentation.draw(50, seed=0, epoch=0)), before)
+    assert not torch.equal(augmentation(images, augmentation.draw(50, seed=0, epoch=0)), before)
     assert torch.equal(images, before)
 
 
@@ -142,6 +177,9 @@ def test_the_images_in_memory_stay_as_they_are():
         ({"erase": 9}, "data.augment.erase=9"),
         ({"erase_fraction": 1.1}, "data.augment.erase_fraction=1.1"),
         ({"contrast": 1.1}, "data.augment.contrast=1.1"),
+        ({"rotate": -1.0}, "data.augment.rotate=-1"),
+        ({"rotate": 181.0}, "data.augment.rotate=181"),
+        ({"zoom": 1.0}, "data.augment.zoom=1"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, named):

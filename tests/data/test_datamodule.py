@@ -220,7 +220,7 @@ def test_training_images_alone_are_altered_each_by_its_own_transform_in_every_ep
     loader = altered.train_dataloader()
     for epoch in (0, 1, 5):
         loader.sampler.set_epoch(epoch)
-        expected = augmentation(images, *augmentation.draw(len(images), altered.seed, epoch))
+        expected = augmentation(images, augmentation.draw(len(images), altered.seed, epoch))
         order = torch.cat([indices for together in loader.sampler for indices in together])
         batches = [batch for together in loader for batch in together]
         assert torch.equal(torch.cat([images for images, _ in batches]), expected[order])

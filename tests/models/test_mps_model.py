@@ -1,5 +1,6 @@
 """The matrix product state in training: its numbers and gradients are those of its state, in single precision too."""
 
+import itertools
 import math
 
 import pytest
@@ -18,13 +19,15 @@ SETTINGS = [
     {"basis": "fourier", "d": 4, "white": 0.5},
     {"basis": "levels", "d": 1},
     {"basis": "levels", "d": 2, "class_site": "end"},
+    {"dtype": "complex"},
+    {"dtype": "complex", "basis": "levels", "d": 1, "class_site": "end"},
 ]
 COSTS = [SquaredDistance(), CrossEntropy(), CrossEntropy(0.01), NegativeLogLikelihood(), NegativeLogLikelihood(False)]
 
 
-def chain(num_sites=32, classes=3, seed=0, padded=(2, 30), dtype=torch.float64, **settings):
+def chain(num_sites=32, classes=3, seed=0, padded=(2, 30), precision=torch.float64, **settings):
     torch.manual_seed(seed)
-    model = MPS(num_sites, classes, **{"bond": 5, "d": 2, "spread": 2.0, **settings}).to(dtype)
+    model = MPS(num_sites, classes, **{"bond": 5, "d": 2, "spread": 2.0, **settings}).to(precision)
     model.mark_padding(torch.isin(torch.arange(num_sites), torch.tensor(padded)))
     return model
 
@@ -46,7 +49,8 @@ def test_scores_and_likelihoods_are_those_of_the_state(settings):
     model = chain(**settings)
     x = images_for(model)
     state = model.state()
-    close(model(x), state.amplitude(x))
+    # Scores of complex amplitudes are their sizes.
+    close(model(x), state.amplitude(x).abs() if model.is_complex else state.amplitude(x))
     close(model.log_joint(x), state.log_joint(x))
     close(model.log_partition(), state.log_partition())
     relative = model.relative_scores(x)
@@ -65,7 +69,8 @@ def test_gradients_written_by_hand_are_those_of_autograd_through_the_state(setti
         return torch.autograd.grad(scores, list(model.parameters()), gradient)
 
     state = model.state()
-    expected = gradients(state.log_joint(x) if isinstance(cost, NegativeLogLikelihood) else state.amplitude(x))
+    amplitude = state.amplitude(x).abs() if model.is_complex else state.amplitude(x)
+    expected = gradients(state.log_joint(x) if isinstance(cost, NegativeLogLikelihood) else amplitude)
     for ours, theirs in zip(gradients(scores_for(cost, model)(x)), expected, strict=True):
         close(ours, theirs, 1e-9)
 
@@ -76,16 +81,18 @@ def test_gradients_reach_the_pixels():
     torch.autograd.gradcheck(model.forward, (x,))
 
 
-@pytest.mark.parametrize("class_site", ["middle", "end"])
-@pytest.mark.parametrize("spread", [1.0, 4.0])
-def test_a_thousand_sites_have_finite_scores_and_gradients_that_double_precision_confirms(class_site, spread):
-    model = chain(1024, 10, bond=8, dtype=torch.float32, class_site=class_site, spread=spread)
+@pytest.mark.parametrize(
+    ("class_site", "spread", "dtype"),
+    [*itertools.product(("middle", "end"), (1.0, 4.0), ("real",)), ("middle", 4.0, "complex")],
+)
+def test_a_thousand_sites_have_finite_scores_and_gradients_that_double_precision_confirms(class_site, spread, dtype):
+    model = chain(1024, 10, bond=8, precision=torch.float32, class_site=class_site, spread=spread, dtype=dtype)
     x = torch.randint(256, (10, 1024), dtype=torch.uint8)
     labels = torch.arange(10)
     for cost in (CrossEntropy(), NegativeLogLikelihood()):
         costs, gradients = [], []
-        for dtype in (torch.float32, torch.float64):
-            model.to(dtype).zero_grad()
+        for precision in (torch.float32, torch.float64):
+            model.to(precision).zero_grad()
             costs.append(cost(scores_for(cost, model)(x), labels))
             costs[-1].mean().backward()
             gradients.append([parameter.grad.double() for parameter in model.parameters()])
@@ -96,7 +103,7 @@ def test_a_thousand_sites_have_finite_scores_and_gradients_that_double_precision
 
 
 def test_weights_of_any_size_neither_over_nor_underflow():
-    model = chain(1024, 10, bond=8, dtype=torch.float32)
+    model = chain(1024, 10, bond=8, precision=torch.float32)
     x = torch.randint(256, (10, 1024), dtype=torch.uint8)
     for factor in (100.0, 1e-30):
         with torch.no_grad():
@@ -109,9 +116,9 @@ def test_weights_of_any_size_neither_over_nor_underflow():
 
 
 def test_a_start_without_spread_is_a_product_state_and_the_usual_one_is_near():
-    for class_site in ("middle", "end"):
-        assert chain(spread=0.0, class_site=class_site).state().entanglement_entropy().abs().max() < 1e-10
-        near = chain(spread=1.0, padded=(), class_site=class_site).state().cut_entropies()
+    for class_site, dtype in itertools.product(("middle", "end"), ("real", "complex")):
+        assert chain(spread=0.0, class_site=class_site, dtype=dtype).state().entanglement_entropy().abs().max() < 1e-10
+        near = chain(spread=1.0, padded=(), class_site=class_site, dtype=dtype).state().cut_entropies()
         assert 0 < near.max() < 1
 
 
@@ -132,6 +139,8 @@ def test_sites_without_a_pixel_hold_what_they_like():
 
 def test_the_number_of_parameters_is_the_formula():
     d, bond = 2, 20
+    # Complex weights count twice.
+    assert num_parameters(MPS(256, 10, d=d, dtype="complex")) == 2 * num_parameters(MPS(256, 10, d=d))
     assert num_parameters(MPS(256, 10, d=d)) == 2 * (d + 1) * bond + 254 * (d + 1) * bond**2 + 10 * bond**2
     assert num_parameters(MPS(256, 10, d=d, class_site="end")) == (d + 1) * bond + 255 * (d + 1) * bond**2 + 10 * bond
 
@@ -170,6 +179,7 @@ def test_the_entropy_can_be_a_term_of_the_cost():
         ({"d": 0}, "model.d=0"),
         ({"class_site": "left"}, "model.class_site=left: choose one of middle, end"),
         ({"spread": -1.0}, "model.spread=-1.0"),
+        ({"dtype": "half"}, "model.dtype=half: choose one of real, complex"),
         ({"basis": "fourier", "d": 3}, "choose an even model.d"),
         ({"num_sites": 5}, "num_sites=5"),
         ({"white": 2.0}, "data.white=2.0"),

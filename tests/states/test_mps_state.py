@@ -16,6 +16,7 @@ from qcnn_lightning.pixels import PADDING
 from qcnn_lightning.states.layout import ImageLayout
 from qcnn_lightning.states.state_file import write_epochs
 
+NUMBERS = [torch.float64, torch.complex128]
 PLACES = [(2, 1), (2, 2), (5, 0), (6, 3), (6, 6), (8, 4), (8, 2)]
 
 
@@ -46,15 +47,16 @@ def dense_entropies(vector, local, num_sites):
     return torch.stack([torch.special.entr(weights / weights.sum()).sum() for weights in spectra])
 
 
+@pytest.mark.parametrize("dtype", NUMBERS)
 @pytest.mark.parametrize(("num_sites", "class_site"), PLACES)
-def test_norms_overlaps_and_all_cuts_are_those_of_the_vectors(num_sites, class_site):
-    state = drawn_chain(num_sites, 2 if num_sites == 8 else 3, class_site=class_site)
+def test_norms_overlaps_and_all_cuts_are_those_of_the_vectors(num_sites, class_site, dtype):
+    state = drawn_chain(num_sites, 2 if num_sites == 8 else 3, class_site=class_site, dtype=dtype)
     vectors = dense_vectors(state)
     close(state.dense(), vectors)
-    close(state.log_norm(), vectors.square().sum(1).log())
-    close(state.log_partition(), vectors.square().sum().log())
+    close(state.log_norm(), vectors.abs().square().sum(1).log())
+    close(state.log_partition(), vectors.abs().square().sum().log())
     normalised = vectors / vectors.norm(dim=1, keepdim=True)
-    close(state.overlaps(), normalised @ normalised.mT)
+    close(state.overlaps(), normalised.conj() @ normalised.mT)
     local = state.site_tensors[0].shape[1]
     entropies = torch.stack([dense_entropies(vector, local, num_sites) for vector in vectors])
     close(state.cut_entropies(), entropies)
@@ -68,18 +70,30 @@ def test_norms_overlaps_and_all_cuts_are_those_of_the_vectors(num_sites, class_s
     close(state.cut_entropies(2)[0, 0], state.renyi_entropy(2, 1)[0])
 
 
+@pytest.mark.parametrize("dtype", NUMBERS)
+@pytest.mark.parametrize("other_dtype", NUMBERS)
 @pytest.mark.parametrize(("place", "other_place"), [(3, 3), (3, 6), (6, 2), (0, 6)])
-def test_overlaps_between_chains_do_not_ask_where_their_classes_stand(place, other_place):
-    state = drawn_chain(class_site=place, seed=0)
-    other = drawn_chain(class_site=other_place, bond=3, classes=2, seed=1)
+def test_overlaps_between_chains_do_not_ask_where_their_classes_stand(place, other_place, dtype, other_dtype):
+    state = drawn_chain(class_site=place, seed=0, dtype=dtype)
+    other = drawn_chain(class_site=other_place, bond=3, classes=2, seed=1, dtype=other_dtype)
     ours, theirs = (vectors / vectors.norm(dim=1, keepdim=True) for vectors in map(dense_vectors, (state, other)))
-    close(state.overlaps(other), ours @ theirs.mT)
+    joint = torch.promote_types(dtype, other_dtype)
+    close(state.overlaps(other), ours.to(joint).conj() @ theirs.to(joint).mT)
 
 
+def test_a_state_of_fewer_local_functions_is_compared_as_one_of_more():
+    state, other = drawn_chain(local=2), drawn_chain(local=3, seed=1)
+    padded = [torch.nn.functional.pad(tensor, (0, 0, 0, 1)) for tensor in state.site_tensors]
+    same = MPSState(padded, state.class_tensor, state.class_site, "legendre")
+    close(state.overlaps(other), same.overlaps(other))
+    close(other.overlaps(state), same.overlaps(other).mT)
+
+
+@pytest.mark.parametrize("dtype", NUMBERS)
 @pytest.mark.parametrize("basis", ["legendre", "fourier"])
 @pytest.mark.parametrize("white", [1.0, 0.5])
-def test_amplitudes_and_conditionals_are_those_of_the_vectors(basis, white):
-    state = drawn_chain(basis=basis, white=white)
+def test_amplitudes_and_conditionals_are_those_of_the_vectors(basis, white, dtype):
+    state = drawn_chain(basis=basis, white=white, dtype=dtype)
     x = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
     functions = make_basis(basis, 2)(white * x.double())
     functions = torch.cat((torch.ones(4, 6, 1), functions), -1)
@@ -88,13 +102,14 @@ def test_amplitudes_and_conditionals_are_those_of_the_vectors(basis, white):
         product = torch.ones(1)
         for function in image:
             product = torch.outer(product, function).flatten()
-        expected.append(dense_vectors(state) @ product)
+        expected.append(dense_vectors(state) @ product.to(dtype))
     expected = torch.stack(expected)
     close(state.amplitude(x), expected)
     size, sign = state.log_amplitude(x)
     close(size, expected.abs().log())
-    assert torch.equal(sign, expected.sign())
-    close(state.conditional_probability(x), expected.square() / expected.square().sum(1, keepdim=True))
+    close(sign, expected.sgn())
+    weights = expected.abs().square()
+    close(state.conditional_probability(x), weights / weights.sum(1, keepdim=True))
     grey = torch.tensor([[0, 1, 100, 254, 255, 17]], dtype=torch.uint8)
     close(state.amplitude(grey), state.amplitude(grey.double() / 255))
 
@@ -110,8 +125,9 @@ def padding_of(num_sites, *sites):
 
 @pytest.mark.parametrize(("local", "padding"), [(2, ()), (3, ()), (2, (0, 4))])
 @pytest.mark.parametrize("class_site", [3, 6])
-def test_probabilities_of_all_images_and_labels_sum_to_one(local, padding, class_site):
-    state = drawn_chain(6, local, class_site=class_site, basis="levels", padding=padding_of(6, *padding))
+@pytest.mark.parametrize("dtype", NUMBERS)
+def test_probabilities_of_all_images_and_labels_sum_to_one(local, padding, class_site, dtype):
+    state = drawn_chain(6, local, class_site=class_site, dtype=dtype, basis="levels", padding=padding_of(6, *padding))
     images = all_images(6, local, padding)
     joint = state.log_joint(images).exp()
     close(joint.sum(), torch.tensor(1.0, dtype=torch.float64))
@@ -129,10 +145,10 @@ def test_probabilities_of_all_images_and_labels_sum_to_one(local, padding, class
 
 
 @pytest.mark.parametrize("label", [None, 1])
-@pytest.mark.parametrize("class_site", [2, 5])
-def test_samples_follow_the_probabilities_and_keep_what_is_known(label, class_site):
+@pytest.mark.parametrize(("class_site", "dtype"), [(2, NUMBERS[0]), (5, NUMBERS[0]), (2, NUMBERS[1])])
+def test_samples_follow_the_probabilities_and_keep_what_is_known(label, class_site, dtype):
     padding = padding_of(5, 3)
-    state = drawn_chain(5, 2, class_site=class_site, basis="levels", padding=padding)
+    state = drawn_chain(5, 2, class_site=class_site, dtype=dtype, basis="levels", padding=padding)
     images = all_images(5, 2, (3,))
     joint = state.log_joint(images).exp()
     weights = joint.sum(1) if label is None else joint[:, label]
@@ -198,17 +214,17 @@ def test_entropies_are_those_of_a_canonical_form_in_50_digits():
                 assert abs(value - exact) < 1e-8 * abs(exact)
 
 
-@pytest.mark.parametrize("class_site", [32, 64])
-def test_quimb_contracts_64_sites_to_the_same_numbers(class_site):
+@pytest.mark.parametrize(("class_site", "dtype"), [(32, NUMBERS[0]), (64, NUMBERS[0]), (32, NUMBERS[1])])
+def test_quimb_contracts_64_sites_to_the_same_numbers(class_site, dtype):
     quimb = pytest.importorskip("quimb.tensor")
-    state = drawn_chain(64, 3, bond=6, class_site=class_site)
+    state = drawn_chain(64, 3, bond=6, class_site=class_site, dtype=dtype)
     network = state.to_quimb(1)
     assert isinstance(network, quimb.MatrixProductState)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         norm = network.H & network
         value, exponent = norm.contract(strip_exponent=True)
-        log_norm = math.log(value) + math.log(10) * exponent
+        log_norm = math.log(abs(value)) + math.log(10) * exponent
         assert log_norm == pytest.approx(state.log_norm()[1].item(), rel=1e-10)
         plain = network.copy()
         plain.exponent = 0
@@ -221,14 +237,15 @@ def test_quimb_contracts_64_sites_to_the_same_numbers(class_site):
         value, exponent = (network & product).contract(strip_exponent=True)
         size, sign = state.log_amplitude(x)
         assert math.log(abs(value)) + math.log(10) * exponent == pytest.approx(size[0, 1].item(), rel=1e-10)
-        assert math.copysign(1, value) == sign[0, 1]
+        assert value / abs(value) == pytest.approx(sign[0, 1].item(), rel=1e-10)
 
 
+@pytest.mark.parametrize("dtype", NUMBERS)
 @pytest.mark.parametrize("class_site", [0, 3, 6])
-def test_gradients_are_finite_differences(class_site):
-    tensors, class_tensor, place = drawn_tensors(class_site=class_site)
+def test_gradients_are_finite_differences(class_site, dtype):
+    tensors, class_tensor, place = drawn_tensors(class_site=class_site, dtype=dtype)
     if class_site == 0:
-        class_tensor = torch.randn(1, 3, 1, dtype=torch.float64)
+        class_tensor = torch.randn(1, 3, 1, dtype=dtype)
     parameters = [tensor.requires_grad_() for tensor in (*tensors, class_tensor)]
     x = torch.rand(2, 6, generator=torch.Generator().manual_seed(1))
     directions = [torch.randn_like(tensor) for tensor in parameters]
@@ -239,7 +256,7 @@ def test_gradients_are_finite_differences(class_site):
         return torch.stack(
             [
                 state.log_norm().sum(),
-                state.overlaps()[0, 1],
+                state.overlaps()[0, 1].abs(),
                 state.log_amplitude(x)[0].sum(),
                 state.log_joint(x).sum(),
                 *(state.entanglement_entropy(cut).sum() for cut in (1, 2, 3, 5)),
@@ -253,7 +270,7 @@ def test_gradients_are_finite_differences(class_site):
     for value, slope in zip(values, slopes, strict=True):
         gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
         derived = sum(
-            (gradient * direction).sum()
+            (gradient.conj() * direction).sum().real
             for gradient, direction in zip(gradients, directions, strict=True)
             if gradient is not None
         )
@@ -283,17 +300,18 @@ def test_product_states_have_no_entropy_and_vanishing_ones_none():
     assert state.entanglement_entropy().isnan().tolist() == [False, True, False]
 
 
-def test_files_keep_everything(tmp_path):
+@pytest.mark.parametrize("dtype", NUMBERS)
+def test_files_keep_everything(tmp_path, dtype):
     layout = ImageLayout.of([*range(5), PADDING], (1, 5))
     given = {"white": 0.5, "padding": padding_of(6, 5), "class_names": ["é", "b", "c"], "layout": layout}
-    state = drawn_chain(class_site=2, **given)
+    state = drawn_chain(class_site=2, dtype=dtype, **given)
     state.save(tmp_path / "state.safetensors")
     loaded = MPSState.load(tmp_path / "state.safetensors")
     ours, theirs = ((*one.site_tensors, one.class_tensor, one.padding) for one in (state, loaded))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
     for name in ("class_site", "white", "class_names", "layout"):
         assert getattr(loaded, name) == getattr(state, name)
-    other = drawn_chain(class_site=2, seed=1, **given)
+    other = drawn_chain(class_site=2, seed=1, dtype=dtype, **given)
     write_epochs(tmp_path / "states.safetensors", {-1: state, 4: other})
     kept = MPSState.load_epochs(tmp_path / "states.safetensors")
     assert list(kept) == [-1, 4]
@@ -303,6 +321,31 @@ def test_files_keep_everything(tmp_path):
     (tmp_path / "state.safetensors").write_bytes(content)
     with pytest.raises(InputError, match="was altered"):
         MPSState.load(tmp_path / "state.safetensors")
+
+
+@pytest.mark.parametrize("dtypes", [*itertools.product(NUMBERS, NUMBERS)])
+@pytest.mark.parametrize("class_site", [0, 2, 6])
+def test_a_sum_has_the_sum_of_the_amplitudes_and_its_own_entropies(class_site, dtypes):
+    if class_site == 0:
+        tensors, _, _ = drawn_tensors()
+        ones = [
+            MPSState([seed * t.to(dtype) for t in tensors], torch.randn(1, 3, 1, dtype=dtype), 0, "legendre")
+            for seed, dtype in enumerate(dtypes, 1)
+        ]
+    else:
+        ones = [
+            drawn_chain(bond=bond, local=local, class_site=class_site, seed=bond, dtype=dtype)
+            for bond, local, dtype in zip((4, 3), (3, 2), dtypes, strict=True)
+        ]
+    weights = [0.5, -2.0]
+    total = MPSState.sum(ones, weights)
+    x = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
+    amplitudes = sum(weight * one.amplitude(x) for weight, one in zip(weights, ones, strict=True))
+    close(total.amplitude(x), amplitudes)
+    close(total.log_norm(), dense_vectors(total).abs().square().sum(1).log())
+    entropies = torch.stack([dense_entropies(vector, 3, 6) for vector in dense_vectors(total)])
+    close(total.cut_entropies(), entropies)
+    close(MPSState.sum(ones).amplitude(x), sum(one.amplitude(x) for one in ones) / 2)
 
 
 def test_it_is_a_state_and_some_of_its_classes_are_one():
@@ -323,6 +366,7 @@ def test_it_is_a_state_and_some_of_its_classes_are_one():
         ({"padding": torch.ones(6, dtype=torch.bool)}, "with a pixel at least at one"),
         ({"site_tensors": [torch.ones(1, 3, 1)] * 6}, "float32: entropies need"),
         ({"site_tensors": [torch.ones(1, 3, 1).double()]}, "has 1 tensors"),
+        ({"class_tensor": torch.ones(4, 3, 4, dtype=torch.complex128)}, "expected one dtype for all"),
         ({"class_names": ["a"]}, "class_names has 1 names"),
         ({"white": 2.0}, "data.white=2.0"),
     ],
@@ -340,6 +384,11 @@ def test_what_is_no_chain_is_told(change, message):
         (lambda state: state.schmidt_spectrum(6), "cut=6: expected 1 to 5"),
         (lambda state: state.overlaps(drawn_chain(5)), "6 and 5 pixels"),
         (lambda state: state.overlaps(drawn_chain(basis="fourier")), "cannot be compared"),
+        (lambda state: MPSState.sum([state, drawn_chain(class_site=2)]), "3 and 2 sites before their classes"),
+        (lambda state: MPSState.sum([state, drawn_chain(classes=2)]), "3 and 2 classes have no sum"),
+        (lambda state: MPSState.sum([state, drawn_chain(padding=padding_of(6, 1))]), "lack pixels at different sites"),
+        (lambda state: MPSState.sum([state], [1.0, 2.0]), "weights has 2 numbers, there are 1 states"),
+        (lambda state: MPSState.sum([]), "states is empty"),
         (lambda state: state.sample(0), "n=0"),
         (lambda state: state.sample(2, 3), "label=3"),
         (lambda state: state.to_quimb(4), "label=4"),

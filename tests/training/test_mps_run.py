@@ -11,8 +11,9 @@ from small_runs import EPOCHS, compose_small, summary_of, table_of
 
 import qcnn_lightning as ql
 from commands import command, train_command
-from composing import data_module, evaluation_of, ready
+from composing import composed, data_module, evaluation_of, ready
 from qcnn_lightning.data.flattening import PADDING
+from qcnn_lightning.evaluation.evaluate import evaluate
 from qcnn_lightning.training.run import train
 
 # Digits on 6x6 pixels stand at 64 sites, of which 28 have no pixel.
@@ -68,6 +69,20 @@ def test_an_evaluation_has_the_numbers_of_the_training_and_a_file_of_the_states(
     assert torch.equal(state.amplitude(images), found.amplitude(images))
     right = (state.conditional_probability(images).argmax(1) == labels).double().mean().item()
     assert right == pytest.approx(last["accuracy/test"], abs=1e-6)
+
+
+def test_several_runs_are_one_state(trained):
+    done = train_command(*TRAIN[:-1], "seed=1", "trainer.max_epochs=1", "hydra.run.dir=other", folder=trained)
+    assert done.returncode == 0, done.stderr
+    evaluation, folder = evaluate(composed("evaluate", f"runs=['{trained}/run','{trained}/other']", "figures=[]"))
+    states = [ql.load(trained / name).state() for name in ("run", "other")]
+    images, labels = ready(data_module("digits", "data.size=6", "data.flatten=z_left_right")).splits["test"]
+    amplitudes = sum(state.amplitude(images) for state in states) / 2
+    stored = ql.MPSState.load(folder / "state.safetensors")
+    torch.testing.assert_close(stored.amplitude(images), amplitudes, rtol=1e-9, atol=1e-12)
+    right = (amplitudes.abs().argmax(1) == labels).double().mean().item()
+    assert evaluation.classification.accuracy == pytest.approx(right, abs=1e-6)
+    torch.testing.assert_close(evaluation.entanglement.entropy, ql.MPSState.sum(states).entanglement_entropy())
 
 
 def test_the_states_of_every_epoch_are_kept_and_compared(trained):

@@ -30,7 +30,7 @@ from qcnn_lightning.training.run import LogFile, train
         (signal.SIGTERM, ["scheduler.scheduler.step_size=1"]),
         (signal.SIGINT, ["scheduler=one_cycle", "data.val_size=200", "evaluation_statistics=running"]),
         (signal.SIGTERM, ["trainer.precision=64-true"]),
-        (signal.SIGTERM, ["average_decay=0.9", "entropy_weight=0.1", "data.augment.shift=1"]),
+        (signal.SIGTERM, ["average_decay=0.9", "entropy_weight=0.1", "data.augment.shift=1", "data.augment.rotate=9"]),
     ],
 )
 def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(composed, interrupted, signum, overrides):

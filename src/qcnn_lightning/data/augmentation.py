@@ -1,31 +1,62 @@
-"""Shifted, mirrored, partly erased, brighter and darker training images, drawn anew in every epoch.
+"""Turned, shifted, mirrored, partly erased, brighter and darker training images, drawn anew in every epoch.
 
 Images lie in memory in tree order, so a shift or a reflection permutes sites: a row of a table tells each site where
 its grey level comes from. An erased square is a row of a table of the sites that are left, a contrast a row of a table
-of grey levels. Altering a batch takes a few indexing operations on 8-bit tensors, in any pixel order.
+of grey levels. Altering a batch takes a few indexing operations on 8-bit tensors, in any pixel order. Only images that
+are turned, or made larger or smaller, are laid out as pixels meanwhile.
 """
 
 import itertools
+import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
 
 from qcnn_lightning.data.batches import Batches, TrainingBatches
-from qcnn_lightning.data.flattening import PADDING
+from qcnn_lightning.data.flattening import PADDING, lay_on_chain, lay_on_image
 from qcnn_lightning.errors import InputError, checked_settings
 
 CONTRASTS = 31
 """The number of contrasts."""
 
 
-class Augmentation:
-    """Random shifts, reflections, erasures (arXiv 1708.04552) and contrasts of training images.
-
-    Site s of an altered image is levels[c][x[sources[t][s]] filled[t][s] left[e][s]], with drawn t, e, c.
+class Drawn(NamedTuple):
+    """What alters each of some images.
 
     Attributes:
+        transforms: int64 (images,), rows of `Augmentation.sources`.
+        erasures: int64 (images,), rows of `Augmentation.left`.
+        contrasts: int64 (images,), rows of `Augmentation.levels`.
+        turns: float64 (images, 2), the angle and the zoom as parts of the largest, from -1 to 1.
+    """
+
+    transforms: Int64[Tensor, " images"]
+    erasures: Int64[Tensor, " images"]
+    contrasts: Int64[Tensor, " images"]
+    turns: Float64[Tensor, "images 2"]
+
+    def of(self, indices: Int64[Tensor, " chosen"]) -> "Drawn":
+        """Return what alters these images."""
+        return Drawn(*(drawn[indices] for drawn in self))
+
+    def to(self, device: torch.device) -> "Drawn":
+        """Return it where the images are."""
+        return Drawn(*(drawn.to(device) for drawn in self))
+
+
+class Augmentation:
+    """Random turns, shifts, reflections, erasures (arXiv 1708.04552) and contrasts of training images.
+
+    Site s of an altered image is levels[c][x[sources[t][s]] filled[t][s] left[e][s]], with drawn t, e, c; x is turned
+    before that.
+
+    Attributes:
+        rotate: largest angle, radians.
+        zoom: most by which an image is made larger or smaller, as part of its size.
         sources: int64 (transforms, N), the site that each site's grey level comes from; any site where `filled` is 0.
         filled: uint8 (transforms, N), 0 at black sites: moved in from outside the image, or padding.
         probabilities: float64 (transforms,). Transform 0 changes nothing.
@@ -52,8 +83,10 @@ class Augmentation:
         erase: int = 0,
         erase_fraction: float = 0.5,
         contrast: float = 0.0,
+        rotate: int | float = 0.0,
+        zoom: int | float = 0.0,
     ):
-        """Tabulate the transforms. The last six arguments are the keys of `data.augment`.
+        """Tabulate the transforms. All arguments but the first two are the keys of `data.augment`.
 
         Args:
             pixel_order: site of the chain -> pixel of the row-major image, or `flattening.PADDING`.
@@ -66,9 +99,12 @@ class Augmentation:
             erase_fraction: fraction of the images that get a black square.
             contrast: grey levels are multiplied by one of `CONTRASTS` equally likely numbers from 1 - contrast to
                 1 + contrast, and cut off at white.
+            rotate: largest angle in degrees by which an image is turned about its centre; every angle up to it, either
+                way, is equally likely. Grey levels are interpolated bilinearly; black comes in.
+            zoom: an image is made larger or smaller about its centre, by any factor from 1 - zoom to 1 + zoom.
 
         Raises:
-            InputError: `shift`, `shift_fraction`, `erase`, `erase_fraction` or `contrast` is out of range.
+            InputError: a setting is out of range.
         """
         height, width = image_shape
         if not 0 <= shift < min(height, width):
@@ -85,6 +121,12 @@ class Augmentation:
         for key, fraction in fractions.items():
             if not 0 <= fraction <= 1:
                 raise InputError(f"data.augment.{key}={fraction} must lie between 0 and 1.")
+        if not 0 <= rotate <= 180:
+            raise InputError(f"data.augment.rotate={rotate} must lie between 0 and 180 degrees.")
+        if not 0 <= zoom < 1:
+            raise InputError(f"data.augment.zoom={zoom} must be at least 0 and less than 1.")
+        self.rotate, self.zoom = math.radians(rotate), zoom
+        self._pixel_order, self._image_shape = pixel_order, image_shape
         shown = pixel_order != PADDING
         site_of_pixel = torch.empty(height * width, dtype=torch.int64)
         site_of_pixel[pixel_order[shown]] = shown.nonzero().squeeze(1)
@@ -123,12 +165,15 @@ class Augmentation:
     def changes_nothing(self) -> bool:
         """Whether every image stays as it is, for certain."""
         certain = bool(self.probabilities[0] == 1) and bool(self.erasure_probabilities[0] == 1)
-        return certain and len(self.levels) == 1
+        return certain and len(self.levels) == 1 and not self.turns_images
 
-    def draw(
-        self, num_images: int, seed: int, epoch: int
-    ) -> tuple[Int64[Tensor, " images"], Int64[Tensor, " images"], Int64[Tensor, " images"]]:
-        """Draw a transform, an erasure and a contrast for every training image; only seed and epoch matter.
+    @property
+    def turns_images(self) -> bool:
+        """Whether images are turned, or made larger or smaller."""
+        return bool(self.rotate or self.zoom)
+
+    def draw(self, num_images: int, seed: int, epoch: int) -> Drawn:
+        """Draw what alters every training image; only seed and epoch matter.
 
         Args:
             num_images: size of the training set.
@@ -140,29 +185,39 @@ class Augmentation:
         of_contrasts = torch.full((len(self.levels),), 1 / len(self.levels), dtype=torch.float64)
         every = (self.probabilities, self.erasure_probabilities, of_contrasts)
         for branch, probabilities in enumerate(every, start=1):
-            state = np.random.SeedSequence((seed, epoch), spawn_key=(branch,)).generate_state(1, np.uint64)
-            generator = torch.Generator().manual_seed(int(state[0]))
-            uniform = torch.rand(num_images, dtype=torch.float64, generator=generator)
+            uniform = _uniform(num_images, seed, epoch, branch)
             drawn.append(torch.bucketize(uniform, probabilities.cumsum(0)[:-1], right=True))
-        return drawn[0], drawn[1], drawn[2]
+        turns = [_uniform(num_images, seed, epoch, branch) for branch in (4, 5)]
+        return Drawn(drawn[0], drawn[1], drawn[2], 2 * torch.stack(turns, 1) - 1)
 
     def move_to(self, device: torch.device) -> None:
         """Keep the tables where the images are."""
         self.sources, self.filled = self.sources.to(device), self.filled.to(device)
         self.left, self.levels = self.left.to(device), self.levels.to(device)
 
-    def __call__(
-        self,
-        images: UInt8[Tensor, "batch sites"],
-        transforms: Int64[Tensor, " batch"],
-        erasures: Int64[Tensor, " batch"],
-        contrasts: Int64[Tensor, " batch"],
-    ) -> UInt8[Tensor, "batch sites"]:
-        """Return every image altered by its transform, erasure and contrast."""
-        altered = images.gather(1, self.sources[transforms]).mul_(self.filled[transforms])
+    def __call__(self, images: UInt8[Tensor, "batch sites"], drawn: Drawn) -> UInt8[Tensor, "batch sites"]:
+        """Return every image altered by what was drawn for it."""
+        if self.turns_images:
+            images = self._turned(images, drawn.turns)
+        altered = images.gather(1, self.sources[drawn.transforms]).mul_(self.filled[drawn.transforms])
         if len(self.left) > 1:
-            altered.mul_(self.left[erasures])
-        return self.levels[contrasts].gather(1, altered.long()) if len(self.levels) > 1 else altered
+            altered.mul_(self.left[drawn.erasures])
+        return self.levels[drawn.contrasts].gather(1, altered.long()) if len(self.levels) > 1 else altered
+
+    def _turned(
+        self, images: UInt8[Tensor, "batch sites"], turns: Float64[Tensor, "batch 2"]
+    ) -> UInt8[Tensor, "batch sites"]:
+        """Return images turned and made larger or smaller about their centres."""
+        height, width = self._image_shape
+        angle, size = self.rotate * turns[:, 0], 1 + self.zoom * turns[:, 1]
+        along, across = angle.cos() / size, angle.sin() / size
+        # Where each pixel comes from, in halves of the image's width and height.
+        still = torch.zeros_like(along)
+        maps = torch.stack((along, -across * height / width, still, across * width / height, along, still), 1)
+        grid = affine_grid(maps.float().reshape(-1, 2, 3), [len(images), 1, height, width], align_corners=False)
+        pixels = lay_on_image(images, self._pixel_order.to(images.device), self._image_shape).unsqueeze(1).float()
+        turned = grid_sample(pixels, grid, align_corners=False).round().to(torch.uint8)
+        return lay_on_chain(turned.squeeze(1), self._pixel_order.to(images.device))
 
 
 class AlteredBatches(Batches):
@@ -185,8 +240,15 @@ class AlteredBatches(Batches):
         if self._epoch != self.order.epoch:
             self._epoch = self.order.epoch
             drawn = self.augmentation.draw(len(self.labels), self.order.seed, self._epoch)
-            self._drawn = [of_kind.to(self.images.device) for of_kind in drawn]
-        return self.augmentation(super().chosen(indices), *(drawn[indices] for drawn in self._drawn))
+            self._drawn = drawn.to(self.images.device)
+        return self.augmentation(super().chosen(indices), self._drawn.of(indices))
+
+
+def _uniform(count: int, seed: int, epoch: int, branch: int) -> Float64[Tensor, " count"]:
+    """Return random numbers from 0 to 1 of a branch of their own."""
+    state = np.random.SeedSequence((seed, epoch), spawn_key=(branch,)).generate_state(1, np.uint64)
+    generator = torch.Generator().manual_seed(int(state[0]))
+    return torch.rand(count, dtype=torch.float64, generator=generator)
 
 
 def _on_chain(

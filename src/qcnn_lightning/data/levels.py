@@ -1,6 +1,7 @@
 """Images with K grey levels: K = 2 is a binarised image."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +16,18 @@ from qcnn_lightning.errors import InputError
 ROUNDINGS = ("bernoulli", "threshold")
 
 
-def check_levels(levels: int | None, rounding: str, redraw: bool, contrast: int | float) -> None:
+OTHER_GREY_LEVELS = ("contrast", "rotate", "zoom")
+"""Keys of `data.augment` that give images grey levels of their own."""
+
+
+def check_levels(levels: int | None, rounding: str, redraw: bool, augment: Mapping[str, Any]) -> None:
     """Check the settings of grey levels.
 
     Args:
         levels: `data.levels`.
         rounding: `data.rounding`.
         redraw: `data.redraw`.
-        contrast: `data.augment.contrast`.
+        augment: `data.augment`.
 
     Raises:
         InputError: one cannot be used.
@@ -38,10 +43,12 @@ def check_levels(levels: int | None, rounding: str, redraw: bool, contrast: int 
         return
     if not 2 <= levels <= MOST_LEVELS:
         raise InputError(f"data.levels={levels} must be from 2 to {MOST_LEVELS}, or null to leave the images alone.")
-    if contrast:
-        raise InputError(
-            f"data.augment.contrast={contrast} would give images of data.levels={levels} other grey levels: choose 0."
-        )
+    for key in OTHER_GREY_LEVELS:
+        if augment.get(key):
+            raise InputError(
+                f"data.augment.{key}={augment[key]} would give images of data.levels={levels} other grey levels: "
+                "choose 0."
+            )
 
 
 def rounded_to_levels(images: Real[Tensor, "*shape"], levels: int, rounding: str, seed: int) -> UInt8[Tensor, "*shape"]:

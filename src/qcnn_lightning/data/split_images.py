@@ -109,7 +109,7 @@ class SplitImages:
             raise InputError(f"data.test_fraction={test_fraction} must lie between 0 and 1.")
         if size is not None and size > MOST_PIXELS_A_SIDE:
             raise InputError(f"data.size={size} must be at most {MOST_PIXELS_A_SIDE}.")
-        check_levels(levels, rounding, redraw, (augment or {}).get("contrast", 0))
+        check_levels(levels, rounding, redraw, augment or {})
         self.levels, self._rounding, self._redraw = levels, rounding, redraw
         self._paths = {"root": of_source.get("root"), "path": of_source.get("path"), "cache": cache}
         with self._failures_told():

@@ -38,12 +38,18 @@ class Ensemble(Model):
         """Return the mean scores (eq. 10)."""
         return torch.stack([network(x) for network in self.networks]).mean(0)
 
-    def state(self, statistics: Any = None) -> NetworkState | None:
-        """Return the mean of the states; None if a network has no `NetworkState`, or scores that are no amplitudes."""
-        if any(network.normalises_scores for network in self.networks):
+    def state(self, statistics: Any = None) -> NetworkState | MPSState | None:
+        """Return the mean of the states; None if they have no `sum` of one kind, or scores are no amplitudes.
+
+        Raises:
+            InputError: the classes of matrix product states stand at different places.
+        """
+        if any(network.normalises_scores or network.is_complex for network in self.networks):
             return None
-        states = [network.state() for network in self.networks]  # type: ignore[operator]
-        return NetworkState.sum(states) if all(isinstance(state, NetworkState) for state in states) else None
+        states: Any = [network.state() for network in self.networks]  # type: ignore[operator]
+        kinds = {type(state) for state in states}
+        kind = next((kind for kind in (NetworkState, MPSState) if kinds == {kind}), None)
+        return kind and kind.sum(states)
 
 
 class ClassModel(Model):

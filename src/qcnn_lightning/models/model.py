@@ -20,9 +20,11 @@ class Model(nn.Module):
 
     Attributes:
         normalises_scores: whether scores are amplitudes divided by their norm, so that their squares are p(y|x).
+        is_complex: whether scores are the sizes of complex amplitudes.
     """
 
     normalises_scores: bool = False
+    is_complex: bool = False
 
     def forward(self, x: Tensor) -> Float[Tensor, "batch classes"]:
         """Return alpha_y(x), the score of every class (eq. 10).

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Complex, Float, Inexact, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -14,6 +14,7 @@ from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.kernels.chain import can_compute, sweep, sweep_grams
 from qcnn_lightning.kernels.cpu_kernel import with_all_threads
 from qcnn_lightning.models.model import Model
+from qcnn_lightning.models.tree import DTYPES, check_choice
 from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.gram import times_power_of_two
 from qcnn_lightning.states.mps import MPSState
@@ -29,6 +30,9 @@ class MPS(Model):
     for C classes, and u likewise, with entries of V of order 1. Rates of learning then depend little on N and D. Powers
     of two are carried beside the vectors, so no number of sites over- or underflows (theory.md, eq. A1, A2).
 
+    Complex weights are pairs of real numbers, and scores are then |alpha_y(x)|. A complex D x D matrix acts on real and
+    imaginary parts as a real one of 2D x 2D, so the same operators carry both.
+
     Args:
         num_sites: N, pixels of the flattened image and padding; even where the class stands in the middle.
         num_classes: number of classes.
@@ -39,6 +43,7 @@ class MPS(Model):
         spread: standard deviation of V at the start; sum_i E|f_i v W_i|^2 is then spread^2 |v|^2 / N at every site.
             At 0 the state is a product state.
         white: where white lies in the basis's interval [0, 1] (data.white).
+        dtype: of the weights: "real" or "complex".
 
     Raises:
         InputError: a value that no matrix product state can have.
@@ -57,11 +62,11 @@ class MPS(Model):
         class_site: str = "middle",
         spread: float = 1.0,
         white: float = 1.0,
+        dtype: str = "real",
     ):
         super().__init__()
         num_sites, num_classes, bond = int(num_sites), int(num_classes), int(bond)
-        if class_site not in CLASS_SITES:
-            raise InputError(f"model.class_site={class_site}: choose one of {', '.join(CLASS_SITES)}")
+        check_choice("class_site", class_site, CLASS_SITES)
         if num_sites < 2 or (class_site == "middle" and num_sites % 2):
             raise InputError(f"num_sites={num_sites}: must be at least 2, and even for model.class_site=middle")
         if num_classes < 1:
@@ -70,17 +75,28 @@ class MPS(Model):
             raise InputError(f"model.bond={bond}: the bond dimension must be at least 1")
         if d < 1:
             raise InputError(f"model.d={d}: must be at least 1, the local functions besides the constant one")
+        check_choice("dtype", dtype, DTYPES)
         if spread < 0:
             raise InputError(f"model.spread={spread}: must be 0 or more")
         self.num_sites, self.num_classes, self.bond, self.class_site = num_sites, num_classes, bond, class_site
         self.basis, self.white = make_basis(basis, int(d)), checked_white(white)
-        self.arms = 2 if class_site == "middle" else 1
+        self.arms, self.is_complex = 2 if class_site == "middle" else 1, dtype == "complex"
         local, steps = int(d) + 1, num_sites // self.arms - 1
         self.size = (num_sites * local * bond) ** -0.5
-        self.ends = nn.Parameter(spread * torch.randn(self.arms, local, bond))
-        self.sites = nn.Parameter(spread * torch.randn(steps, self.arms, local, bond, bond))
-        self.classes = nn.Parameter(spread * torch.randn(bond, num_classes, bond if self.arms == 2 else 1))
+        self.ends = self._drawn(spread, self.arms, local, bond)
+        self.sites = self._drawn(spread, steps, self.arms, local, bond, bond)
+        self.classes = self._drawn(spread, bond, num_classes, bond if self.arms == 2 else 1)
         self.register_buffer("padding", torch.zeros(num_sites, dtype=torch.bool))
+
+    def _drawn(self, spread: float, *shape: int) -> nn.Parameter:
+        """Return V, of mean square spread^2."""
+        drawn = spread * torch.randn(*shape, dtype=torch.complex64 if self.is_complex else None)
+        return nn.Parameter(torch.view_as_real(drawn) if self.is_complex else drawn)
+
+    def _weights(self) -> tuple[Inexact[Tensor, "..."], ...]:
+        """Return V of the ends, the sites and the classes, real or complex; differentiable."""
+        parameters = (self.ends, self.sites, self.classes)
+        return tuple(map(torch.view_as_complex, parameters)) if self.is_complex else parameters
 
     def mark_padding(self, padding: Bool[Tensor, " sites"]) -> None:
         """Note which sites have no pixel: they are constant, and count in no probability."""
@@ -92,7 +108,7 @@ class MPS(Model):
         return math.log(self.basis.num_levels) if isinstance(self.basis, LevelsBasis) else 0.0
 
     def forward(self, x: Tensor) -> Float[Tensor, "batch classes"]:
-        """Return alpha_y(x), the score of every class; differentiable once.
+        """Return alpha_y(x), the score of every class, or |alpha_y(x)| with complex weights; differentiable once.
 
         Args:
             x: (batch, N) grey levels in tree order, uint8 or floats in [0, 1].
@@ -101,10 +117,10 @@ class MPS(Model):
             InputError: x has another shape, dtype or range, or grey levels that the basis does not have.
         """
         amplitude, exponent = self._amplitudes(x)
-        return times_power_of_two(amplitude, exponent.unsqueeze(-1))
+        return times_power_of_two(self._score(amplitude), exponent.unsqueeze(-1))
 
     def relative_scores(self, x: Tensor) -> Float[Tensor, "batch classes"]:
-        """Return alpha_y(x) without a power of two of every image: for costs of ratios of scores; never out of range.
+        """Return the scores without a power of two of every image: for costs of ratios of scores; never out of range.
 
         Args:
             x: as `forward` takes it.
@@ -112,10 +128,13 @@ class MPS(Model):
         Raises:
             InputError: as `forward`.
         """
-        return self._amplitudes(x)[0]
+        return self._score(self._amplitudes(x)[0])
+
+    def _score(self, amplitude: Inexact[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
+        return amplitude.abs() if self.is_complex else amplitude
 
     def log_joint(self, x: Tensor) -> Float[Tensor, "batch classes"]:
-        """Return log p(y, x) = log(alpha_y(x)^2 / Z), nats (eq. 33), as `DensityState.log_joint`; all pixels are known.
+        """Return log p(y, x) = log(|alpha_y(x)|^2 / Z), nats (eq. 33), of images whose pixels are all known.
 
         Minus infinity, with no gradient, where alpha_y(x) = 0. With `white` below 1 it is the density at the points
         white x of the basis's interval.
@@ -140,13 +159,18 @@ class MPS(Model):
         norm, exponent = self._scaled_norm()
         return norm.log() + math.log(2) * exponent.to(norm.dtype)
 
-    def _amplitudes(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
+    def _amplitudes(self, x: Tensor) -> tuple[Inexact[Tensor, "batch classes"], Int[Tensor, " batch"]]:
         """Return a and e with alpha_y(x) = a 2^e."""
         check_images(x, self.num_sites, self.basis)
+        _, sites, _ = self._weights()
         ends, classes = self._ends(), self._classes()
+        if self.is_complex:
+            ends, sites = torch.cat((ends.real, ends.imag), -1), in_real_numbers(sites)
         amplitudes, exponents = [], []
         for part in x.split(IMAGES_AT_A_TIME):
-            vectors, exponent = sweep(ends, self.sites, self.represent(part), self.size)
+            vectors, exponent = sweep(ends, sites, self.represent(part), self.size)
+            if self.is_complex:
+                vectors = torch.complex(*vectors.chunk(2, dim=-1))
             inner = (vectors[0] @ classes.flatten(1)).unflatten(-1, classes.shape[1:])
             right = vectors[1] if self.arms == 2 else vectors.new_ones(len(part), 1)
             amplitudes.append((inner @ right.unsqueeze(-1)).squeeze(-1))
@@ -183,29 +207,37 @@ class MPS(Model):
     def _scaled_norm(self) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Return s and e with Z = sum_y <Psi_y|Psi_y> = s 2^e, from the Gram matrices of the arms (eq. A3)."""
         ends, sites = self._tensors()
-        gram, exponent = sweep_grams(ends.mT @ ends, sites)
+        first = ends.mH @ ends
+        if self.is_complex:
+            # Products and adjoints of complex matrices are those of these real ones.
+            first, sites = in_real_numbers(first), in_real_numbers(sites)
+        gram, exponent = sweep_grams(first, sites)
+        if self.is_complex:
+            gram = torch.complex(*gram[:, : self.bond].chunk(2, dim=-1))
         outer = gram[1] if self.arms == 2 else gram.new_ones(1, 1)
         classes = self._classes()
-        norm = torch.einsum("oyi,op,pyj,ij->", classes, gram[0], classes, outer)
+        norm = torch.einsum("oyi,op,pyj,ij->", classes.conj(), gram[0], classes, outer).real
         return norm, exponent.sum()
 
-    def _classes(self) -> Float[Tensor, "left classes right"]:
+    def _classes(self) -> Inexact[Tensor, "left classes right"]:
         """Return T_y = (1 + V_y / sqrt(D)) / C."""
         product = torch.eye(self.bond) if self.arms == 2 else torch.full((self.bond, 1), self.bond**-0.5)
-        product = product.to(self.classes)
-        return (product.unsqueeze(1) + self.classes * self.bond**-0.5) / self.num_classes
+        _, _, classes = self._weights()
+        return (product.to(classes).unsqueeze(1) + classes * self.bond**-0.5) / self.num_classes
 
-    def _ends(self) -> Float[Tensor, "arms local bond"]:
+    def _ends(self) -> Inexact[Tensor, "arms local bond"]:
         """Return u_i = delta_i0 (1, .., 1) / sqrt(D) + V_i / sqrt(N (d_0 + 1) D)."""
-        product = torch.zeros_like(self.ends)
+        ends, _, _ = self._weights()
+        product = torch.zeros_like(ends)
         product[:, 0] = self.bond**-0.5
-        return product + self.size * self.ends
+        return product + self.size * ends
 
-    def _tensors(self) -> tuple[Float[Tensor, "arms local bond"], Float[Tensor, "steps arms local bond bond"]]:
+    def _tensors(self) -> tuple[Inexact[Tensor, "arms local bond"], Inexact[Tensor, "steps arms local bond bond"]]:
         """Return u_i and A_i = delta_i0 + W_i, without what sites without a pixel do not have."""
-        identity = torch.zeros(self.arms, self.ends.shape[1], self.bond, self.bond).to(self.sites)
+        _, sites, _ = self._weights()
+        identity = torch.zeros_like(sites[0])
         identity[:, 0] = torch.eye(self.bond)
-        ends, sites = self._ends(), self.size * self.sites + identity
+        ends, sites = self._ends(), self.size * sites + identity
         if not self.padding.any():
             return ends, sites
         absent = self._absent().unsqueeze(-1)
@@ -213,15 +245,16 @@ class MPS(Model):
 
     def site_tensors(
         self, statistics: None = None
-    ) -> tuple[list[Float[Tensor, "_ _ _"]], Float[Tensor, "left classes right"], int]:
-        """Return the tensors of all sites, that of the classes, and the sites to its left; float64, on the CPU."""
-        ends, sites = (tensor.cpu().double() for tensor in self._tensors())
+    ) -> tuple[list[Inexact[Tensor, "_ _ _"]], Inexact[Tensor, "left classes right"], int]:
+        """Return the tensors of all sites, that of the classes, and the sites to its left; in double precision."""
+        dtype = torch.complex128 if self.is_complex else torch.float64
+        ends, sites, classes = (tensor.cpu().to(dtype) for tensor in (*self._tensors(), self._classes()))
         arms = [[ends[arm].unsqueeze(0), *sites[:, arm].transpose(1, 2).unbind()] for arm in range(self.arms)]
         right = [tensor.permute(2, 1, 0) for tensor in reversed(arms[1])] if self.arms == 2 else []
-        return [*arms[0], *right], self._classes().cpu().double(), len(arms[0])
+        return [*arms[0], *right], classes, len(arms[0])
 
     def state(self, statistics: None = None) -> MPSState:
-        """Return the states |Psi_y>, float64, on the CPU; differentiable."""
+        """Return the states |Psi_y>, in double precision, on the CPU; differentiable."""
         return MPSState.from_network(self)
 
     def around_training(self) -> AbstractContextManager[None]:
@@ -239,3 +272,12 @@ class MPS(Model):
             if not weight.isfinite().all():
                 return name
         return "the scores of the classes"
+
+
+def in_real_numbers(matrix: Complex[Tensor, "*batch rows columns"]) -> Float[Tensor, "*batch two_rows two_columns"]:
+    """Return (A, B; -B, A) of A + iB: it maps rows (Re v, Im v) to (Re vM, Im vM).
+
+    Products and adjoints go over into those of the real matrices.
+    """
+    upper = torch.cat((matrix.real, matrix.imag), -1)
+    return torch.cat((upper, torch.cat((-matrix.imag, matrix.real), -1)), -2)

@@ -1,4 +1,4 @@
-"""A matrix product state as a density of images and labels: p(y, x) = <x|Psi_y>^2 / Z (eq. 32, 33).
+"""A matrix product state as a density of images and labels: p(y, x) = |<x|Psi_y>|^2 / Z (eq. 32, 33).
 
 Likelihoods with missing pixels, conditionals and perfect samples, by carrying Gram matrices along the chain (theory.md,
 eq. A5). They cost O(N d D^3) for every image whose missing pixels differ.
@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Inexact
 from torch import Tensor
 from torch.nn import functional
 
@@ -69,15 +69,16 @@ class ChainLikelihood(Likelihood):
         return joint - self.log_partition() - self.log_levels * counted
 
     def _log_squares(
-        self, features: Float[Tensor, "batch sites local"], known: Bool[Tensor, "batch sites"]
+        self, features: Inexact[Tensor, "batch sites local"], known: Bool[Tensor, "batch sites"]
     ) -> Float[Tensor, "batch classes"]:
-        """Return log of <x|Psi_y>^2, summed over the unknown pixels."""
+        """Return log of |<x|Psi_y>|^2, summed over the unknown pixels."""
         left, right = self._arms
         features, known = features.transpose(0, 1), known.T
         inner, of_inner = _last(observed_overlaps(left, features[: len(left)], known[: len(left)]))
         outside = features[len(left) :].flip(0), known[len(left) :].flip(0)
         outer, of_outer = _last(observed_overlaps(right, *outside))
-        squares = torch.einsum("blm,lyr,mys,brs->by", inner, self.class_tensor, self.class_tensor, outer).clamp(min=0)
+        of_class = self.class_tensor
+        squares = torch.einsum("blm,lyr,mys,brs->by", inner, of_class.conj(), of_class, outer).real.clamp(min=0)
         return squares.log() + math.log(2) * (of_inner + of_outer).double().unsqueeze(-1)
 
     @torch.no_grad()
@@ -110,7 +111,7 @@ class ChainLikelihood(Likelihood):
         rights = list(observed_overlaps(reversed_chain(chain), features.flip(0), known.flip(0)))[::-1]
         weights, exponents = [], []
         for tensor, (left, of_left), (right, of_right) in zip(chain, lefts[:-1], rights[1:], strict=True):
-            density = torch.einsum("blm,lkr,mjs,brs->bkj", left, tensor, tensor, right)
+            density = torch.einsum("blm,lkr,mjs,brs->bkj", left, tensor.conj(), tensor, right).real
             weights.append(torch.einsum("xk,bkj,xj->bx", self._outcomes, density, self._outcomes).clamp(min=0))
             exponents.append(of_left + of_right)
         return torch.stack(weights), torch.stack(exponents)
@@ -163,17 +164,17 @@ class ChainLikelihood(Likelihood):
         """Return the images with their unknown pixels drawn; features and known are of 1 image for all, or of each."""
         features, known = features.transpose(0, 1), known.T
         rights = list(observed_overlaps(reversed_chain(chain), features.flip(0), known.flip(0)))[::-1]
-        points, _ = quadrature(self.basis, self.class_tensor)
+        points, _ = quadrature(self.basis, self.class_tensor.real)
         vector = features.new_ones(len(images), 1)
         for site, (tensor, (right, _)) in enumerate(zip(chain, rights[1:], strict=True)):
             opened = torch.tensordot(vector, tensor, 1)
             function = features[site].expand(len(images), -1)
             if not known[site].all():
-                density = opened @ right @ opened.mT
+                density = (opened.conj() @ right @ opened.mT).real
                 weight = torch.einsum("xk,nkj,xj->nx", self._outcomes, density, self._outcomes).clamp(min=0)
                 outcome = torch.multinomial(weight, 1, generator=generator).squeeze(1)
                 images[:, site] = torch.where(known[site], images[:, site], points[outcome])
-                function = torch.where(known[site].unsqueeze(-1), function, self._outcomes[outcome])
+                function = torch.where(known[site].unsqueeze(-1), function, self._outcomes[outcome].to(function))
             vector = torch.einsum("nk,nkr->nr", function, opened)
             vector = vector / vector.abs().amax(-1, keepdim=True)
         return images
@@ -184,14 +185,14 @@ class ChainLikelihood(Likelihood):
 
     @cached_property
     def _outcomes(self) -> Float[Tensor, "outcomes local"]:
-        points, weights = quadrature(self.basis, self.class_tensor)
+        points, weights = quadrature(self.basis, self.class_tensor.real)
         return self._local_functions(points) * weights.sqrt().unsqueeze(-1)
 
     def _local_functions(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape local"]:
         return functional.pad(self.basis(x), (1, 0), value=1.0)
 
-    def _known(self, x: Tensor) -> tuple[Float[Tensor, "batch sites local"], Bool[Tensor, "batch sites"]]:
-        """Return f_i of every pixel, and which are known: all but NaN, and sites without a pixel."""
+    def _known(self, x: Tensor) -> tuple[Inexact[Tensor, "batch sites local"], Bool[Tensor, "batch sites"]]:
+        """Return f_i of every pixel, in the state's dtype, and which are known: all but NaN, sites without a pixel."""
         x = x.to(self.class_tensor.device)
         if x.ndim != 2 or x.shape[1] != self.num_sites:
             check_images(x, self.num_sites)
@@ -200,7 +201,7 @@ class ChainLikelihood(Likelihood):
         check_images(seen, self.num_sites, self.basis)
         features = self._local_functions(self.white * seen.double() / (255 if x.dtype == torch.uint8 else 1))
         features[:, self.padding, 1:] = 0
-        return features, known
+        return features.to(self.class_tensor.dtype), known
 
     def _check_label(self, label: int) -> int:
         if not -self.num_classes <= label < self.num_classes:

@@ -103,7 +103,10 @@ def check_chain(site_tensors: Sequence[Any], class_tensor: Any, class_site: Any)
     named = [(f"site_tensors[{place}]", tensor) for place, tensor in enumerate(site_tensors)]
     named.insert(class_site, ("class_tensor", class_tensor))
     for name, tensor in named:
-        _check_numbers(name, tensor)
+        _check_numbers(name, tensor, or_complex=True)
+    for name, tensor in named:
+        if tensor.dtype != class_tensor.dtype:
+            raise InputError(f"{name} is {tensor.dtype}, class_tensor {class_tensor.dtype}: expected one dtype for all")
         if tensor.ndim != 3 or not tensor.numel():
             raise InputError(f"{name} has shape {tuple(tensor.shape)}: expected (left, local or classes, right)")
     local = {tensor.shape[1] for tensor in site_tensors}

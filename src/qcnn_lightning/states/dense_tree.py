@@ -7,7 +7,6 @@ import importlib
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from qcnn_lightning.states.ensemble import check_comparable
 from qcnn_lightning.states.entropy import renyi_entropy, spectra_of, spectrum_of_grams, von_neumann_entropy
 from qcnn_lightning.states.gram import outer, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
-from qcnn_lightning.states.state_file import DENSE_TREE_STATE, read_epochs, read_state, write_state
+from qcnn_lightning.states.state_file import DENSE_TREE_STATE, StoredInFiles
 from qcnn_lightning.states.tree_sizes import TreeSizes
 from qcnn_lightning.states.truncation import Compressed, canonical_tensors, compressed_tensors
 
@@ -43,7 +42,7 @@ IMAGES_AT_A_TIME = 500
 Images = Tensor | np.ndarray
 
 
-class DenseTreeState(TreeSizes):
+class DenseTreeState(TreeSizes, StoredInFiles):
     """One quantum state per class, of a tree of dense tensors.
 
     |phi_I^(l+1)> = sum_JK T_IJK |phi_J^(l)> (x) |phi_K^(l)> at every node, |Psi_y> = sum_I top_yI |phi_I^(L)>, and
@@ -288,32 +287,6 @@ class DenseTreeState(TreeSizes):
         network.exponent = levels.classes.exponent[label].item() * math.log10(2)
         sites = tuple(range(self.num_sites))
         return network.view_as_(qtn.TensorNetworkGenVector, sites=sites, site_tag_id="I{}", site_ind_id="k{}")
-
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file that describes itself (docs/state_format.md).
-
-        Raises:
-            InputError: the file cannot be written.
-        """
-        write_state(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "DenseTreeState":
-        """Read states that `save` wrote.
-
-        Raises:
-            InputError: the file is missing, is not a safetensors file, holds no tree of dense tensors, or was altered.
-        """
-        return cls(**read_state(path, cls.kind))
-
-    @classmethod
-    def load_epochs(cls, path: str | Path) -> "dict[int, DenseTreeState]":
-        """Read the states of a run's epochs, `states.safetensors` of its folder; epoch -1 is before training.
-
-        Raises:
-            InputError: as `load`.
-        """
-        return {epoch: cls(**arguments) for epoch, arguments in read_epochs(path, cls.kind).items()}
 
 
 def dense_tensors(site_tensors: Sequence[Tensor]) -> list[Inexact[Tensor, "_ _ _ _"]]:

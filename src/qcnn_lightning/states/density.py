@@ -6,7 +6,6 @@ Every node of the tree may have matrices of its own. All is exact up to round-of
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,13 +23,13 @@ from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
 from qcnn_lightning.states.likelihood import Images, Likelihood, check_possible, observed_images
 from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, log_density, overlaps_between_trees
-from qcnn_lightning.states.state_file import DENSITY_STATE, read_epochs, read_state, write_state
+from qcnn_lightning.states.state_file import DENSITY_STATE, StoredInFiles
 
 NUMBERS_AT_A_TIME = 2**25
 """Numbers in the block states of the images of a part: 0.25 GB."""
 
 
-class DensityState(Likelihood, DensityEntropies):
+class DensityState(Likelihood, DensityEntropies, StoredInFiles):
     """One quantum state per class, of a tree with matrices of its own at every node, or shared ones.
 
     Args:
@@ -109,32 +108,6 @@ class DensityState(Likelihood, DensityEntropies):
         """
         given = (self.site_tensors, self.top, self.basis.name, self.padding)
         return DensityState(*given, class_names, layout, self.white, self.local)
-
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file that describes itself (docs/state_format.md).
-
-        Raises:
-            InputError: the file cannot be written.
-        """
-        write_state(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "DensityState":
-        """Read a state that `save` wrote.
-
-        Raises:
-            InputError: the file is missing, is not a safetensors file, holds no density's state, or was altered.
-        """
-        return cls(**read_state(path, cls.kind))
-
-    @classmethod
-    def load_epochs(cls, path: str | Path) -> "dict[int, DensityState]":
-        """Read the states of a run's epochs, `states.safetensors` of its folder; epoch -1 is before training.
-
-        Raises:
-            InputError: as `load`.
-        """
-        return {epoch: cls(**arguments) for epoch, arguments in read_epochs(path, cls.kind).items()}
 
     def __len__(self) -> int:
         return self.num_classes

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Inexact
 from torch import Tensor
 
 from qcnn_lightning.basis import BASES
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.states.chain import alike
 from qcnn_lightning.states.gram import Tree
 
 
@@ -30,6 +31,24 @@ def check_comparable(state: Any, other: Any) -> None:
         raise InputError(f"states with data.white={state.white} and {other.white} cannot be compared")
     if None not in (state.layout, other.layout) and state.layout != other.layout:
         raise InputError("states whose sites stand for different pixels cannot be compared: their layouts differ")
+
+
+def checked_weights(states: Sequence[Any], weights: Sequence[float] | None) -> list[float]:
+    """Return the weights of a sum of states; 1 / K each if there are none.
+
+    Raises:
+        InputError: the states do not fit together, or the weights are not as many.
+    """
+    if not states:
+        raise InputError("states is empty: a sum needs at least one state")
+    weights = [1 / len(states)] * len(states) if weights is None else list(weights)
+    if len(weights) != len(states):
+        raise InputError(f"weights has {len(weights)} numbers, there are {len(states)} states")
+    for other in states[1:]:
+        check_comparable(states[0], other)
+        if other.num_classes != states[0].num_classes:
+            raise InputError(f"states with {states[0].num_classes} and {other.num_classes} classes have no sum")
+    return weights
 
 
 def overlaps_between(first: Tree, second: Tree) -> Float[Tensor, "classes other_classes"]:
@@ -103,3 +122,42 @@ def _on_the_diagonal(blocks: Sequence[Tensor], shared: bool) -> Tensor:
     first = torch.zeros_like(lower[:1])
     first[0, 0] = 1
     return torch.cat((first, lower))
+
+
+def summed_chains(
+    states: Sequence[Any], weights: Sequence[float]
+) -> tuple[list[Inexact[Tensor, "_ _ _"]], Inexact[Tensor, "left classes right"]]:
+    """Return the site tensors and the class tensor of sum_k c_k |Psi^(k)_y> for several `MPSState` (theory.md, eq. A6).
+
+    Args:
+        states: with their classes at one place.
+        weights: c_k.
+
+    Raises:
+        InputError: their classes stand at different places, or they lack pixels at different sites.
+    """
+    first = states[0]
+    for other in states[1:]:
+        if other.class_site != first.class_site:
+            raise InputError(
+                f"matrix product states with {first.class_site} and {other.class_site} sites before their classes have "
+                "no sum here: train them with one model.class_site"
+            )
+        if not torch.equal(other.padding, first.padding):
+            raise InputError("matrix product states that lack pixels at different sites have no sum")
+    chains = []
+    for weight, (site_tensors, class_tensor) in zip(weights, alike(*states), strict=True):
+        chains.append([*site_tensors[: first.class_site], weight * class_tensor, *site_tensors[first.class_site :]])
+    last = first.num_sites
+    summed = [
+        _beside_one_another(parts, place == 0, place == last) for place, parts in enumerate(zip(*chains, strict=True))
+    ]
+    class_tensor = summed.pop(first.class_site)
+    return summed, class_tensor
+
+
+def _beside_one_another(parts: Sequence[Tensor], is_first: bool, is_last: bool) -> Inexact[Tensor, "left leg right"]:
+    """Return the tensor with these blocks on the diagonal of its bonds; the outermost bonds stay 1."""
+    if is_first or is_last:
+        return torch.cat(list(parts), dim=2 if is_first else 0)
+    return torch.stack([torch.block_diag(*slices) for slices in zip(*(p.unbind(1) for p in parts), strict=True)], dim=1)

@@ -7,12 +7,11 @@ mathematics is in `chain.py` and in theory.md, section A.
 import importlib
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Inexact, Int
 from torch import Tensor
 
 from qcnn_lightning.basis import make_basis
@@ -30,18 +29,18 @@ from qcnn_lightning.states.chain import (
 )
 from qcnn_lightning.states.chain_likelihood import ChainLikelihood
 from qcnn_lightning.states.checks import as_tensor, check_chain
-from qcnn_lightning.states.ensemble import check_comparable
+from qcnn_lightning.states.ensemble import check_comparable, checked_weights, summed_chains
 from qcnn_lightning.states.entropy import renyi_entropy, spectrum_of_grams, von_neumann_entropy
 from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
-from qcnn_lightning.states.state_file import MPS_STATE, read_epochs, read_state, write_state
+from qcnn_lightning.states.state_file import MPS_STATE, StoredInFiles
 
 IMAGES_AT_A_TIME = 500
 LARGEST_DENSE_SIZE = 2**24
 Images = Tensor | np.ndarray
 
 
-class MPSState(ChainLikelihood):
+class MPSState(ChainLikelihood, StoredInFiles):
     """One quantum state per class: |Psi_y> = sum A_1 .. A_c T_y A_{c+1} .. A_N |f_i1 .. f_iN> (theory.md, eq. A1).
 
     Args:
@@ -55,7 +54,7 @@ class MPSState(ChainLikelihood):
         layout: where the sites stand in the image.
         white: where the grey level 1 lies in the basis's interval [0, 1]; x lies at white x.
 
-    All tensors are float64 and on one device, or NumPy arrays; gradients reach their origin.
+    All tensors are float64, or all complex128, and on one device, or NumPy arrays; gradients reach their origin.
 
     Raises:
         InputError: tensors that do not fit together, another dtype, entries that are not finite, or an unknown basis.
@@ -108,6 +107,24 @@ class MPSState(ChainLikelihood):
         tensors, class_tensor, left = network.site_tensors()
         return cls(tensors, class_tensor, left, network.basis.name, network.padding.cpu(), white=network.white)
 
+    @classmethod
+    def sum(cls, states: Sequence["MPSState"], weights: Sequence[float] | None = None) -> "MPSState":
+        """Return sum_k c_k |Psi^(k)_y>: the state of an ensemble whose scores are averaged (theory.md, eq. A6).
+
+        Bond dimensions add up.
+
+        Args:
+            states: with the same pixels, classes and basis, and their classes at the same place.
+            weights: c_k; None for 1 / K each.
+
+        Raises:
+            InputError: the states do not fit together, or the weights are not as many.
+        """
+        tensors, class_tensor = summed_chains(states, checked_weights(states, weights))
+        first = states[0]
+        names = (first.class_names, first.layout)
+        return cls(tensors, class_tensor, first.class_site, first.basis.name, first.padding, *names, first.white)
+
     def described(self, class_names: Sequence[str] | None, layout: ImageLayout | None) -> "MPSState":
         """Return the same states with these names of classes and this layout.
 
@@ -149,7 +166,7 @@ class MPSState(ChainLikelihood):
         """Return log Z, Z = sum_y <Psi_y|Psi_y> (eq. 33)."""
         return self.log_norm().logsumexp(0)
 
-    def overlaps(self, other: "MPSState | None" = None) -> Float[Tensor, "classes other_classes"]:
+    def overlaps(self, other: "MPSState | None" = None) -> Inexact[Tensor, "classes other_classes"]:
         """Return <Psi_y|Psi_y'> / sqrt(<Psi_y|Psi_y> <Psi_y'|Psi_y'>) (eq. 36); NaN where a state vanishes.
 
         Args:
@@ -169,7 +186,7 @@ class MPSState(ChainLikelihood):
     @property
     def _norms(self) -> tuple[Float[Tensor, " classes"], Int[Tensor, " classes"]]:
         gram, exponent = overlaps_of_chains(self, self)
-        return gram.diagonal(), exponent.diagonal()
+        return gram.diagonal().real, exponent.diagonal()
 
     def schmidt_spectrum(self, cut: int | None = None) -> Float[Tensor, "classes rank"]:
         """Return the Schmidt probabilities p_k between the sites 1 .. cut and the others, descending (eq. 45).
@@ -219,7 +236,7 @@ class MPSState(ChainLikelihood):
     @torch.no_grad()
     def _spectra(self) -> Iterator[tuple[int, Float[Tensor, "classes rank"]]]:
         """Yield every cut and its Schmidt probabilities, from the class's tensor outwards, left and then right."""
-        (left, of_left), (right, of_right) = (isometries(arm) for arm in self._arms)
+        (left, of_left), (right, of_right) = (isometries(arm, self.class_tensor) for arm in self._arms)
         centre = torch.einsum("al,lyr,br->yab", of_left, self.class_tensor, of_right)
         centre = rescaled(centre)[0]
         outwards = [
@@ -236,12 +253,13 @@ class MPSState(ChainLikelihood):
         if cut > self.class_site:
             return self._mirrored()._differentiable_spectrum(self.num_sites - cut)
         left, right = self._arms
-        block, _ = overlaps_of_arms(left[:cut], left[:cut])
-        outside, _ = overlaps_of_arms(right, right)
-        outside, _ = rescaled(torch.einsum("lyr,rs,mys->ylm", self.class_tensor, outside, self.class_tensor))
+        of_class = self.class_tensor
+        block, _ = overlaps_of_arms(left[:cut], left[:cut], of_class)
+        outside, _ = overlaps_of_arms(right, right, of_class)
+        outside, _ = rescaled(torch.einsum("lyr,rs,mys->ylm", of_class.conj(), outside, of_class))
         for tensor in reversed(left[cut:]):
             outside, _ = rescaled(joined(outside, tensor.permute(2, 1, 0), tensor.permute(2, 1, 0)))
-        return spectrum_of_grams(block, outside)
+        return spectrum_of_grams(block.conj(), outside)
 
     def _mirrored(self) -> "MPSState":
         """Return the states with the sites from right to left."""
@@ -249,8 +267,10 @@ class MPSState(ChainLikelihood):
         tensors, class_tensor = reversed_chain(self.site_tensors), self.class_tensor.permute(2, 1, 0)
         return MPSState(tensors, class_tensor, place, self.basis.name, self.padding.flip(0), white=self.white)
 
-    def log_amplitude(self, x: Images) -> tuple[Float[Tensor, "batch classes"], Float[Tensor, "batch classes"]]:
-        """Return log |<x|Psi_y>| and the sign of <x|Psi_y> (-1, 0, 1), even if amplitudes over- or underflow (eq. 31).
+    def log_amplitude(self, x: Images) -> tuple[Float[Tensor, "batch classes"], Inexact[Tensor, "batch classes"]]:
+        """Return log |<x|Psi_y>| and the sign of <x|Psi_y> (-1, 0, 1), or the phase of a complex one (eq. 31).
+
+        Amplitudes may over- or underflow.
 
         Args:
             x: (batch, N) grey levels in tree order, uint8 or floats in [0, 1].
@@ -259,16 +279,16 @@ class MPSState(ChainLikelihood):
             InputError: x has another shape, dtype or range, or grey levels that the basis does not have.
         """
         amplitude, exponent = self._amplitudes(self.represent(x))
-        return amplitude.abs().log() + math.log(2) * exponent.double().unsqueeze(-1), amplitude.sign()
+        return amplitude.abs().log() + math.log(2) * exponent.double().unsqueeze(-1), amplitude.sgn()
 
-    def amplitude(self, x: Images) -> Float[Tensor, "batch classes"]:
+    def amplitude(self, x: Images) -> Inexact[Tensor, "batch classes"]:
         """Return alpha_y(x) = <x|Psi_y>, the scores (eq. 31); `log_amplitude` says what x is."""
         amplitude, exponent = self._amplitudes(self.represent(x))
         return times_power_of_two(amplitude, exponent.unsqueeze(-1))
 
     def _amplitudes(
-        self, features: Float[Tensor, "batch sites local"]
-    ) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
+        self, features: Inexact[Tensor, "batch sites local"]
+    ) -> tuple[Inexact[Tensor, "batch classes"], Int[Tensor, " batch"]]:
         left, right = self._arms
         parts = []
         for part in features.split(IMAGES_AT_A_TIME):
@@ -279,7 +299,7 @@ class MPSState(ChainLikelihood):
         amplitudes, exponents = zip(*parts, strict=True)
         return torch.cat(amplitudes), torch.cat(exponents)
 
-    def represent(self, x: Images) -> Float[Tensor, "batch sites local"]:
+    def represent(self, x: Images) -> Inexact[Tensor, "batch sites local"]:
         """Return f_i(x_p), i = 0 .. d_0, of every pixel; f_0 alone at sites without one.
 
         Raises:
@@ -289,7 +309,7 @@ class MPSState(ChainLikelihood):
         check_images(x, self.num_sites, self.basis)
         return self._known(x)[0]
 
-    def chain(self, label: int) -> list[Float[Tensor, "_ _ _"]]:
+    def chain(self, label: int) -> list[Inexact[Tensor, "_ _ _"]]:
         """Return |Psi_y> as a matrix product state of N tensors, the class's matrix in one of them.
 
         Raises:
@@ -303,7 +323,7 @@ class MPSState(ChainLikelihood):
             tensors[0] = torch.tensordot(of_class, tensors[0], 1)
         return tensors
 
-    def dense(self) -> Float[Tensor, "classes dimension"]:
+    def dense(self) -> Inexact[Tensor, "classes dimension"]:
         """Return the state vectors, flattened with the first site slowest (eq. 27, 30); small systems only.
 
         Raises:
@@ -347,29 +367,3 @@ class MPSState(ChainLikelihood):
         network = qtn.MatrixProductState(arrays, shape="lpr")
         network.exponent = exponent * math.log10(2)
         return network
-
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file that describes itself (docs/state_format.md).
-
-        Raises:
-            InputError: the file cannot be written.
-        """
-        write_state(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "MPSState":
-        """Read states that `save` wrote.
-
-        Raises:
-            InputError: the file is missing, is not a safetensors file, holds no matrix product state, or was altered.
-        """
-        return cls(**read_state(path, cls.kind))
-
-    @classmethod
-    def load_epochs(cls, path: str | Path) -> "dict[int, MPSState]":
-        """Read the states of several epochs, which `write_epochs` wrote.
-
-        Raises:
-            InputError: as `load`.
-        """
-        return {epoch: cls(**arguments) for epoch, arguments in read_epochs(path, cls.kind).items()}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,7 +19,6 @@ from qcnn_lightning.states.layout import ImageLayout
 
 EARLIER_FORMATS = ("qcnn_lightning.NetworkState with checksum", "qcnn_lightning.NetworkState")
 """The last one has no checksum."""
-COMPLEX = "complex: the last axis of site tensors and top is real and imaginary part"
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,11 @@ class Kind:
         """What `format` says in the file of the states of several epochs."""
         return f"qcnn_lightning.{self.name} of epochs 1"
 
+    @property
+    def complex_numbers(self) -> str:
+        """What `numbers` says in the file of complex tensors."""
+        return f"complex: the last axis of site tensors and {self.others[0]} is real and imaginary part"
+
 
 PRODUCT = ("pooling", "product: phi_i = (site_tensor_left phi_left)_i (site_tensor_right phi_right)_i")
 DENSE = ("pooling", "dense: phi_i = sum_jk site_tensor_ijk phi_left_j phi_right_k")
@@ -65,6 +69,42 @@ NETWORK_STATE = Kind("NetworkState", PRODUCT, version=2, earlier=EARLIER_FORMATS
 DENSITY_STATE = Kind("DensityState", PRODUCT, others=("top", "padding", "local"))
 DENSE_TREE_STATE = Kind("DenseTreeState", DENSE)
 MPS_STATE = Kind("MPSState", CHAIN, "num_sites", ("class_tensor", "padding"), ("class_site",))
+
+
+# beartype cannot check Self.
+Stored = TypeVar("Stored", bound="StoredInFiles")
+
+
+class StoredInFiles:
+    """States that write and read files which describe themselves (docs/state_format.md)."""
+
+    kind: ClassVar[Kind]
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        write_state(path, self)
+
+    @classmethod
+    def load(cls: type[Stored], path: str | Path) -> Stored:
+        """Read states that `save` wrote, in this or an earlier format.
+
+        Raises:
+            InputError: the file is missing, is not a safetensors file, holds no states of this class, or was altered.
+        """
+        return cls(**read_state(path, cls.kind))
+
+    @classmethod
+    def load_epochs(cls: type[Stored], path: str | Path) -> dict[int, Stored]:
+        """Read the states of a run's epochs, `states.safetensors` of its folder; epoch -1 is before training.
+
+        Raises:
+            InputError: as `load`.
+        """
+        return {epoch: cls(**arguments) for epoch, arguments in read_epochs(path, cls.kind).items()}
 
 
 def grey_levels(white: float) -> str:
@@ -102,7 +142,7 @@ def write_epochs(path: str | Path, states: Mapping[int, Any]) -> None:
 def _tensors_of(state: Any) -> dict[str, Tensor]:
     named = {f"site_tensor_{place}": tensor for place, tensor in enumerate(state.site_tensors)}
     named |= {name: getattr(state, name) for name in state.kind.others}
-    real = {name: torch.view_as_real(tensor) if tensor.is_complex() else tensor for name, tensor in named.items()}
+    real = {name: torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for name, t in named.items()}
     return {name: (t.long() if t.dtype == torch.bool else t).detach().cpu() for name, t in real.items()}
 
 
@@ -117,7 +157,7 @@ def _metadata_of(state: Any, file_format: str) -> dict[str, str]:
         "grey_levels": grey_levels(state.white),
     }
     if state.site_tensors[0].is_complex():
-        metadata["numbers"] = COMPLEX
+        metadata["numbers"] = kind.complex_numbers
     if state.white != 1:
         metadata["white"] = repr(state.white)
     if state.class_names is not None:
@@ -178,12 +218,14 @@ def _read(path: str | Path, kind: Kind, formats: tuple[str, ...], *names: str) -
         if metadata["format"] != EARLIER_FORMATS[-1] and expected != digest(tensors, metadata):
             raise InputError(f"{path} was altered since it was written: its checksum differs")
         white = float(metadata.get("white", 1))
-        for key, ours in (kind.rule, ("grey_levels", grey_levels(white)), ("numbers", COMPLEX)):
+        for key, ours in (kind.rule, ("grey_levels", grey_levels(white)), ("numbers", kind.complex_numbers)):
             if metadata.get(key, ours) != ours:
                 raise InputError(f"{path} has {key}={metadata[key]!r}, which this version does not know: {ours!r}")
         if "numbers" in metadata:
+            # Copies: numbers in a file lie at multiples of 8 bytes, PyTorch's operators need 16 of complex ones.
             tensors = {
-                n: torch.view_as_complex(t) if t.is_floating_point() and n != "local" else t for n, t in tensors.items()
+                n: torch.view_as_complex(t.clone()) if t.is_floating_point() and n != "local" else t
+                for n, t in tensors.items()
             }
         sites = [tensors[f"site_tensor_{place}"] for place in range(int(metadata[kind.count]))]
         arguments: dict[str, Any] = {"site_tensors": sites, "basis": metadata["basis"], "white": white}

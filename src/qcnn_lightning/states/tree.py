@@ -6,7 +6,6 @@ round-off in float64, needs no state vector, and can be differentiated with resp
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,12 +20,12 @@ from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.amplitudes import contract, dense_vectors
 from qcnn_lightning.states.checks import as_tensor, check_tensors
 from qcnn_lightning.states.dense_tree import DenseTreeState, pooled_tree
-from qcnn_lightning.states.ensemble import check_comparable, overlaps_between, summed_tensors
+from qcnn_lightning.states.ensemble import check_comparable, checked_weights, overlaps_between, summed_tensors
 from qcnn_lightning.states.entropy import block_spectra_below, cut_spectrum, renyi_entropy, von_neumann_entropy
 from qcnn_lightning.states.gram import Environment, binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
 from qcnn_lightning.states.observables import Observables
-from qcnn_lightning.states.state_file import NETWORK_STATE, read_epochs, read_state, write_state
+from qcnn_lightning.states.state_file import NETWORK_STATE, StoredInFiles
 
 IMAGES_AT_A_TIME = 500
 
@@ -35,7 +34,7 @@ Images: TypeAlias = Tensor | np.ndarray
 """(batch, N) grey levels in tree order, uint8 or floats in [0, 1]."""
 
 
-class NetworkState(Observables):
+class NetworkState(Observables, StoredInFiles):
     """One quantum state per class, given by the site tensors of a tree tensor network.
 
     Args:
@@ -122,15 +121,7 @@ class NetworkState(Observables):
         Raises:
             InputError: the states do not fit together, or the weights are not as many.
         """
-        if not states:
-            raise InputError("states is empty: a sum needs at least one state")
-        weights = [1 / len(states)] * len(states) if weights is None else list(weights)
-        if len(weights) != len(states):
-            raise InputError(f"weights has {len(weights)} numbers, there are {len(states)} states")
-        for other in states[1:]:
-            check_comparable(states[0], other)
-            if other.num_classes != states[0].num_classes:
-                raise InputError(f"states with {states[0].num_classes} and {other.num_classes} classes have no sum")
+        weights = checked_weights(states, weights)
         site_tensors, top = summed_tensors([(state.site_tensors, state.top) for state in states], weights)
         first = states[0]
         return cls(site_tensors, top, first.basis.name, first.class_names, first.layout, first.white)
@@ -354,29 +345,3 @@ class NetworkState(Observables):
             InputError: max(d_L + 1, classes) vectors of (d_0 + 1)^N numbers would be more than 2^24 numbers.
         """
         return dense_vectors(self.site_tensors, self.top)
-
-    def save(self, path: str | Path) -> None:
-        """Write a safetensors file that describes itself (docs/state_format.md).
-
-        Raises:
-            InputError: the file cannot be written.
-        """
-        write_state(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "NetworkState":
-        """Read a state that `save` wrote, in this or an earlier format.
-
-        Raises:
-            InputError: the file is missing, is not a safetensors file, holds no state, or was altered.
-        """
-        return cls(**read_state(path, cls.kind))
-
-    @classmethod
-    def load_epochs(cls, path: str | Path) -> dict[int, "NetworkState"]:
-        """Read the states of a run's epochs, `states.safetensors` of its folder; epoch -1 is before training.
-
-        Raises:
-            InputError: as `load`.
-        """
-        return {epoch: cls(**arguments) for epoch, arguments in read_epochs(path, cls.kind).items()}

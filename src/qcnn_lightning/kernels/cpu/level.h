@@ -161,11 +161,11 @@ Tensor site_tensors_of(const Tensor& weight, const Affine<T>& norm) {
 template <class T>
 class SiteTensors {
  public:
-  SiteTensors(const Tensor& site_tensors, std::vector<T> center, bool bfloat16_products)
-      : mapped_width_(site_tensors.size(1)), center_(std::move(center)), options_(site_tensors.options()) {
-    const int64_t width = site_tensors.size(2);
+  SiteTensors(const Tensor& site_tensors, const Affine<T>& norm, bool bfloat16_products)
+      : mapped_width_(site_tensors.size(1)), center_(norm.center), options_(site_tensors.options()) {
+    const int64_t depth = 1 + norm.scale.size(), width = site_tensors.size(2);
     for (int64_t side = 0; side < site_tensors.size(0); ++side)
-      factors_.emplace_back(data<T>(site_tensors) + side * mapped_width_ * width, products::Layout::kColumns, width,
+      factors_.emplace_back(data<T>(site_tensors) + side * mapped_width_ * width, products::Layout::kColumns, depth,
                             mapped_width_, width, bfloat16_products);
   }
 

@@ -79,7 +79,7 @@ Forward forward(const Setting& setting, const Parameters& parameters, bool keep)
     }
     const Affine<T> norm(gamma, parameters.beta(level), result.mean[level], result.var[level], setting.epsilon[level]);
     const Tensor site_tensors = site_tensors_of<T>(weight, norm);
-    mapped = SiteTensors<T>(site_tensors, norm.center, setting.bfloat16_products).map(blocks, [&](int64_t row, int64_t, T*) {
+    mapped = SiteTensors<T>(site_tensors, norm, setting.bfloat16_products).map(blocks, [&](int64_t row, int64_t, T*) {
       return data<T>(features) + row * features.size(1);
     });
     if (keep) {
@@ -105,7 +105,7 @@ Tensor evaluate(const Setting& setting, const Parameters& parameters) {
   for (int64_t level = 0; level < parameters.levels; ++level) {
     const Affine<T> norm(parameters.gamma(level), parameters.beta(level), setting.mean[level], setting.var[level],
                          setting.epsilon[level]);
-    site_tensors.emplace_back(site_tensors_of<T>(parameters.weight(level), norm), norm.center, setting.bfloat16_products);
+    site_tensors.emplace_back(site_tensors_of<T>(parameters.weight(level), norm), norm, setting.bfloat16_products);
   }
   const auto map_level = [&](int64_t level, const Tensor& some, Tensor& ids, const Tensor& below) {
     const Blocks blocks = next_blocks<T>(ids, some, level, parameters.weight(level).size(0), table);
