@@ -15,6 +15,8 @@ from qcnn_lightning.report.correlation import Estimate
 from qcnn_lightning.report.groups import Collection
 from qcnn_lightning.report.tables import accuracy_table, correlation_table, last, mean_and_deviation
 from qcnn_lightning.runs.run import Run
+from reproduction.density_study import PUBLISHED as PUBLISHED_DENSITIES
+from reproduction.density_study import density_table, intervention_rows
 from reproduction.embedding_study import EMBEDDINGS, cells_table, correlations_table, effects_table, scales_table
 from reproduction.relatives_study import RELATIVES, answer, entropy_and_cost_table, networks_table
 from reproduction.scaling_figure import PAPER, TITLES
@@ -526,6 +528,47 @@ def published(collection: Collection) -> Iterator[Row]:
                 yield name, f"{ORDINARY.get(network, network)}, by us", *numbers
 
 
+def densities(collection: Collection) -> Iterator[Row]:
+    """Yield published densities of 28x28 images, and the runs given, by data set and grey levels."""
+    yield (
+        *("data set", "grey levels", "density", "parameters", "epochs", "seeds"),
+        *("nats an image", "train", "bits a pixel", "EE of a state (nats)", "EE of the mixture", "seconds"),
+    )
+    ours = records(density_table(collection))
+    published_ones = [(data, levels) for data, levels, *_ in PUBLISHED_DENSITIES]
+    for data, levels in dict.fromkeys([*published_ones, *((row["data"], row["levels"]) for row in ours)]):
+        for of_data, of_levels, density, parameters, nats, bits in PUBLISHED_DENSITIES:
+            if (of_data, of_levels) == (data, levels):
+                yield data_name(data), f"{levels}", density, parameters, "", "", nats, "", bits, "", "", ""
+        for row in ours:
+            if (row["data"], row["levels"]) == (data, levels):
+                run = row["run"]
+                counts = f"{run.summary['num_parameters']}", f"{run.last_epoch + 1:.0f}", f"{row['runs']}"
+                numbers = (
+                    spread(row[name][0], row[name][1], digits)
+                    for name, digits in (
+                        *(("nats/test", 2), ("nats/train", 2), ("bits_per_pixel/test", 3)),
+                        *(("ee/mean", 2), ("ee/mixture", 2), ("seconds", 0)),
+                    )
+                )
+                yield data_name(data), f"{levels}", f"**ours**, d = {run.d}", *counts, *numbers
+
+
+def density_interventions(collection: Collection) -> Iterator[Row]:
+    """Yield what a weight of the mixture's entropy costs a density and a classifier, seed by seed."""
+    yield (
+        *("data set", "network", "weight of the EE", "runs", "EE of the mixture (nats)", "nats an image"),
+        *("difference (nats)", "test accuracy", "difference (points)"),
+    )
+    for row in intervention_rows(collection):
+        yield (
+            *(data_name(row["data"]), row["kind"], plain(float(row["value"]), "g"), f"{row['runs']}"),
+            *(plain(row["ee"].value, ".3f"), plain(row["nats"].value, ".2f")),
+            with_interval(row["nats difference"], "+.2f"),
+            *(plain(row["accuracy"].value, ".2%"), points(row["accuracy difference"])),
+        )
+
+
 def baselines() -> Iterator[Row]:
     """Yield the accuracies of ordinary networks on the same images."""
     yield "data set", "network", "pixels", "parameters", "epochs", "seeds", "test accuracy", "seconds"
@@ -682,6 +725,8 @@ OF_RUNS: dict[str, Callable[[Collection], Iterator[Row]]] = {
     "costs": costs,
     "choices": choices,
     "published": published,
+    "densities": densities,
+    "density_interventions": density_interventions,
 }
 OF_MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {
     "baselines": baselines,
@@ -735,6 +780,13 @@ def signed(text: str) -> str:
 def percent(mean: float, deviation: float) -> str:
     """Return "96.47 ± 0.10%", or without the deviation if there is none."""
     return f"{100 * mean:.2f}%" if math.isnan(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}%"
+
+
+def spread(mean: float, deviation: float, digits: int) -> str:
+    """Return "100.75 ± 0.12" with so many digits; without the deviation if there is none, empty without a number."""
+    if math.isnan(mean):
+        return ""
+    return f"{mean:.{digits}f}" if math.isnan(deviation) else f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 
 
 def number(mean: float, deviation: float) -> str:

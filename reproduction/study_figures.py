@@ -31,6 +31,7 @@ from qcnn_lightning.report.layout import (
 )
 from qcnn_lightning.report.tables import last, mean_and_deviation, possible_interval
 from qcnn_lightning.runs.run import Run
+from reproduction.density_study import KINDS, is_classifier, learned
 from reproduction.embedding_study import COSTS, EMBEDDINGS, ORDERS, cells_table
 from reproduction.relatives_study import FIRST_EPOCH, RELATIVES, SIZES, relative_of, size_of
 from reproduction.studies import classes_at_the_end, entropy_and_error, mean_with_interval
@@ -277,19 +278,21 @@ def against_entropy(collection: Collection) -> Figure | str:
     """Draw last test accuracy and -log p(x) against the entropy that a weight in the cost has forced on the states.
 
     A row per data set, a series for densities and one for classifiers: mean over seeds, bars of one standard deviation,
-    each point with its weight. A classifier's p(x) is not learned, so only densities have likelihoods.
+    each point with its weight. Only what was learned is drawn: no likelihood of a classifier, no accuracy of a density
+    without labels.
     """
     figure = Figure(figsize=(2.4 * PANEL_WIDTH, 2.6 * len(collection.data_sets)))
     panels = figure.subplots(len(collection.data_sets), 2, squeeze=False)
-    series = {"density": False, "classifier": True}
     for (left, right), data in zip(panels, collection.data_sets, strict=True):
-        for number, classifies in enumerate(series.values()):
-            groups = [group for group in collection.groups if group.data == data and is_classifier(group) == classifies]
+        for number, classifies in enumerate(KINDS.values()):
+            groups = [
+                group
+                for group in collection.groups
+                if group.data == data and is_classifier(group.runs[0]) == classifies
+            ]
             groups.sort(key=lambda group: rank(group.runs[0].settings.get(WEIGHT)))
             for axes, metric, highest in ((left, "accuracy/test", 1.0), (right, "nats/test", np.inf)):
-                if classifies and axes is right:
-                    continue
-                for group in groups:
+                for group in learned(groups, metric):
                     runs = group.complete_runs
                     entropy, entropy_bar = mean_and_bar([last(run.column("ee/mixture")) for run in runs])
                     value, bar = mean_and_bar([last(run.column(metric)) for run in runs], highest)
@@ -322,15 +325,8 @@ def against_entropy(collection: Collection) -> Figure | str:
         figure,
         [
             Line2D([], [], color=OKABE_ITO[number], marker=MARKERS[number], linestyle="", label=kind)
-            for number, kind in enumerate(series)
+            for number, kind in enumerate(KINDS)
         ],
     )
     title_above(figure, "Beside each point: the weight of the entropy in the cost", seeds_of(collection.groups))
     return figure
-
-
-def is_classifier(group: Group) -> bool:
-    """Return whether the runs learn p(y|x) alone, not p(y, x) or p(x)."""
-    settings = group.runs[0].settings
-    learns_images = str(settings.get("cost._target_", "")).endswith("NegativeLogLikelihood")
-    return not learns_images or float(settings.get("cost.discriminative_weight") or 0) == 1

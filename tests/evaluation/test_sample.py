@@ -96,6 +96,7 @@ def test_classification_survives_missing_pixels(trained):
 
 
 CLASSES = ("zero", "one", "two")
+JOINED = ("runs=multirun/classes", "data.path=three.npz")
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +124,14 @@ def test_densities_of_every_class_classify_and_complete_images_together(by_class
     module = ready(data_module("arrays", *overrides))
     test, labels = module.splits["test"]
     number = f"n={len(labels)}"
-    half = float(sample(by_class, "runs=multirun/classes", number, "missing=0.5").split("%")[0])
-    said = sample(by_class, "runs=multirun/classes", number, "missing=0")
+    half = float(sample(by_class, *JOINED, number, "missing=0.5").split("%")[0])
+    said = sample(by_class, *JOINED, number, "missing=0")
     everything = float(said.split("%")[0])
-    assert "samples: multirun/classes/ensemble-samples.png" in said
+    assert "multirun/classes/ensemble-samples.png" in said
     shown = lay_on_image(test, module.pixel_order, module.image_shape).numpy() / 255
     assert np.array_equal(np.load(by_class / "multirun" / "classes" / "ensemble-samples.npy"), shown)
     assert everything >= half > 70
-    done = command("qcnn_lightning.evaluate", "runs=multirun/classes", "figures=[]", folder=by_class)
+    done = command("qcnn_lightning.evaluate", *JOINED, "figures=[]", folder=by_class)
     assert done.returncode == 0, done.stderr
     numbers = json.loads((by_class / "multirun" / "classes" / "ensemble-evaluation" / "evaluation.json").read_text())
     assert 100 * numbers["accuracy"] == pytest.approx(everything, abs=0.006)
@@ -146,8 +147,8 @@ def test_densities_of_every_class_classify_and_complete_images_together(by_class
 
 
 def test_a_class_of_such_densities_has_samples_of_its_own(by_class):
-    sample(by_class, "runs=multirun/classes", "n=100", "label=one", "out=ones.png")
-    assert "100 samples: any.png" in sample(by_class, "runs=multirun/classes", "n=100", "out=any.png")
+    sample(by_class, *JOINED, "n=100", "label=one", "out=ones.png")
+    assert "100 samples: any.png" in sample(by_class, *JOINED, "n=100", "out=any.png")
     ones, anything = (np.load(by_class / f"{name}.npy") for name in ("ones", "any"))
     assert ones.shape == anything.shape == (100, 8, 8)
     assert not np.array_equal(ones, anything)
@@ -158,9 +159,10 @@ def test_some_of_the_classes_are_no_density_of_all(by_class):
     assert len(runs) == 3
     kept = [run for run in runs if "[two]" not in run]
     for module in ("evaluate", "sample"):
-        done = command(f"qcnn_lightning.{module}", f"runs=[{','.join(kept)}]", folder=by_class)
+        done = command(f"qcnn_lightning.{module}", f"runs=[{','.join(kept)}]", "data.path=three.npz", folder=by_class)
         assert done.returncode == 2
-        assert "runs of the classes zero, one: a density of all needs one of each of zero, one, two" in done.stderr
+        told = "runs of the classes zero, one: a density of all classes needs one of each of zero, one, two"
+        assert told in done.stderr
 
 
 def test_the_state_in_a_file_is_evaluated_and_sampled_without_its_run(trained):

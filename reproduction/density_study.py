@@ -1,0 +1,97 @@
+"""Densities beside published ones, and what a density and a classifier lose with their entropy, seed by seed."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from qcnn_lightning.report.groups import Collection, Group
+from qcnn_lightning.report.tables import last, mean_and_deviation
+from qcnn_lightning.runs.run import Run
+from reproduction.studies import contrast_table, mean_with_interval
+
+WEIGHT = "entropy_weight"
+KINDS = {"density": False, "classifier": True}
+OF_DENSITIES = ("nats/train", "nats/test", "bits_per_pixel/test", "ee/mean", "ee/mixture")
+COMPARED: dict[str, Callable[[Run], float]] = {
+    name: partial(lambda column, run: last(run.column(column)), column)
+    for name, column in (("nats", "nats/test"), ("accuracy", "accuracy/test"), ("ee", "ee/mixture"))
+}
+# Of 28x28 test images, as commonly quoted: data set, grey levels, density, parameters, nats an image or bits a pixel.
+PUBLISHED = (
+    ("mnist", 2, "matrix product state ([1901.02217](https://arxiv.org/abs/1901.02217))", "", "101.45", ""),
+    ("mnist", 2, "tree of dense tensors, bond 50 ([1901.02217](https://arxiv.org/abs/1901.02217))", "", "94.25", ""),
+    ("mnist", 2, "NADE", "", "88.9", ""),
+    ("mnist", 2, "PixelCNN", "", "81.3", ""),
+    ("mnist", 256, "squared circuit, complex, ten epochs (cirkit's notebooks)", "", "", "1.260"),
+    ("mnist", 256, "tree of products, inner weights shared (uni-circ-le)", "", "", "1.225"),
+    ("mnist", 256, "tree of products (uni-circ-le)", "380 million", "", "1.175"),
+    ("fmnist", 256, "tree of products (uni-circ-le)", "380 million", "", "3.38"),
+)
+
+
+def is_classifier(run: Run) -> bool:
+    """Return whether a run learns p(y|x) alone, not p(y, x) or p(x)."""
+    learns_images = str(run.settings.get("cost._target_", "")).endswith("NegativeLogLikelihood")
+    return not learns_images or float(run.settings.get("cost.discriminative_weight") or 0) == 1
+
+
+def learns_labels(run: Run) -> bool:
+    """Return whether a run learns which class an image is of; else its accuracy says nothing."""
+    weight = float(run.settings.get("cost.discriminative_weight") or 0)
+    return is_classifier(run) or weight > 0 or bool(run.settings.get("cost.labels", True))
+
+
+def grey_levels(run: Run) -> int:
+    """Return K, the grey levels of a run's images."""
+    levels = run.settings.get("data.levels")
+    return 256 if levels is None else int(levels)
+
+
+def density_table(collection: Collection) -> pd.DataFrame:
+    """Return a row per group of densities: `data`, `levels`, a `run`, and (mean, deviation) of the last epoch.
+
+    `seconds` are those of all epochs together.
+    """
+    rows = []
+    for group in collection.groups:
+        runs = [run for run in group.complete_runs if "nats/test" in run.metrics and not is_classifier(run)]
+        if runs:
+            row: dict[str, Any] = {
+                "data": group.data,
+                "levels": grey_levels(runs[0]),
+                "run": runs[0],
+                "runs": len(runs),
+            }
+            row |= {name: mean_and_deviation([last(run.column(name)) for run in runs]) for name in OF_DENSITIES}
+            row["seconds"] = mean_and_deviation([float(run.column("time/epoch_s").sum()) for run in runs])
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def of_kind(collection: Collection, classifies: bool) -> Collection:
+    """Return the classifiers, or the densities, of a collection."""
+    return Collection(tuple(run for run in collection.runs if is_classifier(run) == classifies))
+
+
+def intervention_rows(collection: Collection) -> Iterator[dict[str, Any]]:
+    """Yield what a weight of the entropy in the cost changes, to weight 0, for densities and classifiers.
+
+    Keys `data`, `kind`, `value`, `runs`, and estimates of `COMPARED` with their paired differences. A classifier's
+    likelihood and the accuracy of a density without labels are not learned: they have no estimate.
+    """
+    for kind, classifies in KINDS.items():
+        own = of_kind(collection, classifies)
+        rows: list[dict[str, Any]] = contrast_table(own, WEIGHT, 0, COMPARED).to_dict("records") if own.runs else []  # type: ignore[assignment]
+        unlearned = ["nats"] if classifies else [] if all(map(learns_labels, own.runs)) else ["accuracy"]
+        nothing = mean_with_interval([])
+        for row in rows:
+            row |= {key: nothing for name in unlearned for key in (name, f"{name} difference")}
+            yield {**row, "kind": kind}
+
+
+def learned(groups: list[Group], name: str) -> list[Group]:
+    """Return the groups whose last value of `accuracy/test` or `nats/test` was learned."""
+    learns: Callable[[Run], bool] = learns_labels if name == "accuracy/test" else lambda run: not is_classifier(run)
+    return [group for group in groups if learns(group.runs[0])]
