@@ -545,7 +545,7 @@ def densities(collection: Collection) -> Iterator[Row]:
                 run = row["run"]
                 counts = f"{run.summary['num_parameters']}", f"{run.last_epoch + 1:.0f}", f"{row['runs']}"
                 numbers = (
-                    spread(row[name][0], row[name][1], digits)
+                    spread(row[name], digits)
                     for name, digits in (
                         *(("nats/test", 2), ("nats/train", 2), ("bits_per_pixel/test", 3)),
                         *(("ee/mean", 2), ("ee/mixture", 2), ("seconds", 0)),
@@ -782,8 +782,9 @@ def percent(mean: float, deviation: float) -> str:
     return f"{100 * mean:.2f}%" if math.isnan(deviation) else f"{100 * mean:.2f} ± {100 * deviation:.2f}%"
 
 
-def spread(mean: float, deviation: float, digits: int) -> str:
-    """Return "100.75 ± 0.12" with so many digits; without the deviation if there is none, empty without a number."""
+def spread(of_runs: tuple[float, float], digits: int) -> str:
+    """Return "100.75 ± 0.12"; without the deviation if there is none, empty without a number."""
+    mean, deviation = of_runs
     if math.isnan(mean):
         return ""
     return f"{mean:.{digits}f}" if math.isnan(deviation) else f"{mean:.{digits}f} ± {deviation:.{digits}f}"

@@ -55,6 +55,8 @@ ELSEWHERE = {
     "qcnn-evaluate checkpoint=reproduction": "tests/reproduction/test_studies.py",
     "qcnn-evaluate run=<run> own=": "tests/test_extend_page.py",
     "qcnn-evaluate runs=[multirun": "tests/evaluation",
+    "qcnn-evaluate runs=multirun/classes": "tests/evaluation/test_sample.py",
+    "qcnn-evaluate state=": "tests/evaluation/test_sample.py",
     "qcnn-predict": "tests/evaluation/test_predict.py",
     "qcnn-compress": "tests/evaluation/test_compress.py",
     "qcnn-sample": "tests/evaluation/test_sample.py",

@@ -53,7 +53,8 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     if config.split not in SPLITS:
         raise InputError(f"split={config.split}: choose one of {', '.join(SPLITS)}")
     check_formats(config.figures)
-    device = choose_device(config.device)
+    # States are computed on the CPU.
+    device = choose_device(config.device if config.state is None else "cpu")
     checkpoints, folder = find_checkpoints(config)
     checkpoint = checkpoints[0]
     for name in (NUMBERS, STATE, *figure_files(config.figures)):
