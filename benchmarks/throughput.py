@@ -288,8 +288,8 @@ def main() -> None:
     for case in itertools.product(arguments.data, arguments.d, arguments.sharing, arguments.threads):
         rows.append(measure(*case, arguments))
         print_table(rows[-1:])
+        write_results(arguments.output, rows)
     print_table(rows)
-    write_results(arguments.output, rows)
 
 
 if __name__ == "__main__":
