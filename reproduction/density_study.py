@@ -9,10 +9,12 @@ import pandas as pd
 from qcnn_lightning.report.groups import Collection, Group
 from qcnn_lightning.report.tables import last, mean_and_deviation
 from qcnn_lightning.runs.run import Run
+from reproduction.embedding_study import weight_of
 from reproduction.studies import contrast_table, mean_with_interval
 
 WEIGHT = "entropy_weight"
 KINDS = {"density": False, "classifier": True}
+OF_CLASS_DENSITIES = ("nats", "bits_per_pixel", "accuracy", "accuracy_missing", "ee_mixture", "seconds")
 OF_DENSITIES = ("nats/train", "nats/test", "bits_per_pixel/test", "ee/mean", "ee/mixture")
 COMPARED: dict[str, Callable[[Run], float]] = {
     name: partial(lambda column, run: last(run.column(column)), column)
@@ -68,6 +70,38 @@ def density_table(collection: Collection) -> pd.DataFrame:
             row["seconds"] = mean_and_deviation([float(run.column("time/epoch_s").sum()) for run in runs])
             rows.append(row)
     return pd.DataFrame(rows)
+
+
+def class_density_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return a row per data set and grey levels of densities of every class, from `benchmarks/class_densities.py`.
+
+    `parameters`, `epochs`, `d`, `images` with missing pixels, `seeds`, and (mean, deviation) of the measured numbers.
+    """
+    table = pd.DataFrame(rows)
+    joined = []
+    for (data, levels), seeds in table.groupby(["data", "levels"], sort=False):
+        row: dict[str, Any] = {"data": data, "levels": levels, "seeds": len(seeds)}
+        row |= {name: seeds[name].iloc[0] for name in ("parameters", "epochs", "d", "missing_images")}
+        row |= {name: mean_and_deviation(list(seeds[name].astype(float))) for name in OF_CLASS_DENSITIES}
+        joined.append(row)
+    return pd.DataFrame(joined)
+
+
+def entropies_at_scales(collection: Collection) -> Iterator[tuple[str, str, list[Run], list[float]]]:
+    """Yield data set, kind, runs and mean entropies of the last epoch, scale by scale, without a term of the entropy.
+
+    The entropies are those of blocks of 1, 2, 4, .. pixels with the rest, means over classes, blocks and runs, nats.
+    """
+    for data in dict.fromkeys(run.data for run in collection.runs):
+        for kind, classifies in KINDS.items():
+            groups = of_kind(collection, classifies).groups
+            runs = [run for group in groups if group.data == data for run in group.complete_runs]
+            complete = [run for run in runs if not weight_of(run)]
+            if not complete:
+                continue
+            levels = [name for name in complete[0].metrics if str(name).startswith("profile/level_")]
+            means = [mean_and_deviation([last(run.column(str(name))) for run in complete])[0] for name in levels]
+            yield data, kind, complete, means
 
 
 def of_kind(collection: Collection, classifies: bool) -> Collection:

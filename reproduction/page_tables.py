@@ -16,7 +16,7 @@ from qcnn_lightning.report.groups import Collection
 from qcnn_lightning.report.tables import accuracy_table, correlation_table, last, mean_and_deviation
 from qcnn_lightning.runs.run import Run
 from reproduction.density_study import PUBLISHED as PUBLISHED_DENSITIES
-from reproduction.density_study import density_table, intervention_rows
+from reproduction.density_study import class_density_table, density_table, entropies_at_scales, intervention_rows
 from reproduction.embedding_study import EMBEDDINGS, cells_table, correlations_table, effects_table, scales_table
 from reproduction.relatives_study import RELATIVES, answer, entropy_and_cost_table, networks_table
 from reproduction.scaling_figure import PAPER, TITLES
@@ -552,6 +552,35 @@ def densities(collection: Collection) -> Iterator[Row]:
                     )
                 )
                 yield data_name(data), f"{levels}", f"**ours**, d = {run.d}", *counts, *numbers
+        for row in of_classes():
+            if (row["data"], row["levels"]) == (data, levels):
+                sizes = (f"{row[name]}" for name in ("parameters", "epochs", "seeds"))
+                nats, bits = spread(row["nats"], 2), spread(row["bits_per_pixel"], 3)
+                entropy, seconds = spread(row["ee_mixture"], 2), spread(row["seconds"], 0)
+                density = f"**ours**, one for each class, d = {row['d']}"
+                yield data_name(data), f"{levels}", density, *sizes, nats, "", bits, "", entropy, seconds
+
+
+def of_classes() -> list[dict[str, Any]]:
+    """Return what was measured of densities of every class; nothing if nothing was."""
+    measured = MEASUREMENTS / "class_densities.json"
+    return records(class_density_table(json.loads(measured.read_text())["rows"])) if measured.is_file() else []
+
+
+def class_densities() -> Iterator[Row]:
+    """Yield how densities of every class classify, also where half of the pixels are missing."""
+    yield "data set", "grey levels", "seeds", "accuracy by p(y given x)", "half of the pixels missing", "of images"
+    for row in of_classes():
+        accuracies = (percent(*row[name]) for name in ("accuracy", "accuracy_missing"))
+        yield data_name(row["data"]), f"{row['levels']}", f"{row['seeds']}", *accuracies, f"{row['missing_images']}"
+
+
+def density_entropies(collection: Collection) -> Iterator[Row]:
+    """Yield the entropies of a density and of a classifier at every scale."""
+    rows = list(entropies_at_scales(collection))
+    yield "data set", "network", "runs", *(f"{1 << level}" for level in range(len(rows[0][-1]) if rows else 0))
+    for data, kind, runs, means in rows:
+        yield data_name(data), kind, f"{len(runs)}", *(f"{mean:.3f}" for mean in means)
 
 
 def density_interventions(collection: Collection) -> Iterator[Row]:
@@ -727,6 +756,7 @@ OF_RUNS: dict[str, Callable[[Collection], Iterator[Row]]] = {
     "published": published,
     "densities": densities,
     "density_interventions": density_interventions,
+    "density_entropies": density_entropies,
 }
 OF_MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {
     "baselines": baselines,
@@ -737,6 +767,7 @@ OF_MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {
     "population_sample": population_sample,
     "throughput": throughput,
     "throughput_highest": partial(throughput, "throughput_highest"),
+    "class_densities": class_densities,
     "kernel_precision": kernel_precision,
     "scaling": scaling,
 }

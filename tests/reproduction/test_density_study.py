@@ -1,5 +1,6 @@
 """Tables and the figure of the densities, of runs whose numbers follow simple laws."""
 
+import json
 import math
 
 import pytest
@@ -7,7 +8,8 @@ from synthetic import write_run
 from test_study_tables import with_recall, with_setting
 
 from qcnn_lightning.report.groups import read_collection
-from reproduction.page_tables import densities, density_interventions
+from reproduction import page_tables
+from reproduction.page_tables import class_densities, densities, density_entropies, density_interventions
 from reproduction.study_figures import against_entropy
 
 COST = "qcnn_lightning.costs.NegativeLogLikelihood"
@@ -31,6 +33,7 @@ def intervention(tmp_path):
             for blend in (0, 1):
                 if (seed, weight, blend) != (2, 10, 1):
                     numbers = {"nats__test": 60.0 + (seed + 1) * weight / 10, "ee__mixture": 2.0 / (1 + weight) + seed}
+                    numbers |= {"profile__level_0": 0.5 + seed, "profile__level_1": 1.0 + blend}
                     folder = tmp_path / f"{seed},{weight},{blend}"
                     density_run(folder, seed, weight, blend, accuracy__test=0.9 - weight / 1000, **numbers)
     return read_collection(tmp_path)
@@ -60,6 +63,32 @@ def test_a_figure_draws_likelihoods_of_densities_and_accuracies_of_classifiers(i
         assert [container.lines[0].get_ydata()[0] for container in axes.containers] == pytest.approx(values)
         assert [text.get_text() for text in axes.texts] == ["0", "10"]
     assert [c.lines[0].get_xdata()[0] for c in likelihood.containers] == pytest.approx([3, 2 / 11 + 1])
+
+
+def test_entropies_of_every_scale_are_those_of_runs_without_a_term(intervention):
+    titles, *rows = density_entropies(intervention)
+    assert [row[:3] for row in rows] == [("MNIST", "density", "3"), ("MNIST", "classifier", "3")]
+    assert all(len(row) == len(titles) for row in rows)
+    assert [row[3:] for row in (titles, *rows)] == [("1", "2"), ("1.500", "1.000"), ("1.500", "2.000")]
+
+
+def test_densities_of_every_class_are_taken_from_their_measurement(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_tables, "MEASUREMENTS", tmp_path)
+    density_run(tmp_path / "runs/binary", nats__test=100.0, bits_per_pixel__test=0.18)
+    collection = read_collection(tmp_path / "runs")
+    assert len(list(class_densities())) == 1
+    before = list(densities(collection))
+    of_all = {"data": "mnist", "levels": 2, "d": 32, "epochs": 40, "parameters": 4324480, "missing_images": 1000}
+    rows = [
+        {**of_all, "nats": 91 + seed, "bits_per_pixel": 0.17, "accuracy": 0.97, "ee_mixture": 2.0, "seconds": 500}
+        | {"seed": seed, "accuracy_missing": 0.95 + seed / 100}
+        for seed in (0, 2)
+    ]
+    (tmp_path / "class_densities.json").write_text(json.dumps({"rows": rows}))
+    (added,) = set(densities(collection)) - set(before)
+    assert added[2:7] == ("**ours**, one for each class, d = 32", "4324480", "40", "2", "92.00 ± 1.41")
+    _, row = class_densities()
+    assert row == ("MNIST", "2", "2", "97.00 ± 0.00%", "96.00 ± 1.41%", "1000")
 
 
 def test_a_density_of_images_and_labels_has_an_accuracy(tmp_path):
