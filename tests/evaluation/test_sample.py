@@ -242,4 +242,4 @@ def test_a_classifier_has_no_samples(tmp_path):
     assert done.returncode == 0, done.stderr
     done = command("qcnn_lightning.sample", "run=run", folder=tmp_path)
     assert done.returncode == 2
-    assert "its QCNN is no density; samples need model=density" in done.stderr
+    assert "QCNN is no density; samples need model=density or model=mps" in done.stderr
