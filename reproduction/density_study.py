@@ -16,10 +16,8 @@ WEIGHT = "entropy_weight"
 KINDS = {"density": False, "classifier": True}
 OF_CLASS_DENSITIES = ("nats", "bits_per_pixel", "accuracy", "accuracy_missing", "ee_mixture", "seconds")
 OF_DENSITIES = ("nats/train", "nats/test", "bits_per_pixel/test", "ee/mean", "ee/mixture")
-COMPARED: dict[str, Callable[[Run], float]] = {
-    name: partial(lambda column, run: last(run.column(column)), column)
-    for name, column in (("nats", "nats/test"), ("accuracy", "accuracy/test"), ("ee", "ee/mixture"))
-}
+ENTROPY_OF = {"nats/test": "ee/mixture", "accuracy/test": "ee/mean"}
+"""The entropy that bounds what was learned: of the mixture for p(x), the mean of the classes for p(y|x)."""
 # Of 28x28 test images, as commonly quoted: data set, grey levels, density, parameters, nats an image or bits a pixel.
 PUBLISHED = (
     ("mnist", 2, "matrix product state ([1901.02217](https://arxiv.org/abs/1901.02217))", "", "101.45", ""),
@@ -112,17 +110,27 @@ def of_kind(collection: Collection, classifies: bool) -> Collection:
 def intervention_rows(collection: Collection) -> Iterator[dict[str, Any]]:
     """Yield what a weight of the entropy in the cost changes, to weight 0, for densities and classifiers.
 
-    Keys `data`, `kind`, `value`, `runs`, and estimates of `COMPARED` with their paired differences. A classifier's
-    likelihood and the accuracy of a density without labels are not learned: they have no estimate.
+    Keys `data`, `kind`, `value`, `runs`, and estimates of `nats`, `accuracy` and `ee` with their paired differences;
+    `ee` is that of the mixture for a density, the mean of the classes for a classifier. A classifier's likelihood and the
+    accuracy of a density without labels are not learned: they have no estimate.
     """
     for kind, classifies in KINDS.items():
         own = of_kind(collection, classifies)
-        rows: list[dict[str, Any]] = contrast_table(own, WEIGHT, 0, COMPARED).to_dict("records") if own.runs else []  # type: ignore[assignment]
+        rows: list[dict[str, Any]] = (
+            contrast_table(own, WEIGHT, 0, compared(classifies)).to_dict("records") if own.runs else []
+        )  # type: ignore[assignment]
         unlearned = ["nats"] if classifies else [] if all(map(learns_labels, own.runs)) else ["accuracy"]
         nothing = mean_with_interval([])
         for row in rows:
             row |= {key: nothing for name in unlearned for key in (name, f"{name} difference")}
             yield {**row, "kind": kind}
+
+
+def compared(classifies: bool) -> dict[str, Callable[[Run], float]]:
+    """Return what is compared, of the last epoch."""
+    columns = {"nats": "nats/test", "accuracy": "accuracy/test"}
+    columns["ee"] = ENTROPY_OF[columns["accuracy" if classifies else "nats"]]
+    return {name: partial(lambda column, run: last(run.column(column)), column) for name, column in columns.items()}
 
 
 def learned(groups: list[Group], name: str) -> list[Group]:

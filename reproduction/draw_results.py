@@ -36,7 +36,10 @@ FIGURES = FOLDER / "figures"
 PAGES = (FOLDER / "README.md", FOLDER.parent / "docs" / "results.md")
 PAGES_WITH_FIGURES = (*PAGES, FOLDER.parent / "README.md")
 # Studies that are one report; every other is a report of its own.
-REPORTS = {"reproduction": ("reproduction", "reproduction_d40", "up_down")}
+REPORTS = {
+    "reproduction": ("reproduction", "reproduction_d40", "up_down"),
+    "density_intervention": ("density_intervention", "classifier_intervention"),
+}
 # Settings by which runs of a report are not told apart. The runs in float32 are older than the setting, in part.
 NOT_TOLD_APART = {"float32": ("model.precision",)}
 TABLE = re.compile(r"(<!-- table: (?P<kind>\w+)(?P<of>(?: \w+)*) -->\n).*?(<!-- end of table -->)", re.DOTALL)

@@ -586,7 +586,7 @@ def density_entropies(collection: Collection) -> Iterator[Row]:
 def density_interventions(collection: Collection) -> Iterator[Row]:
     """Yield what a weight of the mixture's entropy costs a density and a classifier, seed by seed."""
     yield (
-        *("data set", "network", "weight of the EE", "runs", "EE of the mixture (nats)", "nats an image"),
+        *("data set", "network", "weight of the EE", "runs", "EE (nats)", "nats an image"),
         *("difference (nats)", "test accuracy", "difference (points)"),
     )
     for row in intervention_rows(collection):

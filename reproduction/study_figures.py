@@ -31,7 +31,7 @@ from qcnn_lightning.report.layout import (
 )
 from qcnn_lightning.report.tables import last, mean_and_deviation, possible_interval
 from qcnn_lightning.runs.run import Run
-from reproduction.density_study import KINDS, is_classifier, learned
+from reproduction.density_study import ENTROPY_OF, KINDS, is_classifier, learned
 from reproduction.embedding_study import COSTS, EMBEDDINGS, ORDERS, cells_table
 from reproduction.relatives_study import FIRST_EPOCH, RELATIVES, SIZES, relative_of, size_of
 from reproduction.studies import classes_at_the_end, entropy_and_error, mean_with_interval
@@ -294,7 +294,7 @@ def against_entropy(collection: Collection) -> Figure | str:
             for axes, metric, highest in ((left, "accuracy/test", 1.0), (right, "nats/test", np.inf)):
                 for group in learned(groups, metric):
                     runs = group.complete_runs
-                    entropy, entropy_bar = mean_and_bar([last(run.column("ee/mixture")) for run in runs])
+                    entropy, entropy_bar = mean_and_bar([last(run.column(ENTROPY_OF[metric])) for run in runs])
                     value, bar = mean_and_bar([last(run.column(metric)) for run in runs], highest)
                     axes.errorbar(
                         entropy,
@@ -318,8 +318,9 @@ def against_entropy(collection: Collection) -> Figure | str:
         left.set_ylabel("test accuracy")
         left.yaxis.set_major_formatter(PercentFormatter(1))
         right.set_ylabel("−log p(x) of a test image (nats)")
+        left.set_xlabel("mean EE of the classes (nats)")
+        right.set_xlabel("EE of the mixture (nats)")
         for axes in (left, right):
-            axes.set_xlabel("entropy of the left half in the mixture (nats)")
             axes.margins(0.1)
     legend_below(
         figure,

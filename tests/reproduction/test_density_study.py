@@ -52,7 +52,7 @@ def test_what_the_entropy_is_worth_is_told_of_what_was_learned(intervention):
     # 1, 2 and 3 nats: Student's interval of their mean.
     assert weighed["difference (nats)"] == f"+2.00 [−{4.3027 / 3**0.5 - 2:.2f}, +{4.3027 / 3**0.5 + 2:.2f}]"
     assert (density["nats an image"], density["test accuracy"]) == ("60.00", "")
-    assert (weighed["difference (points)"], density["EE of the mixture (nats)"]) == ("", "3.000")
+    assert (weighed["difference (points)"], density["EE (nats)"]) == ("", "3.000")
     assert (classifier["nats an image"], classifier["test accuracy"]) == ("", "90.00%")
     assert weighed_too["difference (points)"] == "−1.00"
 
