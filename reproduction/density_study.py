@@ -111,14 +111,13 @@ def intervention_rows(collection: Collection) -> Iterator[dict[str, Any]]:
     """Yield what a weight of the entropy in the cost changes, to weight 0, for densities and classifiers.
 
     Keys `data`, `kind`, `value`, `runs`, and estimates of `nats`, `accuracy` and `ee` with their paired differences;
-    `ee` is that of the mixture for a density, the mean of the classes for a classifier. A classifier's likelihood and the
-    accuracy of a density without labels are not learned: they have no estimate.
+    `ee` is that of the mixture for a density, the mean of the classes for a classifier. A classifier's likelihood and
+    the accuracy of a density without labels are not learned: they have no estimate.
     """
     for kind, classifies in KINDS.items():
         own = of_kind(collection, classifies)
-        rows: list[dict[str, Any]] = (
-            contrast_table(own, WEIGHT, 0, compared(classifies)).to_dict("records") if own.runs else []
-        )  # type: ignore[assignment]
+        table = contrast_table(own, WEIGHT, 0, compared(classifies)) if own.runs else pd.DataFrame()
+        rows: list[dict[str, Any]] = table.to_dict("records")  # type: ignore[assignment]
         unlearned = ["nats"] if classifies else [] if all(map(learns_labels, own.runs)) else ["accuracy"]
         nothing = mean_with_interval([])
         for row in rows:
