@@ -1,9 +1,9 @@
 """p(y, x) of one density per class: its likelihood, its accuracy, and its accuracy with half of the pixels missing.
 
-    qcnn-train --config-dir reproduction/conf -m sweep=density_classes
-    python benchmarks/class_densities.py multirun/density_classes [--missing 1000]
+    make studies STUDIES="density_classes density_classes_8bit"
+    python benchmarks/class_densities.py multirun/density_classes multirun/density_classes_8bit [--missing 1000]
 
-The runs of a sweep that differ in nothing but their class are one density; its `ee_mixture` is their mean.
+The runs of sweeps that differ in nothing but their class are one density; its `ee_mixture` is their mean.
 """
 
 import argparse
@@ -27,10 +27,10 @@ from qcnn_lightning.runs.settings import CLASSES
 PART_MISSING = 0.5
 
 
-def of_every_class(folder: Path) -> dict[str, list[Run]]:
-    """Return the finished runs of a sweep, those that differ in their class alone together."""
+def of_every_class(folders: list[Path]) -> dict[str, list[Run]]:
+    """Return the finished runs of sweeps, those that differ in their class alone together."""
     together: dict[str, list[Run]] = {}
-    for run in find_runs(folder):
+    for run in find_runs(folders):
         if run.status == "finished":
             others = {key: value for key, value in run.settings.items() if key != CLASSES}
             together.setdefault(repr(sorted(others.items())), []).append(run)
@@ -62,15 +62,15 @@ def measure(runs: list[Run], missing: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure every density of a sweep."""
+    """Measure every density of the sweeps."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", type=Path)
+    parser.add_argument("sweeps", type=Path, nargs="+")
     parser.add_argument("--missing", type=int, default=1000, help="test images with half of their pixels missing")
     parser.add_argument("--output", type=Path, default=RESULTS / "class_densities.json")
     given = parser.parse_args()
     torch.set_grad_enabled(False)
     rows = []
-    for runs in of_every_class(given.sweep).values():
+    for runs in of_every_class(given.sweeps).values():
         rows.append(measure(runs, given.missing))
         print(rows[-1], flush=True)
     write_results(given.output, rows)
