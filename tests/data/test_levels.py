@@ -1,5 +1,7 @@
+import numpy as np
 import pytest
 import torch
+from scipy.stats import kstest
 
 from composing import data_module, ready
 from qcnn_lightning.data.levels import rounded_to_levels
@@ -30,6 +32,32 @@ def test_floats_are_drawn_as_bytes_are():
     for rounding in ("bernoulli", "threshold"):
         as_bytes = rounded_to_levels(grey, 4, rounding, seed=2)
         assert torch.equal(rounded_to_levels(grey.float() / 255, 4, rounding, seed=2), as_bytes)
+
+
+def test_dequantised_pixels_are_spread_evenly_between_their_level_and_the_next():
+    images = torch.arange(256, dtype=torch.uint8).repeat(400).reshape(1, -1, 16)
+    spread = rounded_to_levels(images, 256, "dequantised", seed=0)
+    assert spread.dtype == torch.float32
+    assert torch.equal((spread * 256).floor().to(torch.uint8), images)
+    offset = (spread.double() * 256 - images).flatten().numpy()
+    assert kstest(offset, "uniform").pvalue > 1e-3
+    assert abs(np.corrcoef(offset, images.flatten().numpy())[0, 1]) < 0.02
+    few = rounded_to_levels(images, 4, "dequantised", seed=0)
+    nearest = rounded_to_levels(images, 4, "threshold", seed=0).double() / 255 * 3
+    assert torch.equal((few * 4).floor(), nearest.round().float())
+
+
+def test_dequantised_images_are_drawn_anew_and_altered_in_no_other_way():
+    module = ready(data_module("digits", "data.levels=17", "data.rounding=dequantised", "data.redraw=true"))
+    loader = module.train_dataloader()
+    epochs = []
+    for number in (0, 1):
+        loader.sampler.set_epoch(number)
+        epochs.append(torch.cat([images for item in loader for images, _ in item]).sort(0).values)
+    assert not torch.equal(*epochs)
+    torch.testing.assert_close(*epochs, atol=1 / 17, rtol=0)
+    with pytest.raises(InputError, match=r"data\.augment alters uint8 images, .* floats, as they are dequantised"):
+        ready(data_module("digits", "data.levels=17", "data.rounding=dequantised", "data.augment.shift=1"))
 
 
 def test_a_data_module_binarises_every_split_always_the_same_way_whatever_is_held_out():
@@ -77,13 +105,18 @@ def test_training_images_are_drawn_anew_in_every_epoch_and_no_others():
     [
         ("data.levels=1", r"data\.levels=1 must be from 2 to 256"),
         ("data.levels=257", r"data\.levels=257 must be from 2 to 256"),
-        ("data.rounding=random", r"data\.rounding=random: choose one of bernoulli, threshold"),
+        ("data.rounding=random", r"data\.rounding=random: choose one of bernoulli, threshold, dequantised"),
         ("data.augment.contrast=0.1", r"data\.augment\.contrast=0\.1 would give images of data\.levels=2 other"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(setting, message):
     with pytest.raises(InputError, match=message):
         data_module("digits", "data.levels=2", setting)
+
+
+def test_dequantised_pixels_need_their_levels():
+    with pytest.raises(InputError, match=r"data\.rounding=dequantised needs data\.levels=K"):
+        data_module("digits", "data.rounding=dequantised")
 
 
 @pytest.mark.parametrize("settings", [(), ("data.levels=2", "data.rounding=threshold")])

@@ -41,7 +41,8 @@ class ImageDataModule(SplitImages, pl.LightningDataModule):
         images = AlteredBatches(*split, self._augmentation, batches) if altered else Batches(*split)
         if self._grey is None or self.levels is None:
             return DataLoader(images, batch_size=None, sampler=batches)
-        return DataLoader(RedrawnBatches(images, self._grey, self.levels, batches), batch_size=None, sampler=batches)
+        redrawn = RedrawnBatches(images, self._grey, self.levels, self.rounding, batches)
+        return DataLoader(redrawn, batch_size=None, sampler=batches)
 
     def num_batches_in(self, num_items: int) -> int:
         """Return the number of batches in the first items of the training loader."""

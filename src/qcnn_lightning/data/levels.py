@@ -1,11 +1,11 @@
-"""Images with K grey levels: K = 2 is a binarised image."""
+"""Images with K grey levels, K = 2 is a binarised image; and dequantised ones, for densities on [0, 1]^N."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64, Real, UInt8
+from jaxtyping import Int64, Real
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -13,7 +13,8 @@ from qcnn_lightning.basis import MOST_LEVELS
 from qcnn_lightning.data.batches import Batch, Batches, TrainingBatches
 from qcnn_lightning.errors import InputError
 
-ROUNDINGS = ("bernoulli", "threshold")
+DEQUANTISED = "dequantised"
+ROUNDINGS = ("bernoulli", "threshold", DEQUANTISED)
 
 
 OTHER_GREY_LEVELS = ("contrast", "rotate", "zoom")
@@ -34,11 +35,13 @@ def check_levels(levels: int | None, rounding: str, redraw: bool, augment: Mappi
     """
     if rounding not in ROUNDINGS:
         raise InputError(f"data.rounding={rounding}: choose one of {', '.join(ROUNDINGS)}.")
-    if redraw and (levels is None or rounding != "bernoulli"):
+    if redraw and (levels is None or rounding == "threshold"):
         raise InputError(
-            f"data.redraw={redraw} draws grey levels anew: it needs data.levels=K and data.rounding=bernoulli; here "
-            f"they are {levels} and {rounding}."
+            f"data.redraw={redraw} draws grey levels anew: it needs data.levels=K and data.rounding=bernoulli or "
+            f"dequantised; here they are {levels} and {rounding}."
         )
+    if levels is None and rounding == DEQUANTISED:
+        raise InputError(f"data.rounding={rounding} needs data.levels=K, the grey levels before: 256 for 8-bit images.")
     if levels is None:
         return
     if not 2 <= levels <= MOST_LEVELS:
@@ -51,26 +54,32 @@ def check_levels(levels: int | None, rounding: str, redraw: bool, augment: Mappi
             )
 
 
-def rounded_to_levels(images: Real[Tensor, "*shape"], levels: int, rounding: str, seed: int) -> UInt8[Tensor, "*shape"]:
-    """Return images with grey levels 255 k / (K - 1), k = 0 .. K - 1, rounded to uint8.
+def rounded_to_levels(images: Real[Tensor, "*shape"], levels: int, rounding: str, seed: int) -> Real[Tensor, "*shape"]:
+    """Return images with grey levels 255 k / (K - 1), k = 0 .. K - 1, rounded to uint8; or dequantised ones.
 
     With x in [0, 1], "threshold" takes the nearest level, k = floor(x (K - 1) + 1/2). "bernoulli" takes one of the two
     levels around x at random, k = floor(x (K - 1) + u) with u uniform on [0, 1): the mean over draws is x. For K = 2 a
-    pixel is then white with probability x, the usual protocol for binarised MNIST.
+    pixel is then white with probability x, the usual protocol for binarised MNIST. "dequantised" takes the nearest
+    level and returns float32 numbers (k + u) / K: a density p on [0, 1]^N of these bounds the likelihood of the levels,
+    -log P(k) <= N log K - E_u log p (arXiv 1511.01844).
 
     Args:
         images: uint8, or floats in [0, 1].
         levels: K.
-        rounding: "bernoulli" or "threshold".
+        rounding: one of `ROUNDINGS`.
         seed: of the draws.
     """
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for part in images.split(5000):
         x = part.float() / 255 if part.dtype == torch.uint8 else part
-        offset = torch.rand(x.shape, generator=generator) if rounding == "bernoulli" else 0.5
+        drawn = torch.rand(x.shape, generator=generator)
+        offset = drawn if rounding == "bernoulli" else 0.5
         level = (x * (levels - 1) + offset).floor().clamp(max=levels - 1)
-        parts.append((level * (255 / (levels - 1))).round().to(torch.uint8))
+        if rounding == DEQUANTISED:
+            parts.append(((level + drawn) / levels).float())
+        else:
+            parts.append((level * (255 / (levels - 1))).round().to(torch.uint8))
     return torch.cat(parts)
 
 
@@ -81,11 +90,19 @@ class RedrawnBatches(Dataset[list[Batch]]):
         batches: of images, which are replaced.
         images: before they were rounded, in tree order.
         levels: K.
+        rounding: as `rounded_to_levels` takes it.
         order: the sampler, which knows seed and epoch.
     """
 
-    def __init__(self, batches: Batches, images: Real[Tensor, "images sites"], levels: int, order: TrainingBatches):
-        self.batches, self.images, self.levels, self.order = batches, images, levels, order
+    def __init__(
+        self,
+        batches: Batches,
+        images: Real[Tensor, "images sites"],
+        levels: int,
+        rounding: str,
+        order: TrainingBatches,
+    ):
+        self.batches, self.images, self.levels, self.rounding, self.order = batches, images, levels, rounding, order
         self._epoch: int | None = None
 
     def __getitem__(self, indices: Sequence[Int64[Tensor, " _"]]) -> list[Batch]:
@@ -93,5 +110,5 @@ class RedrawnBatches(Dataset[list[Batch]]):
             self._epoch = self.order.epoch
             # A branch of its own: independent of the order and of the augmentation.
             mixed = np.random.SeedSequence((self.order.seed, self._epoch), spawn_key=(0,)).generate_state(1)
-            self.batches.images = rounded_to_levels(self.images, self.levels, "bernoulli", int(mixed[0]))
+            self.batches.images = rounded_to_levels(self.images, self.levels, self.rounding, int(mixed[0]))
         return self.batches[indices]

@@ -17,7 +17,7 @@ from qcnn_lightning.data.augmentation import Augmentation
 from qcnn_lightning.data.batches import stratified_choice
 from qcnn_lightning.data.flattening import checked_order, lay_on_chain, pixel_order
 from qcnn_lightning.data.images import LabelledImages, cache_path, class_number, prepare_cache, read_cache
-from qcnn_lightning.data.levels import check_levels, rounded_to_levels
+from qcnn_lightning.data.levels import DEQUANTISED, check_levels, rounded_to_levels
 from qcnn_lightning.data.sources import make_source
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.pixels import checked_white
@@ -38,6 +38,7 @@ class SplitImages:
         image_shape: (height, width) before padding.
         pixel_order: int64 (N,), site of the chain -> pixel of the row-major image, or `flattening.PADDING`.
         levels: K, the grey levels that the images are rounded to, or None.
+        rounding: how, one of `levels.ROUNDINGS`.
         white: where the model lays the grey level 1.
     """
 
@@ -110,7 +111,7 @@ class SplitImages:
         if size is not None and size > MOST_PIXELS_A_SIDE:
             raise InputError(f"data.size={size} must be at most {MOST_PIXELS_A_SIDE}.")
         check_levels(levels, rounding, redraw, augment or {})
-        self.levels, self._rounding, self._redraw = levels, rounding, redraw
+        self.levels, self.rounding, self._redraw = levels, rounding, redraw
         self._paths = {"root": of_source.get("root"), "path": of_source.get("path"), "cache": cache}
         with self._failures_told():
             self._source = make_source(name, of_source)
@@ -197,11 +198,12 @@ class SplitImages:
         if self.levels is not None:
             # Seeds of their own: every run sees the same draw.
             for seed, (split, (pixels, labels)) in enumerate(sorted(images.splits.items())):
-                splits[split] = rounded_to_levels(pixels, self.levels, self._rounding, seed), labels
+                splits[split] = rounded_to_levels(pixels, self.levels, self.rounding, seed), labels
         if not (self._augmentation.changes_nothing or splits["train"][0].dtype == torch.uint8):
             raise InputError(
-                f"data.augment alters uint8 images, and those of data={self._name} are floats: leave it at its "
-                "defaults, or give uint8 images."
+                f"data.augment alters uint8 images, and those of data={self._name} are floats"
+                f"{', as they are dequantised' if self.rounding == DEQUANTISED else ''}: leave it at its defaults, or "
+                "give uint8 images."
             )
         if "test" not in splits:
             splits["train"], splits["test"] = _hold_out(splits["train"], self._num_test_images(len(splits["train"][1])))

@@ -20,6 +20,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from qcnn_lightning.basis import LevelsBasis
 from qcnn_lightning.data.datamodule import ImageDataModule
+from qcnn_lightning.data.levels import DEQUANTISED
 from qcnn_lightning.errors import InputError, RefusedRunError
 from qcnn_lightning.files import remove_temporaries
 from qcnn_lightning.hints import check_settings
@@ -196,6 +197,11 @@ def check_levels_of(network: Any, datamodule: ImageDataModule) -> None:
     basis = getattr(network, "basis", None)
     if isinstance(basis, LevelsBasis) and datamodule.white != 1:
         raise InputError(f"data.white={datamodule.white}: model.basis=levels has grey levels, no interval; choose 1")
+    if isinstance(basis, LevelsBasis) and datamodule.rounding == DEQUANTISED:
+        raise InputError(
+            f"data.rounding={datamodule.rounding}: model.basis=levels has grey levels; choose fourier or legendre, or "
+            "another rounding"
+        )
     if isinstance(basis, LevelsBasis) and datamodule.levels not in (None, basis.num_levels):
         raise InputError(
             f"data.levels={datamodule.levels}, and model.basis=levels has {basis.num_levels} grey levels "
