@@ -76,12 +76,22 @@ def test_a_density_is_evaluated(run, tmp_path):
     assert evaluation.entanglement.entropy.mean().item() == pytest.approx(last["ee/mean"], abs=1e-3)
 
 
+def test_a_density_of_dequantised_pixels_learns_and_its_run_is_evaluated(tmp_path):
+    settings = ("data.levels=17", "data.rounding=dequantised", "data.redraw=true", "model.basis=legendre")
+    train(compose_small(tmp_path / "run", *DENSITY, *settings), quiet=True)
+    table = pd.read_csv(tmp_path / "run/metrics.csv")
+    assert table["nats/test"].iloc[-1] < table["nats/test"].iloc[0]
+    evaluation, _ = evaluation_of(f"run={tmp_path / 'run'}", f"out={tmp_path / 'evaluation'}")
+    assert evaluation.classification.cost == pytest.approx(table["cost/test"].iloc[-1], abs=1e-3)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         (("cost=negative_log_likelihood",), r"needs log p\(y, x\), and QCNN is no density: say model=density"),
         ((*DENSITY, "model.levels=3"), r"data\.levels=2, and model\.basis=levels has 3 grey levels"),
         ((*DENSITY, "data.levels=null", "model.levels=2"), r"grey level .* none of the 2 .*say data\.levels=2"),
+        ((*DENSITY, "data.rounding=dequantised"), r"data\.rounding=dequantised: model\.basis=levels has grey levels"),
         ((*DENSITY, "cost.discriminative_weight=-1"), r"cost\.discriminative_weight=-1: must be from 0 to 1"),
         ((*DENSITY, "+model.start_gamma=0.3"), r"model\.start_gamma.*Density has no such setting"),
     ],
