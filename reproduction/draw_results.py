@@ -25,6 +25,7 @@ from qcnn_lightning.files import replace_atomically
 from qcnn_lightning.report.figures import planned_figures
 from qcnn_lightning.report.groups import Collection, read_collection
 from qcnn_lightning.report.layout import Choices, draw_all
+from qcnn_lightning.runs.settings import CLASSES
 from reproduction.archives import SUFFIX, study_of, unpack
 from reproduction.page_tables import KINDS, MEASUREMENTS, OF_MEASUREMENTS, OF_RUNS, Row, markdown
 from reproduction.scaling_figure import scaling_figure
@@ -39,9 +40,11 @@ PAGES_WITH_FIGURES = (*PAGES, FOLDER.parent / "README.md")
 REPORTS = {
     "reproduction": ("reproduction", "reproduction_d40", "up_down"),
     "density_intervention": ("density_intervention", "classifier_intervention"),
+    "density_classes": ("density_classes", "density_classes_8bit"),
 }
 # Settings by which runs of a report are not told apart. The runs in float32 are older than the setting, in part.
-NOT_TOLD_APART = {"float32": ("model.precision",)}
+# A density for every class has as many runs as classes.
+NOT_TOLD_APART = {"float32": ("model.precision",), "density_classes": (CLASSES,)}
 TABLE = re.compile(r"(<!-- table: (?P<kind>\w+)(?P<of>(?: \w+)*) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 SHOWN = re.compile(r"figures/(?P<report>\w+)/(?P<name>[^)\s]+)\.png")
 COLOURS = 256
