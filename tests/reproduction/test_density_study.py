@@ -100,7 +100,8 @@ def test_a_density_of_images_and_labels_has_an_accuracy(tmp_path):
     assert row[7].endswith("%")
 
 
-def test_densities_stand_beside_published_ones_of_the_same_images(tmp_path):
+def test_densities_stand_beside_published_ones_of_the_same_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_tables, "MEASUREMENTS", tmp_path)
     for seed, nats in ((0, 100.0), (1, 101.0)):
         numbers = {"nats__train": nats - 1, "bits_per_pixel__test": nats / 784 / math.log(2), "ee__mixture": 2.0}
         density_run(tmp_path / f"binary {seed}", seed, nats__test=nats, **numbers)
