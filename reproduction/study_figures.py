@@ -317,7 +317,7 @@ def against_entropy(collection: Collection) -> Figure | str:
         left.set_title(wrapped(data_name(data), PANEL_WIDTH), loc="left")
         left.set_ylabel("test accuracy")
         left.yaxis.set_major_formatter(PercentFormatter(1))
-        right.set_ylabel("−log p(x) of a test image (nats)")
+        right.set_ylabel("−log p(x), test (nats)")
         left.set_xlabel("mean EE of the classes (nats)")
         right.set_xlabel("EE of the mixture (nats)")
         for axes in (left, right):

@@ -243,6 +243,20 @@ def test_variants_have_a_colour_each_in_all_panels(tmp_path):
     assert [text.get_text() for text in legend.get_texts()] == ["d = 2", "d = 18", "test", "train"]
 
 
+def test_costs_in_nats_are_shown_as_they_are(tmp_path):
+    for d in (2, 18):
+        table = curves(epochs=5).assign(**{"cost/train": [700.0, 120, 100, 95, 92, 91], "cost/test": 93.0 + d})
+        write_run(tmp_path / str(d), d=d, table=table)
+    above, _ = compare_variants(read_collection(tmp_path), Choices()).axes
+    low, high = above.get_ylim()
+    assert low < 91
+    assert 111 < high < 200
+    panels = figure_2(read_collection(tmp_path).groups, Choices()).axes
+    (cost,) = [axes for axes in panels if axes.get_ylabel().startswith("cost")]
+    assert cost.get_ylim()[1] > 600
+    assert "not shown" not in cost.get_ylabel()
+
+
 def test_only_what_is_asked_for_is_drawn(tmp_path):
     write_sweep(tmp_path / "sweep", d=(2, 18), epochs=5)
     collection, out = read_collection(tmp_path / "sweep"), tmp_path / "figures"

@@ -23,6 +23,7 @@ from qcnn_lightning.report.layout import (
     Planned,
     cut_off_above_one,
     data_handles,
+    ends_of,
     leave_outliers_out,
     legend_below,
     over_epochs,
@@ -356,8 +357,11 @@ def compare_variants(collection: Collection, choices: Choices) -> Figure | str:
             over_epochs(axes, title)
         above.set_xlabel("")
         # Where the variants differ, not where all of them begin.
-        ends = [line.get_ydata()[-1] for line in above.lines]
-        above.set_ylim(0, min(1.0, 2.5 * max(ends, default=1.0)))
+        largest = max(ends_of(above), default=1.0)
+        if largest <= 1:
+            above.set_ylim(0, min(1.0, 2.5 * largest))
+        else:
+            above.set_ylim(top=1.5 * largest)
         cut_off_above_one(above)
         below.set_ylim(bottom=0)
         for axes in (above, below):

@@ -110,9 +110,17 @@ def over_epochs(axes: Axes, label: str) -> None:
 
 
 def cut_off_above_one(axes: Axes) -> None:
-    """Show costs up to 1, what answering 0 for every class costs: before learning, some are astronomical."""
-    if axes.get_ylim()[1] > 1:
+    """Show costs up to 1, what answering 0 for every class costs: before learning, some are astronomical.
+
+    Costs that all end beyond, such as nats of a density, stay as they are.
+    """
+    if axes.get_ylim()[1] > 1 and any(0 <= end <= 1 for end in ends_of(axes)):
         axes.set(ylim=(0, 1), ylabel=f"{axes.get_ylabel()} (above 1 not shown)")
+
+
+def ends_of(axes: Axes) -> list[float]:
+    """Return the last value of every line."""
+    return [float(np.asarray(line.get_ydata())[-1]) for line in axes.lines if len(np.asarray(line.get_ydata()))]
 
 
 def leave_outliers_out(axes: Axes) -> None:
