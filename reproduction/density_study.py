@@ -73,7 +73,7 @@ def density_table(collection: Collection) -> pd.DataFrame:
 def class_density_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Return a row per data set and grey levels of densities of every class, from `benchmarks/class_densities.py`.
 
-    `parameters`, `epochs`, `d`, `images` with missing pixels, `seeds`, and (mean, deviation) of the measured numbers.
+    `parameters`, `epochs`, `d`, `missing_images`, `seeds`, and (mean, deviation) of the measured numbers.
     """
     table = pd.DataFrame(rows)
     joined = []

@@ -73,11 +73,10 @@ def rounded_to_levels(images: Real[Tensor, "*shape"], levels: int, rounding: str
     parts = []
     for part in images.split(5000):
         x = part.float() / 255 if part.dtype == torch.uint8 else part
-        drawn = torch.rand(x.shape, generator=generator)
-        offset = drawn if rounding == "bernoulli" else 0.5
+        offset = torch.rand(x.shape, generator=generator) if rounding == "bernoulli" else 0.5
         level = (x * (levels - 1) + offset).floor().clamp(max=levels - 1)
         if rounding == DEQUANTISED:
-            parts.append(((level + drawn) / levels).float())
+            parts.append(((level + torch.rand(x.shape, generator=generator)) / levels).float())
         else:
             parts.append((level * (255 / (levels - 1))).round().to(torch.uint8))
     return torch.cat(parts)
