@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.models.channels import channel_schedule
 from qcnn_lightning.models.tree import SHARINGS, TreeModel, check_choice, check_start, matrices_of
+from qcnn_lightning.states.dense_gram import children
 from qcnn_lightning.states.density import DensityState
 from qcnn_lightning.states.tree import NetworkState
 
@@ -96,9 +97,10 @@ class ConvAC(TreeModel):
     def joined(self, features: Inexact[Tensor, "nodes batch _"], tensor: Tensor) -> Inexact[Tensor, "nodes//2 batch _"]:
         """Return (a zeta_2n) * (a' zeta_2n+1)."""
         if len(tensor) == 2 < len(features):
-            return (features[0::2] @ tensor[0].mT) * (features[1::2] @ tensor[1].mT)
-        mapped = mapped_by(features, tensor)
-        return mapped[0::2] * mapped[1::2]
+            left, right = children(features)
+            return (left @ tensor[0].mT) * (right @ tensor[1].mT)
+        left, right = children(mapped_by(features, tensor))
+        return left * right
 
     def state(self, statistics: None = None) -> NetworkState | DensityState:
         """Return the states with <x|Psi_y> = alpha_y(x), double precision, on the CPU; differentiable.

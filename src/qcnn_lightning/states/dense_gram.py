@@ -7,6 +7,7 @@ all: then all blocks of the level are alike.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Inexact, Int
@@ -166,9 +167,32 @@ def joined_features(
     features: Inexact[Tensor, "nodes batch _"], tensor: Inexact[Tensor, "_ joined left right"]
 ) -> Inexact[Tensor, "nodes//2 batch joined"]:
     """Return sum_jk T_ijk z_j z'_k of every node and image, from the children's z and z'."""
-    pairs = (features[0::2].unsqueeze(-1) * features[1::2].unsqueeze(-2)).flatten(-2)
+    pairs: Tensor = OuterProduct.apply(*children(features))
     matrices = for_nodes(tensor, len(pairs)).flatten(-2).mT
-    return pairs @ (matrices[0] if len(matrices) == 1 else matrices)
+    return pairs.flatten(-2) @ (matrices[0] if len(matrices) == 1 else matrices)
+
+
+def children(features: Inexact[Tensor, "nodes ..."]) -> tuple[Inexact[Tensor, "..."], Inexact[Tensor, "..."]]:
+    """Return what left and what right children have; unlike that of slices, the gradient is one copy."""
+    left, right = features.unflatten(0, (-1, 2)).unbind(1)
+    return left, right
+
+
+class OuterProduct(torch.autograd.Function):
+    """z_j z'_k. Its gradient is two products of a matrix and a vector, where autograd would hold two more matrices."""
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor) -> Tensor:
+        """Return the products."""
+        ctx.save_for_backward(left, right)
+        return left.unsqueeze(-1) * right.unsqueeze(-2)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the gradients of both."""
+        left, right = ctx.saved_tensors
+        of_left = (gradient @ right.conj().unsqueeze(-1)).squeeze(-1)
+        return of_left, (left.conj().unsqueeze(-2) @ gradient).squeeze(-2)
 
 
 def without_powers_of_two(
