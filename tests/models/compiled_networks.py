@@ -1,6 +1,8 @@
 """PyTorch's compilers follow a q-CNN: the same scores, in one graph. `test_compilers` collects this in a process of its
 own: PyTorch cannot follow the type checks that all other tests have."""
 
+import copy
+
 import pytest
 import torch
 
@@ -53,6 +55,32 @@ def test_compiled_training_has_the_same_gradients_and_moves_the_same_averages(ne
         scores.square().sum().backward()
     torch.testing.assert_close(twin.levels[0].weight.grad, network.levels[0].weight.grad, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(twin.state_dict(), network.state_dict(), rtol=1e-10, atol=1e-10)
+
+
+def test_compiled_steps_of_several_networks_are_the_plain_ones(network):
+    from qcnn_lightning.costs import SquaredDistance
+    from qcnn_lightning.models.networks import Networks
+    from qcnn_lightning.training.row_optimizers import AdamOfRows, settings_of
+    from qcnn_lightning.training.together import whole_step
+
+    weights, costs = [], []
+    for compiled in (False, True):
+        members = [copy.deepcopy(network.train()) for _ in range(3)]
+        together = Networks(members)
+        optimizers = [torch.optim.AdamW(member.parameters(), lr=0.1**place) for place, member in enumerate(members, 1)]
+        together.attach_gradients()
+        adam = AdamOfRows(optimizers, together)
+        if compiled:
+            together.compile("aot_eager")
+            adam.compile("aot_eager")
+        step = whole_step(together, adam, SquaredDistance())
+        adam.begin([[settings_of(optimizer)] * 4 for optimizer in optimizers])
+        labels = torch.arange(60).view(3, 20) % 3
+        batch = images(60).view(3, 20, 16)
+        costs.append(torch.stack([step(batch, labels, numbers) for numbers in adam.numbers]))
+        weights.append(together.weights)
+    torch.testing.assert_close(*costs, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(*weights, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("grey_levels", [images(), images() / 255])

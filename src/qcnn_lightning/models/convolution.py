@@ -12,6 +12,10 @@ from torch.nn import functional
 
 from qcnn_lightning.models.statistics import ChannelStatistics, FixedStatistics, batch_statistics
 
+ROWS = 512
+"""Of a batch, the rows (sites of images) that are summed in one go
+for a matrix's gradient. A GPU sums parts side by side."""
+
 
 class NormalisedConvolution(nn.Module):
     """Batch norm and 1x1 convolution without bias: xi = a (w zeta + z) (eq. 2-6).
@@ -108,8 +112,17 @@ def mapped(
     """Return matrix zeta_p + shift at every site (eq. 2-6)."""
     if matrix.ndim == 2:
         return functional.linear(features, matrix, shift)
-    rows = features.flatten(1, 2)
-    return torch.baddbmm(shift.unsqueeze(1), rows, matrix.mT).unflatten(1, features.shape[1:3])
+    networks, batch, sites, channels = features.shape
+    parts = parts_of(batch, sites)
+    rows = features.reshape(networks * parts, -1, channels)
+    matrices = matrix.unsqueeze(1).expand(-1, parts, -1, -1).flatten(0, 1)
+    return torch.bmm(rows, matrices.mT).view(networks, batch, sites, -1) + shift[:, None, None]
+
+
+def parts_of(batch: int, sites: int) -> int:
+    """Return into how many equal parts to cut a batch, so that each has `ROWS` rows or a few more."""
+    possible = (images for images in range(1, batch) if batch % images == 0 and images * sites >= ROWS)
+    return batch // next(possible, batch)
 
 
 def product_pooling(

@@ -5,7 +5,7 @@ running averages become views of what is trained, so whoever reads, saves or eva
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -67,6 +67,15 @@ class Networks:
                 for average, row in zip(averages, together, strict=True):
                     average.data = row
         self._leaves = parameters_of(self.batched)
+        self._scores: Callable[[Tensor], Tensor] = self.batched._plain
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Let PyTorch's compiler fuse the operators of training from now on.
+
+        Args:
+            backend: of `torch.compile`.
+        """
+        self._scores = torch.compile(self.batched._plain, dynamic=False, backend=backend)
 
     def __len__(self) -> int:
         return len(self.networks)
@@ -99,7 +108,7 @@ class Networks:
         """
         self.batched.train()
         with torch.enable_grad():
-            scores = self.batched._plain(x)
+            scores = self._scores(x)
         costs, gradient = costs_and_gradient(cost, scores.detach(), labels)
         of_leaves = torch.autograd.grad(scores, self._leaves, gradient)
         torch.cat([leaf.flatten(1) for leaf in of_leaves], 1, out=self.gradients)

@@ -86,6 +86,7 @@ class AdamOfRows:
         self.networks = networks
         self.moments = {name: torch.zeros_like(networks.weights) for name in MOMENTS}
         self.steps = remembered_steps(optimizers, networks)
+        self._adam_step = adam_step
         for row, (optimizer, network) in enumerate(zip(optimizers, networks.networks, strict=True)):
             start = 0
             for parameter in parameters_of(network):
@@ -96,6 +97,14 @@ class AdamOfRows:
                     if name in state:
                         view.copy_(state[name])
                     state[name] = view
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Let PyTorch's compiler make one operation of a step from now on.
+
+        Args:
+            backend: of `torch.compile`.
+        """
+        self._adam_step = torch.compile(adam_step, dynamic=False, backend=backend)
 
     def begin(self, settings: Sequence[Sequence[Settings]]) -> None:
         """Compute the numbers of some steps, and move them to the weights' device at once."""
@@ -116,7 +125,7 @@ class AdamOfRows:
         """Take a step by these `numbers_of` all networks, (numbers, networks, 1)."""
         mean, square = (self.moments[name] for name in MOMENTS)
         going = costs.isfinite().unsqueeze(1)
-        adam_step(self.networks.weights, self.networks.gradients, mean, square, numbers, going)
+        self._adam_step(self.networks.weights, self.networks.gradients, mean, square, numbers, going)
 
 
 @torch.no_grad()

@@ -4,10 +4,14 @@ Every run is an ordinary one, with a trainer, a record, loggers and checkpoints 
 (`turns.py`). `Member` hands over what takes time: the steps of a loader item, and evaluation. `Group` does it for all.
 """
 
+import logging
+import os
+import shutil
 import threading
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import pytorch_lightning as pl
@@ -29,7 +33,11 @@ from qcnn_lightning.training.module import Classifier
 from qcnn_lightning.training.row_optimizers import AdamOfRows, RowOptimizer, Settings, row_optimizer, settings_of
 from qcnn_lightning.training.turns import Seat
 
+log = logging.getLogger(__name__)
+
 HOOKS_OF_A_STEP = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
+WORTH_COMPILING = 20_000
+"""Optimisation steps, each a millisecond shorter when compiled; compiling takes 20 s."""
 FIX, EVALUATE, SPECTRUM, TRAIN = range(4)
 """What is asked for, in the order in which it is done: runs that are behind catch up."""
 
@@ -195,11 +203,8 @@ class Group:
             images, labels = zip(*batches, strict=True)
             entropic = [member for member in members if member.entropy_weight and place == 0]
             if isinstance(self._optimizers, AdamOfRows) and not entropic and networks.weights.is_cuda:
-                costs.append(
-                    self._captured_step(len(labels[0]), members[0].cost)(
-                        torch.stack(images), torch.stack(labels), self._optimizers.numbers[place]
-                    )
-                )
+                step = self._captured_step(len(labels[0]), members[0])
+                costs.append(step(torch.stack(images), torch.stack(labels), self._optimizers.numbers[place]))
                 continue
             costs.append(networks.backpropagate(members[0].cost, images, labels))
             for member, own in zip(members, images, strict=True):
@@ -209,16 +214,36 @@ class Group:
         by_member: list[list[float]] = torch.stack(costs, 1).tolist()
         return by_member
 
-    def _captured_step(self, batch: int, cost: Cost) -> CapturedStep:
-        """Return the step on batches of this size, captured once."""
+    def _captured_step(self, batch: int, member: Member) -> CapturedStep:
+        """Return the step on batches of this size, captured once; compiled before, where that is worth its time."""
         if batch not in self._captured:
             networks, optimizers = self._networks, self._optimizers
             assert networks is not None
             assert isinstance(optimizers, AdamOfRows)
+            if not self._captured and steps_to_come(member) >= WORTH_COMPILING and can_compile():
+                # What it cannot compile, it says, and leaves as it is.
+                torch._dynamo.config.suppress_errors = True
+                networks.compile()
+                optimizers.compile()
             self._captured[batch] = CapturedStep(
-                whole_step(networks, optimizers, cost), changed_by_step(networks, optimizers)
+                whole_step(networks, optimizers, member.cost), changed_by_step(networks, optimizers)
             )
         return self._captured[batch]
+
+
+def steps_to_come(member: Member) -> int:
+    """Return how many optimisation steps a run has before it, about."""
+    trainer = member.trainer
+    epochs = (trainer.max_epochs or 0) - trainer.current_epoch
+    return epochs * member.datamodule.num_batches_in(int(trainer.num_training_batches))
+
+
+def can_compile() -> bool:
+    """Return whether PyTorch's compiler can make GPU kernels here: it needs Triton, and that a C compiler."""
+    found = find_spec("triton") is not None and any(map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang")))
+    if not found:
+        log.info("steps on the GPU are not compiled, and take two to three times as long: no Triton or no C compiler")
+    return found
 
 
 def whole_step(networks: Networks, optimizers: AdamOfRows, cost: Cost) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
