@@ -120,17 +120,15 @@ class Trainer:
         self.labels = torch.randint(0, CLASSES, shape[:1], generator=generator).to(device)
         self.batch, self.device = options.batch, device
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield batches of an epoch, other ones for every network: the order is drawn once, and moved once."""
+    def batches(self, most: int | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Return the first batches of an epoch, other ones for every network; the order is drawn and moved at once."""
         generator = torch.Generator().manual_seed(2)
         orders = [torch.randperm(len(self.labels), generator=generator) for _ in range(len(self.networks))]
-        for chosen in torch.stack(orders).to(self.device).split(self.batch, dim=1):
-            if chosen.shape[1] == self.batch:
-                yield self.images[chosen], self.labels[chosen]
+        parts = torch.stack(orders).to(self.device).split(self.batch, dim=1)[:most]
+        return [(self.images[chosen], self.labels[chosen]) for chosen in parts if chosen.shape[1] == self.batch]
 
-    def train(self, steps: int | None = None) -> list[Tensor]:
-        """Take so many steps, or an epoch's, and return the costs before each."""
-        given = list(itertools.islice(self.batches(), steps)) if steps else list(self.batches())
+    def train(self, given: list[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """Take a step with each of these batches, and return the costs before each."""
         self.optimizer.begin([[of_network] * len(given) for of_network in self.settings])
         pairs = zip(given, self.optimizer.numbers, strict=True)
         return [self.step(images, labels, numbers) for (images, labels), numbers in pairs]
@@ -152,7 +150,7 @@ def check(options: argparse.Namespace, device: torch.device) -> list[dict[str, A
         judge = Trainer(3, d, options, torch.device("cpu"), torch.float64, "plain")
         judged = Trainer(3, d, options, device, torch.float32, mode)
         judge.networks.weights.copy_(judged.networks.weights)
-        expected, found = (torch.stack(each.train(10)).cpu().double() for each in (judge, judged))
+        expected, found = (torch.stack(each.train(each.batches(10))).cpu().double() for each in (judge, judged))
         error = ((found - expected).abs() / expected).amax(1)
         rows.append({"part": "check", "d": d, "mode": mode, "first": error[0].item(), "tenth": error[-1].item()})
     return rows
@@ -175,8 +173,8 @@ def measure(
     """Time a step, and an epoch where the steps leave time for it."""
     with peak_memory(device) as peak:
         trainer = Trainer(networks, d, options, device, torch.float32, mode)
-        trainer.train(3)
-        step = seconds_of(device, lambda: trainer.train(options.steps), repeats=3) / options.steps
+        batches = trainer.batches(options.steps)
+        step = seconds_of(device, lambda: trainer.train(batches), repeats=3) / len(batches)
         row: dict[str, Any] = {"part": "step", "networks": networks, "d": d, "mode": mode, "step_s": step}
         needed = floor_of(trainer.networks.batched, options.batch, networks)
         row |= needed
@@ -185,7 +183,7 @@ def measure(
             row["evaluation_s"] = seconds_of(device, trainer.evaluate, repeats=1)
             synchronise(device)
             start = time.perf_counter()
-            trainer.train()
+            trainer.train(trainer.batches())
             trainer.evaluate()
             synchronise(device)
             row["epoch_s"] = time.perf_counter() - start

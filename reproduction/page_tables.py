@@ -44,6 +44,8 @@ PUBLISHED = (
     ),
     ("the paper's q-CNN ([2103.11785](https://arxiv.org/abs/2103.11785))", 16, {"mnist": "97%", "fmnist": "89%"}),
 )
+GPU_STEPS = 60_000 // 50
+"""Steps of an epoch of `benchmarks/gpu.py`."""
 ORDINARY = {"linear": "linear model", "cnn": "convolutional network"}
 SCOPES = ("mean over runs", "all epochs of all runs", "last epochs of all runs")
 
@@ -710,6 +712,24 @@ def throughput(measurement: str = "throughput") -> Iterator[Row]:
         )
 
 
+def gpu() -> Iterator[Row]:
+    """Yield epochs of several networks at once on a GPU, where they were timed; a step is the rest after evaluation."""
+    yield "card", "d", "networks", "operators", "step (ms)", "over the floor", "epoch (s)", "of it evaluation", "peak (GB)"
+    for measurement in ("gpu_compiled", "gpu"):
+        measured = json.loads((MEASUREMENTS / f"{measurement}.json").read_text())["rows"]
+        (card,) = (row["name"] for row in measured if row["part"] == "device")
+        for row in (row for row in measured if "epoch_s" in row):
+            step = (row["epoch_s"] - row["evaluation_s"]) / GPU_STEPS
+            yield (
+                card,
+                *(f"{row[name]}" for name in ("d", "networks", "mode")),
+                f"{1e3 * step:.2f}",
+                f"{step / row['floor_s']:.0f}",
+                *(f"{row[name]:.2f}" for name in ("epoch_s", "evaluation_s")),
+                f"{row['peak_bytes'] / 1e9:.1f}",
+            )
+
+
 def kernel_precision() -> Iterator[Row]:
     """Yield relative errors of every kernel in float32, against the plain one in float64."""
     rows = json.loads((MEASUREMENTS / "kernel_precision.json").read_text())["rows"]
@@ -767,6 +787,7 @@ OF_MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {
     "population_sample": population_sample,
     "throughput": throughput,
     "throughput_highest": partial(throughput, "throughput_highest"),
+    "gpu": gpu,
     "class_densities": class_densities,
     "kernel_precision": kernel_precision,
     "scaling": scaling,

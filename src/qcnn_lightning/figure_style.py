@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, get_font
 from matplotlib.font_manager import findfont as find_font
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, FixedLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, LogFormatter, NullFormatter
 
 from qcnn_lightning.files import replace_atomically
 
@@ -64,9 +64,17 @@ def styled(style: dict[Any, Any] = STYLE) -> Iterator[None]:
 
 
 def make_drawable(figure: Figure) -> None:
-    """Give every letter of a figure a font that has it, of those installed, or else write its Unicode number."""
-    texts = [found for found in figure.findobj(Text) if isinstance(found, Text)]
+    """Give every letter of a figure a font that has it, of those installed, or else write its Unicode number.
+
+    Powers of ten at logarithmic axes become plain numbers: matplotlib writes formulas there, and no text here is one.
+    """
     axes = [axis for of_axes in figure.axes for axis in (of_axes.xaxis, of_axes.yaxis)]
+    for axis in axes:
+        if isinstance(axis.get_major_formatter(), LogFormatter):
+            axis.set_major_formatter(lambda value, _: f"{value:g}")
+        if isinstance(axis.get_minor_formatter(), LogFormatter):
+            axis.set_minor_formatter(NullFormatter())
+    texts = [found for found in figure.findobj(Text) if isinstance(found, Text)]
     # Words at ticks become texts when they are drawn.
     at_ticks = {axis: axis.get_major_formatter().format_ticks(axis.get_majorticklocs().tolist()) for axis in axes}
     words = [*(text.get_text() for text in texts), *(word for labels in at_ticks.values() for word in labels)]

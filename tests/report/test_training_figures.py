@@ -7,10 +7,12 @@ import pytest
 import yaml
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from synthetic import curves, write_run, write_sweep
 
-from qcnn_lightning.figure_style import FORMATS, STYLE, letters_of, make_drawable, save
+from qcnn_lightning.figure_style import FORMATS, STYLE, letters_of, make_drawable, save, styled
 from qcnn_lightning.report.figures import (
     accuracy_against_parameters,
     compare_variants,
@@ -352,6 +354,19 @@ def test_letters_that_another_font_has_are_drawn_with_it(tmp_path, monkeypatch):
     assert title.get_fontfamily() == ["DejaVu Sans", "STIXGeneral"]
     monkeypatch.undo()
     save(figure, tmp_path / "drawn", FORMATS)
+
+
+def test_logarithmic_axes_and_colour_bars_have_plain_numbers():
+    with styled():
+        figure = Figure()
+        curve, image = figure.subplots(1, 2)
+        curve.semilogy([1, 2, 3], [0.001, 0.1, 1])
+        figure.colorbar(image.imshow([[0.01, 1.0]], norm=LogNorm()))
+        make_drawable(figure)
+        figure.draw_without_rendering()
+        words = {text.get_text() for text in figure.findobj(Text)}
+    assert {"0.001", "0.1", "1"} < words
+    assert not any("$" in word for word in words)
 
 
 def test_the_page_has_letters_as_they_are():
