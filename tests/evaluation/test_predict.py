@@ -56,6 +56,20 @@ def test_own_images_are_classified_as_the_evaluation_does(trained):
     assert f"24 images: {'photos/test-predictions.csv'}" in done.stdout
 
 
+def test_images_are_rounded_to_the_grey_levels_of_the_run(trained):
+    levels = ("data.levels=2", "model.basis=levels", "model.channels=[1,3,3,3,3,3,3]", "trainer.max_epochs=1")
+    done = train_command(*TRAIN, *levels, "logger=none", "hydra.run.dir=binary", folder=trained)
+    assert done.returncode == 0, done.stderr
+    done = command("qcnn_lightning.predict", "run=binary", "images=photos/test", "out=binary.csv", folder=trained)
+    assert done.returncode == 0, done.stderr
+    evaluation, _ = evaluation_of(
+        f"run={trained / 'binary'}", f"data.root={trained / 'photos'}", f"out={trained / 'b'}"
+    )
+    expected = evaluation.classification.probabilities
+    table = pd.read_csv(trained / "binary.csv")
+    assert table["p/right"].to_numpy() == pytest.approx(expected[:, 1].numpy(), rel=1e-5, abs=1e-6)
+
+
 def test_images_of_another_size_are_resized(trained, tmp_path):
     write_images(tmp_path / "large ones", 1, size=40)
     done = command("qcnn_lightning.predict", f"run={trained / 'run'}", "images=large ones", folder=tmp_path)

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from qcnn_lightning.data.flattening import FLATTENINGS, lay_on_chain, pixel_order
 from qcnn_lightning.data.images import resized
+from qcnn_lightning.data.levels import rounded_to_levels
 from qcnn_lightning.data.sources.folder import image_files, read_image
 from qcnn_lightning.data.split_images import STORED_AS
 from qcnn_lightning.errors import InputError
@@ -46,7 +47,7 @@ def predict(config: DictConfig) -> tuple[pd.DataFrame, Path]:
 
 @torch.no_grad()
 def predictions(checkpoint: StoredCheckpoint, images: Path, own: Collection[str] = ()) -> pd.DataFrame:
-    """Classify the images below a folder, grey, resized and in the pixel order that the network was trained with.
+    """Classify the images below a folder: grey, resized, rounded and in the pixel order as the network was trained.
 
     Args:
         checkpoint: of a run.
@@ -67,7 +68,9 @@ def predictions(checkpoint: StoredCheckpoint, images: Path, own: Collection[str]
     files = list(image_files(images, Counter()))
     if not files:
         raise InputError(f"images={images}: no image is there")
-    x = lay_on_chain(resized(map(read_image, files), (size := size_of(checkpoint), size)), order_of(checkpoint, size))
+    size = size_of(checkpoint)
+    grey = with_levels_of(checkpoint, resized(map(read_image, files), (size, size)))
+    x = lay_on_chain(grey, order_of(checkpoint, size))
     state = network.state()
     if state is not None:
         probabilities = torch.cat([state.conditional_probability(batch) for batch in x.split(BATCH_SIZE)])
@@ -95,6 +98,13 @@ def size_of(checkpoint: StoredCheckpoint) -> int:
     if not isinstance(size, int) or size < 1:
         raise InputError(f"{checkpoint.path}: data.size={size}: the run's images were not resized, so no others can be")
     return size
+
+
+def with_levels_of(checkpoint: StoredCheckpoint, images: torch.Tensor) -> torch.Tensor:
+    """Return images rounded to the grey levels of a run, the way its test images were."""
+    data = checkpoint.config.get("data", {})
+    levels, rounding = data.get("levels"), data.get("rounding")
+    return images if levels is None else rounded_to_levels(images, levels, rounding, seed=0)
 
 
 def order_of(checkpoint: StoredCheckpoint, size: int) -> torch.Tensor:
