@@ -135,9 +135,10 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Fix statistics, score all images, and compute the entropies."""
-        self.networks.fix_population_statistics(self.images[:POPULATION])
+        number = len(self.networks)
+        self.networks.fix_population_statistics([self.images[:POPULATION]] * number)
         for part in self.images.split(EVALUATION_BATCH):
-            self.networks.evaluate(part)
+            self.networks.evaluate([part] * number)
         with torch.no_grad():
             states = [NetworkState.from_network(network) for network in self.networks.networks]
         schmidt_spectra(states, self.device)

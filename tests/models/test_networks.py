@@ -52,15 +52,14 @@ def test_evaluation_is_that_of_each_network_alone(statistics):
     for network, own in zip(alone, images, strict=True):
         network.train()(own)
         network.eval()
-    sample, _ = batches(1)
     if statistics == "population":
-        together.fix_population_statistics(sample[0])
-        for network in alone:
-            network.fix_population_statistics(sample[0])
-    expected = torch.stack([network(sample[0]) for network in alone])
-    torch.testing.assert_close(together.evaluate(sample[0]), expected, rtol=1e-11, atol=1e-12)
-    for network, own in zip(together.networks, expected, strict=True):
-        torch.testing.assert_close(network.eval()(sample[0]), own, rtol=1e-11, atol=1e-12)
+        together.fix_population_statistics(images)
+        for network, own in zip(alone, images, strict=True):
+            network.fix_population_statistics(own)
+    expected = torch.stack([network(own) for network, own in zip(alone, images, strict=True)])
+    torch.testing.assert_close(together.evaluate(images), expected, rtol=1e-11, atol=1e-12)
+    for network, own, scores in zip(together.networks, images, expected, strict=True):
+        torch.testing.assert_close(network.eval()(own), scores, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("kernel", ["plain", "fused"])

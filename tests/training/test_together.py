@@ -167,6 +167,13 @@ def test_groups_hold_jobs_of_one_shape_and_no_more_than_most():
     assert list(groups_of(given, 3)) == [([0, 2, 4], ""), ([5], alone), ([1, 3], "")]
 
 
+def test_data_sets_with_as_many_images_of_as_many_classes_are_one_shape():
+    given = [
+        composed("train", *setting.split()) for setting in ("data=mnist", "data=fmnist data.root=there", "data=digits")
+    ]
+    assert [group for group, _ in groups_of(given, 32)] == [[0, 1], [2]]
+
+
 @pytest.mark.parametrize(
     ("setting", "reason"),
     [

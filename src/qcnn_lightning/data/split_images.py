@@ -258,6 +258,11 @@ class SplitImages:
                 self._grey = self._grey[own]
         return kept
 
+    @property
+    def origin(self) -> str:
+        """What the images are called, and where they come from."""
+        return f"{self._name} {self._paths}"
+
     def take_images_of(self, other: "SplitImages") -> None:
         """Have the same images in memory as a data set with the same settings, apart from the seed, that is loaded."""
         # One dictionary: whoever moves the images moves them for all.

@@ -141,29 +141,29 @@ class Networks:
         return costs
 
     @torch.no_grad()
-    def fix_population_statistics(self, x: Tensor) -> None:
-        """Fix the statistics of every network from the same images, as `QCNN.fix_population_statistics` does.
+    def fix_population_statistics(self, x: Sequence[Tensor]) -> None:
+        """Fix the statistics of every network from its own images, as `QCNN.fix_population_statistics` does.
 
         Args:
-            x: (sample, N).
+            x: (sample, N) of every network, samples of one size.
         """
-        if self.images_at_a_time() < len(x):
-            for network in self.networks:
-                network.fix_population_statistics(x)
+        if self.images_at_a_time() < len(x[0]):
+            for network, images in zip(self.networks, x, strict=True):
+                network.fix_population_statistics(images)
             return
-        measured = self.batched._measured(x.expand(len(self), *x.shape))
-        for row, network in enumerate(self.networks):
+        measured = self.batched._measured(torch.stack(tuple(x)))
+        for row, (network, images) in enumerate(zip(self.networks, x, strict=True)):
             own = [ChannelStatistics(level.mean[row], level.var[row], level.num_values) for level in measured]
-            network.check_variation(own[0], x)
+            network.check_variation(own[0], images)
             for level, population in zip(network.all_levels, own, strict=True):
                 level.statistics.fix_population(population)
 
     @torch.no_grad()
-    def evaluate(self, x: Tensor) -> Float[Tensor, "networks batch classes"]:
-        """Return every network's scores of the same images, by the statistics that evaluation normalises by.
+    def evaluate(self, x: Sequence[Tensor]) -> Float[Tensor, "networks batch classes"]:
+        """Return every network's scores of its own images, by the statistics that evaluation normalises by.
 
         Args:
-            x: (batch, N).
+            x: (batch, N) of every network, batches of one size.
         """
         self.batched.eval()
         for place, level in enumerate(self.batched.all_levels):
@@ -171,8 +171,8 @@ class Networks:
             for name in POPULATION:
                 setattr(level.statistics, name, torch.stack([getattr(of_network, name) for of_network in each]))
             level.statistics.population_fixed = each[0].population_fixed
-        parts = [self.batched._plain(part.expand(len(self), *part.shape)) for part in x.split(self.images_at_a_time())]
-        return torch.cat(parts, dim=1)
+        parts = torch.stack(tuple(x)).split(self.images_at_a_time(), dim=1)
+        return torch.cat([self.batched._plain(part) for part in parts], dim=1)
 
     def images_at_a_time(self) -> int:
         """Return how many images all networks evaluate in `NUMBERS_AT_A_TIME` numbers a level, at least one."""

@@ -145,15 +145,15 @@ class Group:
         self._networks: Networks | None = None
         self._optimizers: RowOptimizer | None = None
         self._captured: dict[int, CapturedStep] = {}
-        self._images: SplitImages | None = None
+        self._images: dict[str, SplitImages] = {}
 
     def share_images(self, datamodule: SplitImages) -> None:
-        """Let all members have the same images in memory."""
-        if self._images is None:
+        """Let all members of a data set have the same images in memory."""
+        if datamodule.origin not in self._images:
             datamodule.prepare_data()
             datamodule.setup()
-            self._images = datamodule
-        datamodule.take_images_of(self._images)
+            self._images[datamodule.origin] = datamodule
+        datamodule.take_images_of(self._images[datamodule.origin])
 
     # Lightning evaluates in inference mode, whose tensors cannot be trained.
     @torch.inference_mode(False)
@@ -172,8 +172,7 @@ class Group:
             states = [request.state for request in requests if request.state is not None]
             return schmidt_spectra(states, device)
         networks = self.networks_of(members)
-        images = requests[0].images
-        assert images is not None
+        images = [request.images for request in requests if request.images is not None]
         if key[0] == FIX:
             networks.fix_population_statistics(images)
             return [None] * len(requests)
