@@ -27,11 +27,7 @@ def check_tensors(site_tensors: Sequence[Any], top: Any, own_matrices: bool = Fa
     Raises:
         InputError: they do not.
     """
-    if not len(site_tensors):
-        raise InputError("site_tensors is empty: a state has at least one level, so two pixels")
-    named = [(f"site_tensors[{level}]", tensor) for level, tensor in enumerate(site_tensors)] + [("top", top)]
-    for name, tensor in named:
-        _check_numbers(name, tensor, or_complex=own_matrices)
+    named = _named(site_tensors, top, or_complex=own_matrices)
     for level, (name, tensor) in enumerate(named[:-1]):
         nodes = 2 ** (len(site_tensors) - level)
         numbers = (1, 2, nodes) if own_matrices else (1, 2)
@@ -41,14 +37,7 @@ def check_tensors(site_tensors: Sequence[Any], top: Any, own_matrices: bool = Fa
                 "s = 1 matrix for all sites, or s = 2 for left and right children"
                 + (f", or s = {nodes}, one for each" if own_matrices else "")
             )
-    if top.ndim != 2 or not len(top):
-        raise InputError(f"top has shape {tuple(top.shape)}: expected (classes, d_L + 1)")
-    for (name, tensor), (name_above, above) in itertools.pairwise(named):
-        if tensor.shape[1] != above.shape[-1]:
-            raise InputError(
-                f"{name_above} has shape {tuple(above.shape)}: its last dimension must be {tensor.shape[1]}, the "
-                f"number of rows of {name}, {tuple(tensor.shape)}"
-            )
+    _check_fit(named, "(classes, d_L + 1)")
 
 
 def check_dense_tensors(site_tensors: Sequence[Any], top: Any) -> None:
@@ -61,11 +50,8 @@ def check_dense_tensors(site_tensors: Sequence[Any], top: Any) -> None:
     Raises:
         InputError: they do not.
     """
-    if not len(site_tensors):
-        raise InputError("site_tensors is empty: a state has at least one level, so two pixels")
-    named = [(f"site_tensors[{level}]", tensor) for level, tensor in enumerate(site_tensors)] + [("top", top)]
+    named = _named(site_tensors, top, or_complex=True)
     for name, tensor in named:
-        _check_numbers(name, tensor, or_complex=True)
         if tensor.dtype != top.dtype:
             raise InputError(f"{name} has dtype {tensor.dtype}, top has {top.dtype}: expected one for all")
     for level, (name, tensor) in enumerate(named[:-1]):
@@ -75,14 +61,7 @@ def check_dense_tensors(site_tensors: Sequence[Any], top: Any) -> None:
                 f"{name} has shape {tuple(tensor.shape)}: expected (s, d_{level + 1}, d_{level}, d_{level}), s = 1 "
                 f"tensor for all nodes, 2 for nodes in turn, or {nodes}, one for each"
             )
-    if top.ndim != 2 or not len(top):
-        raise InputError(f"top has shape {tuple(top.shape)}: expected (classes, d_L)")
-    for (name, tensor), (name_above, above) in itertools.pairwise(named):
-        if tensor.shape[1] != above.shape[-1]:
-            raise InputError(
-                f"{name_above} has shape {tuple(above.shape)}: its last dimension must be {tensor.shape[1]}, the "
-                f"channels that {name}, {tuple(tensor.shape)}, gives"
-            )
+    _check_fit(named, "(classes, d_L)")
 
 
 def check_chain(site_tensors: Sequence[Any], class_tensor: Any, class_site: Any) -> None:
@@ -119,6 +98,37 @@ def check_chain(site_tensors: Sequence[Any], class_tensor: Any, class_site: Any)
         bond = tensor.shape[2]
     if bond != 1:
         raise InputError(f"{named[-1][0]} has shape {tuple(named[-1][1].shape)}: the last right bond must be 1")
+
+
+def _named(site_tensors: Sequence[Any], top: Any, or_complex: bool) -> list[tuple[str, Any]]:
+    """Return the tensors of a tree with their names, from the pixels up.
+
+    Raises:
+        InputError: there is no level, or one fails `_check_numbers`.
+    """
+    if not len(site_tensors):
+        raise InputError("site_tensors is empty: a state has at least one level, so two pixels")
+    named = [(f"site_tensors[{level}]", tensor) for level, tensor in enumerate(site_tensors)] + [("top", top)]
+    for name, tensor in named:
+        _check_numbers(name, tensor, or_complex)
+    return named
+
+
+def _check_fit(named: Sequence[tuple[str, Tensor]], shape_of_top: str) -> None:
+    """Check that the top is a matrix, and that every tensor takes the channels that the one below gives.
+
+    Raises:
+        InputError: one does not.
+    """
+    top = named[-1][1]
+    if top.ndim != 2 or not len(top):
+        raise InputError(f"top has shape {tuple(top.shape)}: expected {shape_of_top}")
+    for (name, tensor), (name_above, above) in itertools.pairwise(named):
+        if tensor.shape[1] != above.shape[-1]:
+            raise InputError(
+                f"{name_above} has shape {tuple(above.shape)}: its last dimension must be {tensor.shape[1]}, the "
+                f"channels that {name}, {tuple(tensor.shape)}, gives"
+            )
 
 
 def _check_numbers(name: str, tensor: Any, or_complex: bool = False) -> None:
