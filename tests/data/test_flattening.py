@@ -12,6 +12,7 @@ from qcnn_lightning.data.flattening import (
     checked_order,
     lay_on_chain,
     lay_on_image,
+    mirror_levels,
     padded_num_sites,
     pixel_order,
 )
@@ -37,6 +38,21 @@ def halved(pixels: list[tuple[int, int]], flatten: str, level: int, num_levels: 
     pixels = sorted(pixels, key=lambda pixel: pixel[::-1] if columns[flatten] else pixel)
     half = (len(pixels) + 1) // 2
     return [each for part in (pixels[:half], pixels[half:]) for each in halved(part, flatten, level + 1, num_levels)]
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (8, 2), (12, 12), (28, 28), (1, 8)])
+@pytest.mark.parametrize("flatten", FLATTENINGS)
+def test_exchanging_the_children_of_some_levels_mirrors_the_image(flatten, shape):
+    order = pixel_order(flatten, *shape)
+    images = torch.arange(shape[0] * shape[1]).view(1, *shape) + 1
+    sites = torch.arange(len(order)) ^ sum(2**level for level in mirror_levels(order, *shape))
+    assert torch.equal(lay_on_chain(images.flip(2), order), lay_on_chain(images, order)[:, sites])
+
+
+@pytest.mark.parametrize("size", [3, 10])
+def test_not_every_mirror_image_is_an_exchange_of_children(size):
+    with pytest.raises(InputError, match=f"{size} x {size} pixels in this order is no exchange"):
+        mirror_levels(pixel_order("left_right", size, size), size, size)
 
 
 @given(flattenings, shapes)

@@ -19,7 +19,7 @@ from composing import composed, evaluation_of
 from qcnn_lightning import QCNN, NetworkState, command_line
 from qcnn_lightning.costs import SquaredDistance
 from qcnn_lightning.data.datamodule import ImageDataModule
-from qcnn_lightning.data.flattening import PADDING
+from qcnn_lightning.data.flattening import PADDING, lay_on_chain, lay_on_image
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.entanglement import measure_entanglement
 from qcnn_lightning.evaluation.evaluate import NUMBERS, STATE, evaluate, rebuild_data
@@ -287,6 +287,24 @@ def test_an_ensemble_averages_scores_and_states(run, digits, tmp_path):
     assert torch.equal(evaluation.entanglement.entropy, vectors.entanglement_entropy())
     numbers = json.loads((folder / NUMBERS).read_text())
     assert [Path(path).parents[1] for path in numbers["model"]["ensemble"]] == [run, copy]
+
+
+def test_the_mirror_image_is_averaged_with_the_image_in_scores_and_states(run, digits, tmp_path):
+    single, _ = evaluation_of(f"run={run}", f"out={tmp_path / 'single'}")
+    evaluation, folder = evaluate(composed("evaluate", f"run='{run}'", "mirror=true", "figures=[]"))
+    assert folder == run / "evaluation-mirror"
+    images, _ = digits.splits["test"]
+    order = digits.pixel_order
+    mirrored = lay_on_chain(lay_on_image(images, order, (8, 8)).flip(2), order)
+    amplitudes = (single.state.amplitude(images) + single.state.amplitude(mirrored)) / 2
+    state = NetworkState.load(folder / STATE)
+    assert torch.allclose(state.amplitude(images), amplitudes, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(state.amplitude(mirrored), amplitudes, rtol=1e-9, atol=1e-12)
+    expected = amplitudes.square() / amplitudes.square().sum(1, keepdim=True)
+    assert torch.allclose(evaluation.classification.probabilities.double(), expected, atol=1e-5)
+    assert json.loads((folder / NUMBERS).read_text())["model"]["mirror"] is True
+    with pytest.raises(InputError, match="mirror=True averages scores"):
+        evaluate(composed("evaluate", f"run='{run}'", f"state='{folder / STATE}'", "mirror=true"))
 
 
 def test_runs_that_make_no_ensemble(run, tmp_path):

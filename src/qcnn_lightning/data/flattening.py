@@ -136,6 +136,29 @@ def lay_on_chain(
     return chain
 
 
+def mirror_levels(order: Int64[Tensor, " sites"], height: int, width: int) -> list[int]:
+    """Return the levels of the tree at which exchanging all left and right children mirrors the image, left to right.
+
+    Args:
+        order: the pixel at each site, or `PADDING`.
+        height: of the image, pixels.
+        width: of the image, pixels.
+
+    Raises:
+        InputError: that does not mirror it; all of `FLATTENINGS` do for sides that are powers of two, or in a frame.
+    """
+    pixels = torch.arange(height * width).view(height, width)
+    sites = torch.empty(height * width, dtype=torch.int64)
+    sites[order[order != PADDING]] = torch.arange(len(order))[order != PADDING]
+    exchanged = sites ^ sites[pixels.flip(1).flatten()]
+    if (exchanged != exchanged[0]).any():
+        raise InputError(
+            f"the mirror image of {height} x {width} pixels in this order is no exchange of the tree's children: "
+            f"choose another data.size, or data.flatten from {', '.join(FLATTENINGS)}"
+        )
+    return [level for level in range(len(order).bit_length() - 1) if int(exchanged[0]) >> level & 1]
+
+
 def _halved(cuts_columns: Callable[[int], bool], height: int, width: int) -> Int64[Tensor, " sites"]:
     """Return the order of halving all pixels level by level, from the top of the tree down (theory.md, eq. O1)."""
     num_sites = padded_num_sites(height, width)

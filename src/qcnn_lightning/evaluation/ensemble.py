@@ -52,6 +52,33 @@ class Ensemble(Model):
         return kind and kind.sum(states)
 
 
+class MirrorImage(Model):
+    """alpha_y(x') of the mirror image x': a network with the same weights, and the state `NetworkState.exchanged`.
+
+    Args:
+        network: of the image as it is.
+        levels: whose children are exchanged (`mirror_levels`).
+    """
+
+    def __init__(self, network: nn.Module, levels: Sequence[int]):
+        super().__init__()
+        self.network, self.levels = network, tuple(levels)
+        self.num_sites: Any = network.num_sites
+        self.num_classes: Any = network.num_classes
+        self.normalises_scores, self.is_complex = bool(network.normalises_scores), bool(network.is_complex)
+
+    def forward(self, x: Tensor) -> Float[Tensor, "batch classes"]:
+        """Return the scores of the mirror images (eq. 10)."""
+        sites = torch.arange(self.num_sites, device=x.device) ^ sum(2**level for level in self.levels)
+        scores: Tensor = self.network(x[:, sites])
+        return scores
+
+    def state(self, statistics: Any = None) -> NetworkState | None:
+        """Return the states with <x|Psi_y> = alpha_y(x'); None of a network with other states."""
+        found: Any = self.network.state()  # type: ignore[operator]
+        return found.exchanged(self.levels) if isinstance(found, NetworkState) else None
+
+
 class ClassModel(Model):
     """A density of images for every class: p(y, x) = p(y) p(x | y), p(x | y) the p(x) of one network.
 

@@ -11,11 +11,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from qcnn_lightning.data.flattening import FLATTENINGS
+from qcnn_lightning.data.flattening import FLATTENINGS, mirror_levels
 from qcnn_lightning.data.sources import SOURCES
 from qcnn_lightning.data.split_images import STORED_AS, SplitImages
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.evaluation.ensemble import Ensemble, check_same_images, class_model, one_of_each_class
+from qcnn_lightning.evaluation.ensemble import Ensemble, MirrorImage, check_same_images, class_model, one_of_each_class
 from qcnn_lightning.evaluation.fidelity import draw_fidelity
 from qcnn_lightning.evaluation.figures import check_formats, draw_all, figure_files
 from qcnn_lightning.evaluation.measure import Evaluation, as_json, measure
@@ -64,6 +64,8 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     networks = [network_of(one, own) for one in checkpoints] if file is None else [StateModel(state_of(file, own))]
     order_of_classes = one_of_each_class(checkpoints)
     network: Any = networks[0]
+    if config.mirror and (file is not None or order_of_classes is not None):
+        raise InputError(f"mirror={config.mirror} averages scores: give classifiers, by run, runs or checkpoint")
     if len(networks) > 1:
         check_same_images(checkpoints, of_classes=order_of_classes is not None)
         network = Ensemble(networks) if order_of_classes is None else network
@@ -77,6 +79,10 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     datamodule = rebuild_data(settings, config.data, checkpoint.path, own, order, network.num_sites)
     if images.get("content", datamodule.state_dict()["content"]) != datamodule.state_dict()["content"]:
         log.warning("the network was trained with other images")
+    if config.mirror:
+        levels = mirror_levels(datamodule.pixel_order, *datamodule.image_shape)
+        network = Ensemble([*networks, *(MirrorImage(one, levels) for one in networks)])
+        settings = settings | {"model": settings["model"] | {"mirror": True}}
     if order_of_classes is not None:
         network = class_model([networks[place] for place in order_of_classes], datamodule)
     check_fit(network, datamodule, config.split)
@@ -139,8 +145,9 @@ def find_checkpoints(config: DictConfig) -> tuple[list[StoredCheckpoint], Path]:
         checkpoints, folder = [read_checkpoint(path)], path.with_name(f"{path.stem}-evaluation")
     if file is not None:
         folder = file.with_name(f"{file.stem}-evaluation")
-    # Each split keeps its own results.
+    # Each split, and the mirrored image, has its own results.
     own = folder.name if config.get("split", "test") == "test" else f"{folder.name}-{config.split}"
+    own = f"{own}-mirror" if config.get("mirror") else own
     return checkpoints, inside(folder.parent, own) if config.out is None else Path(str(config.out))
 
 

@@ -5,7 +5,7 @@ round-off in float64, needs no state vector, and can be differentiated with resp
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -125,6 +125,17 @@ class NetworkState(Observables, StoredInFiles):
         site_tensors, top = summed_tensors([(state.site_tensors, state.top) for state in states], weights)
         first = states[0]
         return cls(site_tensors, top, first.basis.name, first.class_names, first.layout, first.white)
+
+    def exchanged(self, levels: Collection[int]) -> "NetworkState":
+        """Return the states of images whose left and right children are exchanged at all nodes of some levels.
+
+        <x|Psi'> = <x'|Psi>, x'_s = x_t with t = s xor sum_l 2^l. The levels of `mirror_levels` mirror the image.
+
+        Args:
+            levels: l, 0 for those of pixels.
+        """
+        site_tensors = [tensor.flip(0) if level in levels else tensor for level, tensor in enumerate(self.site_tensors)]
+        return NetworkState(site_tensors, self.top, self.basis.name, self.class_names, self.layout, self.white)
 
     @classmethod
     def from_dense_tree(cls, tree: DenseTreeState) -> "NetworkState":
