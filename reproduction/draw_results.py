@@ -40,6 +40,7 @@ PAGES_WITH_FIGURES = (*PAGES, FOLDER.parent / "README.md")
 REPORTS = {
     "reproduction": ("reproduction", "reproduction_d40", "up_down"),
     "density_intervention": ("density_intervention", "classifier_intervention"),
+    "relatives": ("relatives", "relatives_160k"),
     "density_classes": ("density_classes", "density_classes_8bit"),
 }
 # Settings by which runs of a report are not told apart. The runs in float32 are older than the setting, in part.

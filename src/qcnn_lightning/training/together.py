@@ -219,7 +219,7 @@ class Group:
             networks, optimizers = self._networks, self._optimizers
             assert networks is not None
             assert isinstance(optimizers, AdamOfRows)
-            if not self._captured and steps_to_come(member) >= WORTH_COMPILING and can_compile():
+            if not self._captured and steps_of(member) >= WORTH_COMPILING and can_compile():
                 # What it cannot compile, it says, and leaves as it is.
                 torch._dynamo.config.suppress_errors = True
                 networks.compile()
@@ -230,11 +230,10 @@ class Group:
         return self._captured[batch]
 
 
-def steps_to_come(member: Member) -> int:
-    """Return how many optimisation steps a run has before it, about."""
+def steps_of(member: Member) -> int:
+    """Return how many optimisation steps a run has in all; so one that goes on is compiled if it was before."""
     trainer = member.trainer
-    epochs = (trainer.max_epochs or 0) - trainer.current_epoch
-    return epochs * member.datamodule.num_batches_in(int(trainer.num_training_batches))
+    return (trainer.max_epochs or 0) * member.datamodule.num_batches_in(int(trainer.num_training_batches))
 
 
 def can_compile() -> bool:
