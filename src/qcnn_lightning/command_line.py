@@ -59,6 +59,8 @@ OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
 
 
 PATHS_OF_TRAINING = ("data.root", "data.path", "data.cache", "hydra.run.dir", "hydra.sweep.dir")
+PATHS_IF_THERE = ("start_from", "model.start", "data.flatten")
+"""Settings that may be words, or several values of a sweep, and are paths where such a file or folder is."""
 
 
 def quote_paths(*keys: str) -> None:
@@ -71,12 +73,14 @@ def with_quoted_paths(arguments: Iterable[str], keys: Iterable[str]) -> list[str
 
     Args:
         arguments: of a command.
-        keys: those that take a path. In every such `key=value` the value is quoted, and the items of a list of paths
-            that there are; null, what is quoted already, and other lists stay as they are.
+        keys: those that take a path, besides `PATHS_IF_THERE`. In every such `key=value` the value is quoted, and the
+            items of a list of paths that there are; null, what is quoted already, and other lists stay as they are.
     """
 
     def quoted_path(argument: str) -> str:
         key, _, value = argument.partition("=")
+        if key in PATHS_IF_THERE and value and "'" not in value and Path(value).exists():
+            return f"{key}='{value}'"
         if key not in keys or value in ("", "null") or "'" in value:
             return argument
         if Path(value).exists() or not value.startswith(("[", '"')):

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from composing import data_module, ready
+from qcnn_lightning.data.images import class_number
 from qcnn_lightning.errors import InputError
 
 SETTINGS = ("data.levels=2", "data.val_size=200")
@@ -37,6 +38,11 @@ def test_images_that_are_drawn_anew_are_those_of_the_classes():
     assert torch.equal(drawn.unique(), torch.tensor([0, 255], dtype=torch.uint8))
     # The mean over draws is the grey level: five standard errors of a coin.
     assert (drawn.double().mean(0) - grey.double().mean(0)).abs().max() < 5 * 127.5 / len(grey) ** 0.5
+
+
+def test_a_name_comes_before_a_number():
+    assert [class_number("data.classes", given, ["1", "2", "3"]) for given in (1, "3", 0)] == [0, 2, 0]
+    assert [class_number("data.classes", given, ["cat", "dog"]) for given in (1, "cat")] == [1, 0]
 
 
 @pytest.mark.parametrize(

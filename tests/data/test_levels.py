@@ -98,6 +98,10 @@ def test_training_images_are_drawn_anew_in_every_epoch_and_no_others():
     drawn = torch.stack([epoch(anew, number)[0][epoch(grey, number)[0] == 128].double().mean() for number in range(3)])
     assert (drawn - 128).abs().max() < 8
     assert not torch.equal(first[0], second[0])
+    # So are those of a data module that shares the images.
+    sharing = data_module("digits", "data.levels=2", "data.val_size=100", "data.redraw=true")
+    sharing.take_images_of(anew)
+    assert torch.equal(epoch(ready(sharing), 1)[0], second[0])
 
 
 @pytest.mark.parametrize(

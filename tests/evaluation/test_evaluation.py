@@ -320,6 +320,21 @@ def test_runs_that_make_no_ensemble(run, tmp_path):
     torch.save(content, last)
     with pytest.raises(InputError, match="different images or pixel orders"):
         ensemble_of(run, other)
+    content["ImageDataModule"] |= {
+        "pixel_order": content["ImageDataModule"]["pixel_order"].flip(0),
+        "content": "others",
+    }
+    torch.save(content, last)
+    with pytest.raises(InputError, match="different images or pixel orders"):
+        ensemble_of(run, other)
+
+
+def test_scores_of_densities_are_not_averaged(tmp_path):
+    density = ("data=digits", "data.levels=2", "model=density", "model.d=4", "cost=negative_log_likelihood")
+    rest = ("trainer.max_epochs=1", "logger=none", "sweep.name=test", f"run_dir='{tmp_path / 'density'}'")
+    train(composed("train", *density, *rest))
+    with pytest.raises(InputError, match="Density is a density, whose scores cannot be averaged"):
+        evaluate(composed("evaluate", f"run='{tmp_path / 'density'}'", "mirror=true"))
 
 
 def test_each_split_and_each_checkpoint_keeps_its_own_results(run):

@@ -70,6 +70,12 @@ def test_images_are_rounded_to_the_grey_levels_of_the_run(trained):
     assert table["p/right"].to_numpy() == pytest.approx(expected[:, 1].numpy(), rel=1e-5, abs=1e-6)
 
 
+def test_the_table_is_named_after_the_folder_one_is_in(trained):
+    done = command("qcnn_lightning.predict", "run=../../run", "images=.", folder=trained / "photos" / "test")
+    assert done.returncode == 0, done.stderr
+    assert str(trained / "photos" / "test-predictions.csv") in done.stdout
+
+
 def test_images_of_another_size_are_resized(trained, tmp_path):
     write_images(tmp_path / "large ones", 1, size=40)
     done = command("qcnn_lightning.predict", f"run={trained / 'run'}", "images=large ones", folder=tmp_path)

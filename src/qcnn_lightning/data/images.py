@@ -77,15 +77,16 @@ class LabelledImages:
 
 
 def class_number(key: str, given: object, names: Sequence[str]) -> int:
-    """Return the number of the class that a setting names, by its number or its name.
+    """Return the number of the class that a setting names, by its name or, if no class is called so, its number.
 
     Raises:
         InputError: there is no such class.
     """
-    if isinstance(given, int) and 0 <= given < len(names):
-        return given
+    # Classes may be called "1", "2", "3": then a number is a name.
     if str(given) in names:
         return list(names).index(str(given))
+    if isinstance(given, int) and 0 <= given < len(names):
+        return given
     raise InputError(f"{key}={given}: there is no such class; choose 0 to {len(names) - 1}, or {', '.join(names)}")
 
 

@@ -109,5 +109,6 @@ class RedrawnBatches(Dataset[list[Batch]]):
             self._epoch = self.order.epoch
             # A branch of its own: independent of the order and of the augmentation.
             mixed = np.random.SeedSequence((self.order.seed, self._epoch), spawn_key=(0,)).generate_state(1)
-            self.batches.images = rounded_to_levels(self.images, self.levels, self.rounding, int(mixed[0]))
+            drawn = rounded_to_levels(self.images, self.levels, self.rounding, int(mixed[0]))
+            self.batches.images = drawn.to(self.batches.labels.device)
         return self.batches[indices]

@@ -267,6 +267,7 @@ class SplitImages:
         """Have the same images in memory as a data set with the same settings, apart from the seed, that is loaded."""
         # One dictionary: whoever moves the images moves them for all.
         self._splits, self._class_names, self._known_by = other._splits, other._class_names, other._known_by
+        self._grey = other._grey
 
     def move_to(self, device: torch.device) -> None:
         """Keep the images in a GPU's memory, where batches are chosen and altered; elsewhere they stay in the CPU's."""

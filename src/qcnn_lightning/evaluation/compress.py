@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from qcnn_lightning.costs import COSTS
+from qcnn_lightning.data.flattening import FLATTENINGS
 from qcnn_lightning.data.sources import SOURCES
 from qcnn_lightning.data.split_images import STORED_AS
 from qcnn_lightning.errors import InputError
@@ -27,8 +29,8 @@ STATE = "state.safetensors"
 RETRAINED = "retrained"
 BATCH_SIZE = 1000
 KEPT_DATA = (
-    *("classes", "flatten", "levels", "rounding", "white"),
-    *("val_size", "batch_size", "size", "population_size", "seed"),
+    *("classes", "flatten", "levels", "redraw", "rounding", "white"),
+    *("test_fraction", "val_size", "batch_size", "size", "population_size", "seed"),
 )
 COST_NAMES = {"SquaredDistance": "squared_distance", "CrossEntropy": "cross_entropy"}
 
@@ -144,6 +146,9 @@ def further_training(config: DictConfig, settings: Mapping[str, Any], state: Any
     named = COSTS.get(cost)
     if data.get("name") not in SOURCES or named is None or named.__name__ not in COST_NAMES:
         raise InputError(f"epochs={config.epochs}: only our own data and costs can be trained on; say epochs=0")
+    flatten = str(data.get("flatten"))
+    if not (flatten in (*FLATTENINGS, *config.own) or flatten.endswith(".npy")):
+        raise InputError(f"epochs={config.epochs}: data.flatten={flatten} is code; if it is yours, say own=[{flatten}]")
     paths = {key: value for key, value in config.data.items() if value is not None}
     kept = {f"data.{key}": data[key] for key in KEPT_DATA if key in data}
     augment = {f"data.augment.{key}": value for key, value in data.get("augment", {}).items()}
@@ -171,7 +176,8 @@ def further_training(config: DictConfig, settings: Mapping[str, Any], state: Any
         "scheduler": "one_cycle",
         "trainer.max_epochs": config.epochs,
         "logger": "none",
-        "hydra.run.dir": str(folder / RETRAINED),
+        # Another state is another training.
+        "hydra.run.dir": str(folder / f"{RETRAINED}-{sha256((folder / STATE).read_bytes()).hexdigest()[:8]}"),
     }
 
 

@@ -1,6 +1,6 @@
 """Several networks as one: scores are averaged (theory.md, eq. E2), or each is the density of a class (eq. N7)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from qcnn_lightning.data.split_images import STORED_AS, SplitImages
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.models.model import Model
 from qcnn_lightning.runs.checkpoint import StoredCheckpoint
-from qcnn_lightning.runs.settings import settings_of, without_paths
+from qcnn_lightning.runs.settings import settings_of
 from qcnn_lightning.states import ClassDensities, DensityState, MPSState, NetworkState
 
 
@@ -139,7 +139,8 @@ def one_of_each_class(checkpoints: Sequence[StoredCheckpoint]) -> list[int] | No
     Raises:
         InputError: they are not one of every class.
     """
-    classes = [without_paths(one.config)["data"].get("classes") for one in checkpoints]
+    data: list[Any] = [one.config.get("data") for one in checkpoints]
+    classes: list[Any] = [of_run.get("classes") if isinstance(of_run, Mapping) else None for of_run in data]
     if not all(isinstance(own, list) and len(own) == 1 for own in classes) or len(set(map(str, classes))) == 1:
         return None
     names = [str(name) for name in checkpoints[0].record["facts"].get("class_names") or []]
@@ -152,23 +153,31 @@ def one_of_each_class(checkpoints: Sequence[StoredCheckpoint]) -> list[int] | No
     return [learned.index(label) for label in range(len(names))]
 
 
-def check_same_images(checkpoints: Sequence[StoredCheckpoint], of_classes: bool = False) -> None:
+def check_same_images(checkpoints: Sequence[StoredCheckpoint], split: str, of_classes: bool = False) -> None:
     """Check that all were trained with the same images, pixel by pixel, or with their own classes of them.
+
+    Args:
+        checkpoints: of the runs.
+        split: that they are evaluated on: none may have been trained with it.
+        of_classes: whether each has its own classes.
 
     Raises:
         InputError: they were not.
     """
     first = checkpoints[0]
     kept = OF_IMAGES if of_classes else (*OF_IMAGES, "classes")
+    kept = (*kept, "val_size") if split == "val" else kept
     for other in checkpoints[1:]:
         ours, theirs = ({key: settings_of(one.config).get(f"data.{key}") for key in kept} for one in (first, other))
-        orders = [one.content.get(STORED_AS, {}).get("pixel_order") for one in (first, other)]
-        if ours != theirs or not (orders[0] is orders[1] or torch.equal(*orders)):
+        images = [one.content.get(STORED_AS, {}) for one in (first, other)]
+        orders = [None if (order := of_run.get("pixel_order")) is None else order.tolist() for of_run in images]
+        contents = {of_run.get("content") for of_run in images} - {None}
+        if ours != theirs or orders[0] != orders[1] or len(contents) > 1:
             raise InputError(
                 f"{first.path} and {other.path} were trained with different images or pixel orders ({ours}, {theirs}): "
                 "they make no ensemble"
             )
 
 
-OF_IMAGES = ("name", "size", "flatten", "white", "levels", "rounding")
+OF_IMAGES = ("name", "size", "flatten", "white", "levels", "rounding", "test_fraction")
 """Settings of the data that say what the pixels are."""

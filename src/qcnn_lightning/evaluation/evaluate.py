@@ -64,12 +64,15 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     networks = [network_of(one, own) for one in checkpoints] if file is None else [StateModel(state_of(file, own))]
     order_of_classes = one_of_each_class(checkpoints)
     network: Any = networks[0]
-    if config.mirror and (file is not None or order_of_classes is not None):
-        raise InputError(f"mirror={config.mirror} averages scores: give classifiers, by run, runs or checkpoint")
-    if len(networks) > 1:
-        check_same_images(checkpoints, of_classes=order_of_classes is not None)
-        network = Ensemble(networks) if order_of_classes is None else network
     cost = cost_of(checkpoint, own)
+    averages = order_of_classes is None and (config.mirror or len(networks) > 1)
+    if config.mirror and (file is not None or not averages):
+        raise InputError(f"mirror={config.mirror} averages scores: give classifiers, by run, runs or checkpoint")
+    if averages and getattr(cost, "of_log_joint", False):
+        raise InputError(f"{checkpoint.path}: {type(network).__name__} is a density, whose scores cannot be averaged")
+    if len(networks) > 1:
+        check_same_images(checkpoints, config.split, of_classes=order_of_classes is not None)
+        network = Ensemble(networks) if order_of_classes is None else network
     epoch = checkpoint.content.get("epoch")
     settings = without_paths(checkpoint.config)
     if order_of_classes is not None:
@@ -134,7 +137,8 @@ def find_checkpoints(config: DictConfig) -> tuple[list[StoredCheckpoint], Path]:
         all_below = isinstance(config.runs, str)
         folders = [run.folder for run in find_runs(config.runs)] if all_below else [Path(str(r)) for r in config.runs]
         if len({run.resolve() for run in folders}) < max(2, len(folders)):
-            raise InputError(f"runs={list(config.runs)}: an ensemble needs at least two different runs")
+            given_runs = config.runs if all_below else list(config.runs)
+            raise InputError(f"runs={given_runs}: an ensemble needs at least two different runs")
         checkpoints, folder = [last_checkpoint(run) for run in folders], folders[0].parent / "ensemble-evaluation"
     else:
         path = Path(str(config.checkpoint))

@@ -39,6 +39,7 @@ def predict(config: DictConfig) -> tuple[pd.DataFrame, Path]:
     if config.run is None or config.images is None:
         raise InputError("give run=DIR, a trained run, and images=DIR, a folder of images")
     images = Path(str(config.images)).expanduser()
+    images = images if images.name else images.absolute()
     out = images.parent / f"{images.name}-predictions.csv" if config.out is None else Path(str(config.out))
     table = predictions(last_checkpoint(Path(str(config.run))), images, [str(path) for path in config.own])
     replace_atomically(out, as_csv(table))

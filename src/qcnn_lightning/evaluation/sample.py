@@ -161,7 +161,7 @@ def subject_of(config: DictConfig) -> Subject:
         )
     settings = without_paths(checkpoint.config)
     if places is not None:
-        check_same_images(checkpoints, of_classes=True)
+        check_same_images(checkpoints, "test", of_classes=True)
         settings = settings | {"data": settings["data"] | {"classes": None}}
     order = checkpoint.content.get(STORED_AS, {}).get("pixel_order")
     images = rebuild_data(settings, config.data, checkpoint.path, own, order, networks[0].num_sites)

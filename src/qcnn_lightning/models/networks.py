@@ -75,6 +75,8 @@ class Networks:
         Args:
             backend: of `torch.compile`.
         """
+        # What was compiled for other networks counts against a limit, beyond which nothing more is compiled.
+        torch.compiler.reset()
         self._scores = torch.compile(self.batched._plain, dynamic=False, backend=backend)
 
     def __len__(self) -> int:

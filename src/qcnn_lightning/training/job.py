@@ -6,9 +6,10 @@ from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from pytorch_lightning.utilities import rank_zero_only
 
+from qcnn_lightning.command_line import PATHS_IF_THERE
 from qcnn_lightning.errors import InputError, NonFiniteCostError, message_of
 from qcnn_lightning.files import inside
 from qcnn_lightning.runs.settings import PATHS_IN_A_CONFIG
@@ -68,7 +69,7 @@ def run_job(config: DictConfig, quiet: bool = False, company: Company | None = N
 
 
 def make_absolute(config: DictConfig, folder: Path) -> None:
-    """Let relative paths of the data be relative to this folder, not to where the job runs."""
+    """Let relative paths be relative to this folder, not to where the job runs."""
     with open_dict(config):
         for key in PATHS_IN_A_CONFIG["data"]:
             paths = config.data.get(key)
@@ -76,6 +77,10 @@ def make_absolute(config: DictConfig, folder: Path) -> None:
                 config.data[key] = str(folder / Path(paths).expanduser())
             elif paths is not None:
                 config.data[key] = [str(folder / Path(path).expanduser()) for path in paths]
+        for key in PATHS_IF_THERE:
+            value = OmegaConf.select(config, key)
+            if isinstance(value, str) and (folder / value).exists():
+                OmegaConf.update(config, key, str(folder / value))
 
 
 def silence() -> None:

@@ -38,7 +38,7 @@ OF_EACH_JOB = (
 )
 """Settings in which jobs that are trained together may differ; all others make the shape of what is computed."""
 OF_EQUAL_DATA_SETS = ("data.name", "data.root", "data.cache", "data.system_folders")
-"""Settings in which data sets of `idx.DATA_SETS` differ: all have 60 000 and 10 000 images of ten classes."""
+"""Settings in which whole data sets of `idx.DATA_SETS` differ: all have 60 000 and 10 000 images of ten classes."""
 LARGE = 6
 """d above which a step on a CPU is arithmetic, and what surrounds it a few percent."""
 
@@ -126,7 +126,8 @@ def shape_of(config: DictConfig) -> tuple[tuple[str, str], ...]:
     """Return the settings that jobs must share to be trained together."""
     part = {key: config[key] for key in config if key not in ("hydra", "run_dir")}
     settings = flattened(OmegaConf.to_container(OmegaConf.create(part), resolve=True))
-    free = OF_EACH_JOB if config.data.get("name") not in DATA_SETS else OF_EACH_JOB + OF_EQUAL_DATA_SETS
+    as_many_images = config.data.get("name") in DATA_SETS and config.data.get("classes") is None
+    free = OF_EACH_JOB + OF_EQUAL_DATA_SETS if as_many_images else OF_EACH_JOB
     agreed = {key: repr(value) for key, value in settings if not is_free(key, free)}
     return tuple(sorted((agreed | {"optimizer._target_": str(config.optimizer.get("_target_"))}).items()))
 

@@ -255,10 +255,12 @@ def fit(
     torch.manual_seed(config.seed)
     network = build_network(num_classes=datamodule.num_classes)
     check_levels_of(network, datamodule)
-    completed(network).mark_padding(datamodule.pixel_order == PADDING)  # type: ignore[operator]
-    network.mark_order(datamodule.pixel_order, datamodule.image_shape)
+    completed(network)
     if checkpoint is None:
-        take_weights(network, config.start_from)
+        take_weights(network, config.start_from, own=[str(config.model.get(key)) for key in ("_target_", "basis")])
+    # After the weights of a run with other images, whose padding is among them.
+    network.mark_padding(datamodule.pixel_order == PADDING)
+    network.mark_order(datamodule.pixel_order, datamodule.image_shape)
     company = company or company_on_gpu(network, trainer)
     datamodule.move_to(trainer.strategy.root_device)
     classifier = (Classifier if company is None else company.member)(
