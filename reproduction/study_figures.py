@@ -264,7 +264,9 @@ def entropy_and_cost(collection: Collection, data: str) -> Figure | str:
         use_logarithm(axes, "x", FormatStrFormatter("%g"))
         axes.set(xlabel="train cost, evaluated", ylabel=MEAN_ENTROPY)
         axes.label_outer()
-    legend_below(figure, [Line2D([], [], color=colours[size], label=f"{size} parameters") for size in SIZES])
+    drawn = {size_of(run) for own in runs.values() for run in own}
+    sizes = [size for size in SIZES if size in drawn]
+    legend_below(figure, [Line2D([], [], color=colours[size], label=f"{size} parameters") for size in sizes])
     title_above(figure, data_name(data), "a line per run, its last epoch marked", which_seeds(collection.runs))
     return figure
 
