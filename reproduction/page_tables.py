@@ -714,7 +714,8 @@ def throughput(measurement: str = "throughput") -> Iterator[Row]:
 
 def gpu() -> Iterator[Row]:
     """Yield epochs of several networks at once on a GPU, where they were timed; a step is the rest after evaluation."""
-    yield "card", "d", "networks", "operators", "step (ms)", "over the floor", "epoch (s)", "of it evaluation", "peak (GB)"
+    titles = ("card", "d", "networks", "operators", "step (ms)", "over the floor", "epoch (s)", "of it evaluation")
+    yield (*titles, "peak (GB)")
     for measurement in ("gpu_compiled", "gpu"):
         measured = json.loads((MEASUREMENTS / f"{measurement}.json").read_text())["rows"]
         (card,) = (row["name"] for row in measured if row["part"] == "device")
