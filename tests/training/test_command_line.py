@@ -160,7 +160,9 @@ def test_paths_are_meant_as_they_were_given_wherever_a_job_runs(tmp_path, place)
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(np.full((4, 4), 40 + 20 * number + 100 * label, dtype=np.uint8)).save(path)
     images = ("data=folder", "data.root=photos", "data.size=4", "data.batch_size=4", "model.d=2", "model.kernel=plain")
-    settings = (*images, "logger=none", "trainer.max_epochs=1", "hydra.job.chdir=true")
+    np.save(tmp_path / "order.npy", np.arange(16)[::-1])
+    (tmp_path / "product_state").mkdir()  # a choice of model.start, too
+    settings = (*images, "data.flatten=order.npy", "logger=none", "trainer.max_epochs=1", "hydra.job.chdir=true")
     done = train_command(*place, *settings, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["class_names"] == ["cat", "dog"]

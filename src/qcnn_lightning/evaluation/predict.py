@@ -20,6 +20,7 @@ from qcnn_lightning.evaluation.measure import probabilities_of
 from qcnn_lightning.files import as_csv, replace_atomically
 from qcnn_lightning.runs.checkpoint import StoredCheckpoint
 from qcnn_lightning.runs.rebuild import network_of
+from qcnn_lightning.runs.settings import settings_of
 
 BATCH_SIZE = 1000
 
@@ -103,8 +104,8 @@ def size_of(checkpoint: StoredCheckpoint) -> int:
 
 def with_levels_of(checkpoint: StoredCheckpoint, images: torch.Tensor) -> torch.Tensor:
     """Return images rounded to the grey levels of a run, the way its test images were."""
-    data = checkpoint.config.get("data", {})
-    levels, rounding = data.get("levels"), data.get("rounding")
+    settings = settings_of(checkpoint.config)
+    levels, rounding = settings["data.levels"], settings["data.rounding"]
     return images if levels is None else rounded_to_levels(images, levels, rounding, seed=0)
 
 

@@ -79,7 +79,9 @@ def make_absolute(config: DictConfig, folder: Path) -> None:
                 config.data[key] = [str(folder / Path(path).expanduser()) for path in paths]
         for key in PATHS_IF_THERE:
             value = OmegaConf.select(config, key)
-            if isinstance(value, str) and (folder / value).exists():
+            # A folder may be called like a choice, `default` or `left_right`.
+            is_path = isinstance(value, str) and (key == "start_from" or Path(value).suffix != "")
+            if is_path and (folder / value).exists():
                 OmegaConf.update(config, key, str(folder / value))
 
 
