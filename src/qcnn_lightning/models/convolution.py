@@ -13,7 +13,7 @@ from torch.nn import functional
 from qcnn_lightning.models.statistics import ChannelStatistics, FixedStatistics, batch_statistics
 
 ROWS = 512
-"""Rows (sites of images) of a batch, summed in one go for a matrix's gradient: a GPU sums parts side by side."""
+"""Rows of a batch (sites of its images) summed in one go for a matrix's gradient. A GPU sums parts side by side."""
 
 
 class NormalisedConvolution(nn.Module):
