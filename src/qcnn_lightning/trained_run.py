@@ -189,7 +189,7 @@ class Sweep(Sequence[TrainedRun]):
     @property
     def table(self) -> pd.DataFrame:
         """A row per run: the settings that differ between runs, status, epochs, and the last epoch's measurements."""
-        keys = {key: None for run in self for key in run.settings}
+        keys = {key: None for run in self for key in run.settings if key not in run.repeating_settings}
         varying = [
             key
             for key in keys
@@ -199,7 +199,7 @@ class Sweep(Sequence[TrainedRun]):
         for run in self:
             final = run.summary.get("final", {})
             numbers = {key: final[key] for key in MEASUREMENTS if key in final}
-            varied = {key: run.settings.get(key) for key in varying if not key.startswith("data.seed")}
+            varied = {key: run.settings.get(key) for key in varying}
             epochs = int(final.get("epoch", -1)) + 1
             rows.append(varied | {"status": run.status, "epochs": epochs} | numbers)
         return pd.DataFrame(rows, index=pd.Index([run.name for run in self], name="run"))

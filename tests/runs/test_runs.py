@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+import yaml
 from filelock import FileLock
 from scipy import stats
 from synthetic import curves, write_run, write_sweep
@@ -52,6 +53,37 @@ def test_experiments_differ_in_more_than_the_seed(tmp_path):
     assert {(item.data, item.variant, item.bipartition) for item in groups} == {
         (data, d, cut) for data in ("mnist", "fmnist") for d in ("d = 2", "d = 18") for cut in ("left/right", "up/down")
     }
+
+
+def test_a_setting_that_refers_to_others_has_the_value_that_the_run_had(tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "of now")
+    for size, lr in ((4, 0.01), (8, 0.02)):
+        folder = write_run(tmp_path / f"{size}", epochs=1)
+        config = yaml.safe_load((folder / ".hydra/config.yaml").read_text())
+        config["sweep"] |= {"size": f"{size}k", "widths": {"4k": 4, "8k": 8}}
+        config["optimizer"] |= {"lr": lr}
+        config["scheduler"] = {"max_lr": "${optimizer.lr}", "up": "${scheduler.down}", "down": "${scheduler.up}"}
+        config["data"] |= {"levels": 2, "cache": "${data.name}/cache", "root": "${oc.env:SECRET}"}
+        config["model"] |= {
+            "d": "${sweep.widths.${sweep.size}}",
+            "levels": "${oc.select:data.levels,null}",
+            "spread": "${no}",
+        }
+        (folder / ".hydra/config.yaml").write_text(yaml.safe_dump(config))
+    collection = read_collection(tmp_path)
+    settings = collection.runs[0].settings
+    assert settings["model.d"] == 4
+    assert settings["scheduler.max_lr"] == 0.01
+    assert settings["model.levels"] == 2
+    assert settings["data.cache"] == "mnist/cache"
+    assert settings["data.root"] == "${oc.env:SECRET}"
+    assert settings["model.spread"] == "${no}"
+    # A setting that only repeats another one is no difference of its own.
+    assert collection.varying_settings == ["model.d", "optimizer.lr"]
+    assert [group.variant for group in collection.groups] == [
+        "d = 4, learning rate = 0.01",
+        "d = 8, learning rate = 0.02",
+    ]
 
 
 @pytest.mark.parametrize("paths", [["one"], ["sweep/a", "sweep/b"], [""]])

@@ -97,7 +97,8 @@ class Collection:
             runs = [run for run in self.runs if run.data == data]
             # Other folders of images are other data.
             free = [key for key in NOT_A_SETTING if (data, key) != ("folder", "data.root")]
-            for key in {key for run in runs for key in run.settings if not is_free(key, free)}:
+            there = {key for run in runs for key in run.settings.keys() - run.repeating_settings}
+            for key in {key for key in there if not is_free(key, free)}:
                 # Older runs do not tell their classes.
                 told = [run for run in runs if key != CLASSES or CLASSES in run.settings]
                 if len({run.settings.get(key) for run in told}) > 1:

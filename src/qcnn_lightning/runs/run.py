@@ -30,7 +30,15 @@ from qcnn_lightning.runs.metrics import (
     read_table,
     summary_of,
 )
-from qcnn_lightning.runs.settings import CLASSES, MAX_EPOCHS, differences, is_longer, settings_of
+from qcnn_lightning.runs.settings import (
+    CLASSES,
+    MAX_EPOCHS,
+    differences,
+    is_longer,
+    repeating,
+    settings_of,
+    with_values,
+)
 from qcnn_lightning.runs.untrusted import MOST_BYTES_OF_SETTINGS, parse_yaml, read_json, read_text
 
 if TYPE_CHECKING:
@@ -94,9 +102,11 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The configuration, flattened: `settings["model.d"]`; a list is text, so that settings can be compared."""
-        config = self._asked(COMPOSED, "data set, d and seed are unknown")
-        settings = settings_of(config if isinstance(config, Mapping) else {})
+        """The configuration, flattened: `settings["model.d"]`; a list is text, so that settings can be compared.
+
+        Settings that refer to others have their values.
+        """
+        settings = with_values(self._written_settings)
         chosen = settings.pop(CLASSES, None)
         names = chosen or self.summary.get("class_names")
         settings |= {CLASSES: list(map(str, names))} if isinstance(names, list) else {}
@@ -104,6 +114,16 @@ class Run:
             key: json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, list) else value
             for key, value in settings.items()
         }
+
+    @cached_property
+    def repeating_settings(self) -> frozenset[str]:
+        """The settings that only repeat another one, such as `scheduler.max_lr`, which is `optimizer.lr`."""
+        return frozenset(repeating(self._written_settings))
+
+    @cached_property
+    def _written_settings(self) -> dict[str, Any]:
+        config = self._asked(COMPOSED, "data set, d and seed are unknown")
+        return settings_of(config if isinstance(config, Mapping) else {})
 
     @cached_property
     def overrides(self) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The settings of a run: which of them its results depend on, and how older runs name them."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -52,6 +53,9 @@ ADDED_SINCE = {
 """Settings that older runs do not name, and the values by which those runs went."""
 RENAMED = {"data.batches_at_a_time": "data.batches_per_item"}
 """The old name of a setting, which older runs have -> its name now."""
+REFERENCE = re.compile(r"\$\{(?:oc\.select:)?([\w.]+)(?:,null)?\}")
+"""A setting that stands for another one. Other resolvers stay text: they would read the environment of now."""
+DEEPEST_REFERENCE, LONGEST_PART = 5, 100
 
 
 def settings_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -71,6 +75,35 @@ def flattened(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flattened(value, f"{prefix}.{key}" if prefix else str(key))
     else:
         yield prefix, config
+
+
+def with_values(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings in which those that refer to others, as `${sweep.widths.${sweep.size}}` does, have the values."""
+    return {key: _value(written, settings) for key, written in settings.items()}
+
+
+def _value(written: Any, settings: Mapping[str, Any]) -> Any:
+    value = written
+    for _ in range(DEEPEST_REFERENCE):
+        reference = REFERENCE.search(value) if isinstance(value, str) else None
+        if reference is None or reference[1] not in settings:
+            break
+        meant = settings[reference[1]]
+        if reference[0] == value:
+            value = meant
+        elif len(str(meant)) <= LONGEST_PART:
+            value = value.replace(reference[0], str(meant), 1)
+        else:
+            break
+    return value
+
+
+def repeating(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the settings that have the value of another one, which is told anyway, as `${optimizer.lr}`."""
+    for key, written in settings.items():
+        reference = REFERENCE.fullmatch(written) if isinstance(written, str) else None
+        if reference and not is_free(reference[1]):
+            yield key
 
 
 def is_free(key: str, free: Iterable[str] = FREE_TO_CHANGE) -> bool:
