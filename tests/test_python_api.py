@@ -221,6 +221,13 @@ def test_network_states_and_figure_of_a_run(trained):
         np.testing.assert_allclose(axes.lines[0].get_xydata(), expected)
     with pytest.raises(ql.InputError, match="first_epoch"):
         trained.plot(first_epoch=50)
+    with pytest.raises(ql.InputError, match="window=0: must be a positive whole number"):
+        trained.plot(window=0)
+
+
+def test_a_run_s_entropies_are_numbers_for_numpy(trained):
+    for epoch in (None, 1):
+        assert trained.state(epoch).entanglement_entropy().numpy().shape == (10,)
 
 
 def test_a_run_without_weights_or_kept_states_says_so(here, trained):

@@ -69,12 +69,16 @@ class TrainedRun(Run):
         Raises:
             InputError: the states of this epoch were not kept, or the network has none.
         """
+        import torch
+
         from qcnn_lightning.states import StoredState
 
         if epoch is not None and epoch != self.last_epoch:
             return self._kept_states(epoch)[epoch]
         network: Any = self.network
-        found: State | None = network.state()
+        # Numbers of a trained network: no gradients, so that NumPy takes them.
+        with torch.no_grad():
+            found: State | None = network.state()
         if found is None:
             raise InputError(f"{self.folder}: a {type(self.network).__name__} has no states")
         return self._described(found) if isinstance(found, StoredState) else found
@@ -127,7 +131,7 @@ class TrainedRun(Run):
             first_epoch: the first epoch that is drawn; None for 30, or a third of the run if that is less.
 
         Raises:
-            InputError: no epoch has both.
+            InputError: no epoch has both, or a value that cannot be used.
         """
         from qcnn_lightning.figure_style import styled
         from qcnn_lightning.notebook import png_of

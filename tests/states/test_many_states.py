@@ -68,6 +68,10 @@ def test_states_that_cannot_be_compared() -> None:
         state.described(None, orders[0]).overlaps(state.described(None, orders[1]))
     with pytest.raises(InputError, match="3 and 5 classes"):
         NetworkState.sum([state, state_of(num_classes=5)])
+    with pytest.raises(InputError, match=r"a NetworkState cannot be compared with a QCNN.*network\.state\(\)"):
+        state.overlaps(QCNN(8, 3, d=2))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="a NetworkState cannot be compared with a DenseTreeState"):
+        NetworkState.sum([state, state.to_dense_tree()])  # type: ignore[list-item]
     with pytest.raises(InputError, match="empty"):
         NetworkState.sum([])
     with pytest.raises(InputError, match="weights has 1 numbers, there are 2 states"):

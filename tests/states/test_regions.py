@@ -183,8 +183,15 @@ def test_regions_that_cannot_be() -> None:
     with pytest.raises(InputError, match="pixel 2 comes twice"):
         state.mutual_information([1, 2], range(2, 4))
     large = NetworkState(*random_tensors([8] * 6, 1, matrices=2))
-    with pytest.raises(InputError, match=r"pixel 0, pixel 3, .* = 6561 rows, the limit is 4096"):
+    with pytest.raises(InputError, match=r"of pixel 0, pixel 3, pixel 9, pixel 17 has 6561 rows, the limit"):
         large.reduced_density_matrix([0, 3, 9, 17])
+    with pytest.raises(InputError, match=r"pixel 6, 12 more has 1\.85302e\+15 rows"):
+        large.region_entropy(range(0, 32, 2))
+    with pytest.raises(InputError, match=r"site=\[1, 2\]: expected one pixel"):
+        state.mutual_information_map([1, 2])
+    for outside in (-0.1, 1.5, np.nan):
+        with pytest.raises(InputError, match=r"expected points of the basis's interval \[0, 1\]"):
+            state.marginal_densities(np.array([0.5, outside]))
 
 
 def test_regions_are_given_in_many_ways() -> None:

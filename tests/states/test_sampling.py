@@ -64,6 +64,22 @@ def test_outcomes_that_do_not_add_up_to_one_are_refused() -> None:
         perfect_samples(tree, 0, 2**0.5 * torch.eye(3).double(), 10)
 
 
+def test_too_few_samples_are_refused_and_a_product_state_s_estimate_is_zero() -> None:
+    site_tensors, top = random_tensors([2, 3, 4], 2, matrices=2)
+    state = NetworkState(site_tensors, top)
+    for number in (0, -1):
+        with pytest.raises(InputError, match=f"num_samples={number}: the number of samples must be at least 1"):
+            state.sample(0, number)
+    for number in (0, 1):
+        with pytest.raises(InputError, match=f"num_samples={number}: a standard error needs at least 2 pairs"):
+            state.renyi_2([0, 2], num_samples=number)
+    product = NetworkState([tensor[..., :1] * tensor[:1, :1] for tensor in site_tensors], top)
+    value, error = product.renyi_2([0, 2], num_samples=10)
+    assert (value.abs() < 1e-12).all()
+    assert not value[value == 0].signbit().any()
+    assert (error < 1e-12).all()
+
+
 def test_the_swap_estimate_is_within_three_standard_errors_of_the_exact_value() -> None:
     """50 of 50 seeds. By chance alone one trial in 370 lies outside, so all 50 inside has probability 0.87.
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FormatStrFormatter, Formatter, LogLocator, MaxNLocator, NullLocator
 
+from qcnn_lightning.errors import InputError
 from qcnn_lightning.figure_style import FORMATS, colour_of, save, styled
 from qcnn_lightning.labels import caption, data_name
 from qcnn_lightning.report.groups import Collection, Group, LeftOut, rank
@@ -181,10 +182,21 @@ class Choices:
     Attributes:
         window: epochs over which entropy trends are averaged.
         first_epoch: first epoch of figure 3; by each run's length if None.
+
+    Raises:
+        InputError: a value that cannot be used.
     """
 
     window: int = 2
     first_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.window, int) or self.window < 1:
+            raise InputError(f"window={self.window}: must be a positive whole number")
+        if not isinstance(self.first_epoch, int | None):
+            raise InputError(
+                f"first_epoch={self.first_epoch}: must be a whole number, or null to go by the run's length"
+            )
 
 
 Planned = Iterator[tuple[str, Callable[[], Figure | str]]]

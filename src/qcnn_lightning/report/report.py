@@ -48,14 +48,9 @@ class ReportSettings:
     only: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("window", "resamples"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise InputError(f"{name}={value}: must be a positive whole number")
-        if not isinstance(self.first_epoch, int | None):
-            raise InputError(
-                f"first_epoch={self.first_epoch}: must be a whole number, or null to go by the run's length"
-            )
+        Choices(self.window, self.first_epoch)
+        if not isinstance(self.resamples, int) or self.resamples < 1:
+            raise InputError(f"resamples={self.resamples}: must be a positive whole number")
         if not 0 < self.confidence < 1:
             raise InputError(f"confidence={self.confidence}: must be between 0 and 1")
         if unknown := sorted(set(self.formats) - set(FORMATS)):

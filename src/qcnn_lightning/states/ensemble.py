@@ -14,11 +14,16 @@ from qcnn_lightning.states.gram import Tree
 
 
 def check_comparable(state: Any, other: Any) -> None:
-    """Check that two states (`NetworkState`) have the same sites, local functions and layout.
+    """Check that two states are of one kind, and have the same sites, local functions and layout.
 
     Raises:
         InputError: they have not.
     """
+    if not isinstance(other, kind := type(state)):
+        raise InputError(
+            f"a {kind.__name__} cannot be compared with a {type(other).__name__}: expected another {kind.__name__}, "
+            "such as network.state() or run.state()"
+        )
     if other.num_sites != state.num_sites:
         raise InputError(f"states of {state.num_sites} and {other.num_sites} pixels cannot be compared")
     same_functions = state.basis.name in BASES or state.channels[0] == other.channels[0]

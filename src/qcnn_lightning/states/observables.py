@@ -129,7 +129,7 @@ class Observables(TreeSizes):
         return self.region_entropy(a) + self.region_entropy(b) - self.region_entropy(both)
 
     @torch.no_grad()
-    def mutual_information_map(self, site: int) -> Float[Tensor, "classes sites"]:
+    def mutual_information_map(self, site: Region) -> Float[Tensor, "classes sites"]:
         """Return the mutual information of a pixel with every other pixel, nats; NaN at the pixel itself.
 
         Exact to about 1e-12 nats. `state.layout.on_image` makes it a picture.
@@ -138,10 +138,12 @@ class Observables(TreeSizes):
             site: the pixel.
 
         Raises:
-            InputError: there is no such pixel.
+            InputError: there is no such pixel, or these are several.
         """
-        (site,) = sites_of(site, self.num_sites)
-        return mutual_information_map(self._tree(), site)
+        sites = sites_of(site, self.num_sites)
+        if len(sites) != 1:
+            raise InputError(f"site={site}: expected one pixel; mutual_information compares regions")
+        return mutual_information_map(self._tree(), sites[0])
 
     @torch.no_grad()
     def renyi_2(self, region: Region, num_samples: int | None = None, seed: int = 0) -> Estimate:
@@ -162,8 +164,10 @@ class Observables(TreeSizes):
             positive: too few samples.
 
         Raises:
-            InputError: a pixel does not exist or comes twice.
+            InputError: a pixel does not exist or comes twice, or there are fewer than two pairs of samples.
         """
+        if num_samples is not None and num_samples < 2:
+            raise InputError(f"num_samples={num_samples}: a standard error needs at least 2 pairs of samples")
         sites, tree = sites_of(region, self.num_sites), self._tree()
         if num_samples is None:
             others = set(range(self.num_sites)) - set(sites)
@@ -171,7 +175,7 @@ class Observables(TreeSizes):
                 entropy = renyi_entropy(region_spectrum(tree, sites), 2)
                 return Estimate(entropy, torch.zeros_like(entropy))
             if four_legs_fit(tree, sites):
-                entropy = -purity(tree, sites).log()
+                entropy = 0.0 - purity(tree, sites).log()  # not -0.0
                 return Estimate(entropy, torch.zeros_like(entropy))
         pairs = SAMPLES if num_samples is None else num_samples
         generator = torch.Generator(self.top.device).manual_seed(seed)
@@ -183,7 +187,7 @@ class Observables(TreeSizes):
             means.append(mean)
             errors.append(error)
         mean, error = torch.stack(means), torch.stack(errors)
-        return Estimate(torch.where(mean > 0, -mean.log(), torch.nan), error / mean.abs())
+        return Estimate(torch.where(mean > 0, 0.0 - mean.log(), torch.nan), error / mean.abs())
 
     def _component(self, label: int, outcomes: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         """Return a function from outcomes k of all pixels to a and e with <v_k1 .. v_kN|Psi_y> = a 2^e."""
@@ -208,7 +212,7 @@ class Observables(TreeSizes):
             seed: of the samples.
 
         Raises:
-            InputError: there is no such class, or the basis has functions that the quadrature does not integrate.
+            InputError: no such class, no samples, or the basis has functions that the quadrature does not integrate.
         """
         label = range(self.num_classes)[checked_label(label, self.num_classes)]
         points, weights = quadrature(self.basis, self.top)
@@ -228,8 +232,14 @@ class Observables(TreeSizes):
 
         Args:
             x: (points,) points of the basis's interval [0, 1], where grey level g lies at x = white g.
+
+        Raises:
+            InputError: a point lies outside of it.
         """
-        functions = self._local_functions(torch.as_tensor(x).to(self.top))
+        points = torch.as_tensor(x).to(self.top)
+        if not ((points >= 0) & (points <= 1)).all():
+            raise InputError(f"x={x}: expected points of the basis's interval [0, 1]")
+        functions = self._local_functions(points)
         return torch.einsum("ysij,xi,xj->ysx", self.pixel_density_matrices(), functions, functions)
 
     @torch.no_grad()

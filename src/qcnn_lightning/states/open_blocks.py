@@ -198,8 +198,8 @@ def density_matrices(tree: Tree, blocks: Sequence[Block]) -> Float[Tensor, "clas
     dimension = math.prod(sizes)
     if dimension > LARGEST_DENSITY_MATRIX:
         raise InputError(
-            f"the density matrix of {', '.join(map(_described, blocks))} has {' x '.join(map(str, sizes))} = "
-            f"{dimension} rows, the limit is {LARGEST_DENSITY_MATRIX}: choose fewer or smaller blocks, or renyi_2"
+            f"the density matrix of {_described(blocks)} has {dimension:.6g} rows, the limit is "
+            f"{LARGEST_DENSITY_MATRIX}: choose fewer or smaller blocks, or renyi_2"
         )
     ascending = sorted(range(len(blocks)), key=lambda place: blocks[place].sites.start)
     image = Block(len(tree.levels), 0)
@@ -212,8 +212,10 @@ def density_matrices(tree: Tree, blocks: Sequence[Block]) -> Float[Tensor, "clas
     return density / density.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None]
 
 
-def _described(block: Block) -> str:
-    return f"pixel {block.position}" if block.level == 0 else str(block.sites)
+def _described(blocks: Sequence[Block]) -> str:
+    names = [f"pixel {block.position}" if block.level == 0 else str(block.sites) for block in blocks]
+    more = [f"{len(names) - 4} more"] if len(names) > 4 else []
+    return ", ".join(names[:4] + more)
 
 
 def _descended(tree: Tree, block: Block, outside: Environment, open_blocks: Sequence[Block]) -> Tensor:
@@ -230,7 +232,7 @@ def _descended(tree: Tree, block: Block, outside: Environment, open_blocks: Sequ
     pairs = math.prod(num_components(states_of(tree, part.level)) for part in left) ** 2
     if pairs * len(outside.overlaps) ** 2 > LARGEST_OPERATOR:
         raise InputError(
-            f"the density matrix of {', '.join(map(_described, open_blocks))} leads through "
+            f"the density matrix of {_described(open_blocks)} leads through "
             f"{pairs * len(outside.overlaps) ** 2} numbers, the limit is {LARGEST_OPERATOR}: choose fewer or smaller "
             "blocks, or renyi_2"
         )

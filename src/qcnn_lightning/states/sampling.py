@@ -40,8 +40,10 @@ def perfect_samples(
         k of every pixel.
 
     Raises:
-        InputError: sum_k v_k v_k^T differs from 1 by more than 1e-6, so probabilities would not add up.
+        InputError: sum_k v_k v_k^T differs from 1 by more than 1e-6, so probabilities would not add up; or no samples.
     """
+    if num_samples < 1:
+        raise InputError(f"num_samples={num_samples}: the number of samples must be at least 1")
     error = outcomes.mT @ outcomes - torch.eye(outcomes.shape[1], dtype=outcomes.dtype, device=outcomes.device)
     if error.abs().max() > 1e-6:
         raise InputError(
