@@ -161,6 +161,8 @@ def test_the_same_call_resumes_after_ctrl_c_and_then_returns_at_once(here, monke
         ((), {"hydra.output_subdir": ".hydra"}, "no such setting"),
         (("hydra.output_subdir=x",), {}, r"hydra\.output_subdir=x: must be null"),
         (("data.white=0",), {}, r"data\.white=0"),
+        (("data.path=x.npz",), {}, r"no such setting here, but with data=arrays"),
+        ((), {"path": "x.npz"}, r"no such setting here, but with data=arrays"),
         (("+model.white=0.5",), {}, r"say data\.white=0\.5"),
     ],
 )
@@ -263,6 +265,11 @@ def test_a_sweep_trains_every_combination_in_the_command_line_s_folders(here):
     done = command("qcnn_lightning.train", "-m", *SMALL, *words, folder=here)
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("has finished already") == 2
+
+
+def test_a_sweep_over_no_value_is_refused(here):
+    with pytest.raises(ql.InputError, match=r"model\.d=\[\]: a sweep needs at least one value"):
+        ql.sweep(*SMALL, d=[])
 
 
 @pytest.mark.parametrize(

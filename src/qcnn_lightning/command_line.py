@@ -125,6 +125,18 @@ def config_dir(hydra: Any) -> list[str]:
     ]
 
 
+def switch(config: Any, name: str) -> bool:
+    """Return a setting that is true or false.
+
+    Raises:
+        InputError: it is neither; Hydra takes yes and no for texts.
+    """
+    value = config[name]
+    if not isinstance(value, bool):
+        raise InputError(f"{name}={value}: must be true or false")
+    return value
+
+
 def find_modules_here() -> None:
     """Let modules of the current folder be imported: `python -m` puts it on the path, a script does not."""
     if str(Path.cwd()) not in sys.path:

@@ -176,11 +176,17 @@ def full_name(name: str) -> str:
 
 
 def words_of(name: str, value: Any, sweeping: bool) -> Iterator[str]:
-    """Yield what to type for a setting, or for those of a dictionary."""
+    """Yield what to type for a setting, or for those of a dictionary.
+
+    Raises:
+        InputError: a value that cannot be typed.
+    """
     if isinstance(value, Mapping):
         for key, inner in value.items():
             yield from words_of(f"{name}.{key}" if name else str(key), inner, sweeping)
     elif sweeping and isinstance(value, list | tuple | range):
+        if not value:
+            raise InputError(f"{name}={value}: a sweep needs at least one value")
         yield f"{name}={','.join(map(word_of, value))}"
     else:
         yield f"{name}={word_of(value)}"

@@ -167,7 +167,19 @@ def refused_setting(key: str, value: str = "") -> str:
     habit = next((said for habit, said in HABITS.items() if f"{key}.".startswith(f"{habit}.")), None)
     if habit:
         return f"{told}: there is no such setting; {habit}"
+    if elsewhere := choices_with(key):
+        return f"{told}: there is no such setting here, but with {' or '.join(elsewhere)}"
     return f"{told}: there is no such setting; {nearest(key, known_settings())}"
+
+
+def choices_with(key: str) -> list[str]:
+    """Return the choices of a group that have a setting: "data.path" -> ["data=arrays"]."""
+    group = key.partition(".")[0]
+    return [
+        f"{group}={choice}"
+        for choice in choices().get(group, [])
+        if key in dict(flattened(yaml.safe_load((CONF / group / f"{choice}.yaml").read_text(encoding="utf-8")), group))
+    ]
 
 
 def refused_choice(group: str, choice: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from qcnn_lightning.figure_style import METADATA, OKABE_ITO, make_drawable, ordered_colour, styled
@@ -98,7 +99,9 @@ def state_figure(state: Any) -> Figure:
         left, right = figure.subplots(1, 2)
         for label, spectrum in enumerate(spectra):
             colour = ordered_colour(label, len(spectra))
-            left.semilogy(range(1, len(spectrum) + 1), spectrum.clip(1e-16), ".-", color=colour, label=names[label])
+            # Zeros, which were round-off, have no place on this axis.
+            k = range(1, len(spectrum) + 1)
+            left.semilogy(k, np.where(spectrum > 0, spectrum, np.nan), ".-", color=colour, label=names[label])
         left.set(xlabel="k", ylabel="Schmidt probability p_k", title="between the halves", ylim=(1e-16, 2))
         if len(names) <= 10:
             left.legend(fontsize=6, ncols=2)

@@ -134,13 +134,15 @@ class TrainedRun(Run):
             InputError: no epoch has both, or a value that cannot be used.
         """
         from qcnn_lightning.figure_style import styled
+        from qcnn_lightning.labels import setting
         from qcnn_lightning.notebook import png_of
         from qcnn_lightning.report.figures import figure_3a
         from qcnn_lightning.report.groups import Group
         from qcnn_lightning.report.layout import Choices
 
         with styled():
-            drawn = figure_3a([Group(self.data, self.bipartition, "", (self,))], Choices(window, first_epoch))
+            variant = "" if self.d is None else setting("model.d", self.d)
+            drawn = figure_3a([Group(self.data, self.bipartition, variant, (self,))], Choices(window, first_epoch))
         if isinstance(drawn, str):
             raise InputError(f"{self.folder}: {drawn}")
         # A notebook shows it, whether or not pyplot was imported.

@@ -325,7 +325,11 @@ def test_runs_that_make_no_ensemble(run, tmp_path):
         "content": "others",
     }
     torch.save(content, last)
-    with pytest.raises(InputError, match="different images or pixel orders"):
+    with pytest.raises(InputError, match="different images or pixel orders; they"):
+        ensemble_of(run, other)
+    content["hyper_parameters"]["data"]["white"] = 0.25
+    torch.save(content, last)
+    with pytest.raises(InputError, match=r"pixel orders: data\.white=\S+ and 0\.25; they"):
         ensemble_of(run, other)
 
 
@@ -360,6 +364,7 @@ def test_each_split_and_each_checkpoint_keeps_its_own_results(run):
         (["run={run}", "split=all"], "split=all: choose one of test, val, train"),
         (["checkpoint={without}", "split=val"], "split=val: .*data.val_size=0"),
         (["run={run}", "device=abacus"], "device=abacus"),
+        (["run={run}", "mirror=no"], "mirror=no: must be true or false"),
         (["run={run}", "out={file}/inside"], "cannot make the folder .*out=DIR"),
     ],
 )

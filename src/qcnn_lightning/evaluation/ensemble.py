@@ -173,9 +173,11 @@ def check_same_images(checkpoints: Sequence[StoredCheckpoint], split: str, of_cl
         orders = [None if (order := of_run.get("pixel_order")) is None else order.tolist() for of_run in images]
         contents = {of_run.get("content") for of_run in images} - {None}
         if ours != theirs or orders[0] != orders[1] or len(contents) > 1:
+            differing = [f"data.{key}={ours[key]} and {theirs[key]}" for key in kept if ours[key] != theirs[key]]
+            told = f": {', '.join(differing)}" if differing else ""
             raise InputError(
-                f"{first.path} and {other.path} were trained with different images or pixel orders ({ours}, {theirs}): "
-                "they make no ensemble"
+                f"{first.path} and {other.path} were trained with different images or pixel orders{told}; they make no "
+                "ensemble"
             )
 
 

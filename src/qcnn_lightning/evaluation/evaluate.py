@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from qcnn_lightning.command_line import switch
 from qcnn_lightning.data.flattening import FLATTENINGS, mirror_levels
 from qcnn_lightning.data.sources import SOURCES
 from qcnn_lightning.data.split_images import STORED_AS, SplitImages
@@ -52,6 +53,7 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     """
     if config.split not in SPLITS:
         raise InputError(f"split={config.split}: choose one of {', '.join(SPLITS)}")
+    mirror = switch(config, "mirror")
     check_formats(config.figures)
     # States are computed on the CPU.
     device = choose_device(config.device if config.state is None else "cpu")
@@ -65,9 +67,9 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     order_of_classes = one_of_each_class(checkpoints)
     network: Any = networks[0]
     cost = cost_of(checkpoint, own)
-    averages = order_of_classes is None and (config.mirror or len(networks) > 1)
-    if config.mirror and (file is not None or not averages):
-        raise InputError(f"mirror={config.mirror} averages scores: give classifiers, by run, runs or checkpoint")
+    averages = order_of_classes is None and (mirror or len(networks) > 1)
+    if mirror and (file is not None or not averages):
+        raise InputError(f"mirror={mirror} averages scores: give classifiers, by run, runs or checkpoint")
     if averages and getattr(cost, "of_log_joint", False):
         raise InputError(f"{checkpoint.path}: {type(network).__name__} is a density, whose scores cannot be averaged")
     if len(networks) > 1:
@@ -82,7 +84,7 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     datamodule = rebuild_data(settings, config.data, checkpoint.path, own, order, network.num_sites)
     if images.get("content", datamodule.state_dict()["content"]) != datamodule.state_dict()["content"]:
         log.warning("the network was trained with other images")
-    if config.mirror:
+    if mirror:
         levels = mirror_levels(datamodule.pixel_order, *datamodule.image_shape)
         network = Ensemble([*networks, *(MirrorImage(one, levels) for one in networks)])
         settings = settings | {"model": settings["model"] | {"mirror": True}}
@@ -129,7 +131,7 @@ def find_checkpoints(config: DictConfig) -> tuple[list[StoredCheckpoint], Path]:
     given = [name for name in ("run", "runs", "checkpoint") if config.get(name) not in (None, [])]
     if len(given) != 1:
         raise InputError(
-            f"give one of run=DIR, runs=[DIR,DIR] and checkpoint=FILE; given: {', '.join(given) or 'none'}"
+            f"give one of run=DIR, runs=[DIR,DIR], checkpoint=FILE and state=FILE; given: {', '.join(given) or 'none'}"
         )
     if config.run is not None:
         checkpoints, folder = [last_checkpoint(Path(str(config.run)))], Path(str(config.run), "evaluation")

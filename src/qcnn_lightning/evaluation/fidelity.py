@@ -43,7 +43,7 @@ def draw_fidelity(states: Mapping[int, Any], folder: Path, formats: Sequence[str
         )
         shown = range(0, len(epochs), max(1, len(epochs) // 6))
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_ticks([place + 0.5 for place in shown], [str(epochs[place]) for place in shown])
+            axis.set_ticks([place + 0.5 for place in shown], [str(epochs[place]).replace("-", "−") for place in shown])
         axes.set_aspect("equal")
         axes.grid(visible=False)
         axes.set_xlabel("epoch; −1 is before training" if epochs[0] < 0 else "epoch")

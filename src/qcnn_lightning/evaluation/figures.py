@@ -117,7 +117,7 @@ def draw_schmidt_spectra(evaluation: Evaluation) -> Figure:
         axes.text(
             0.96,
             0.94,
-            f"S = {entanglement.entropy[label]:.3g} nats\nexp S = {entanglement.effective_schmidt_rank[label]:.3f}",
+            f"S = {entanglement.entropy[label]:#.3g} nats\nexp S = {entanglement.effective_schmidt_rank[label]:.3f}",
             transform=axes.transAxes,
             ha="right",
             va="top",
@@ -172,7 +172,7 @@ def draw_interaction_order(evaluation: Evaluation) -> Figure:
         axes.plot(shown.T, color=OTHERS, linewidth=0.6)
         axes.plot(shown[label], color=BLUE, linewidth=1.4)
         mean = weights[label] @ np.arange(weights.shape[1])
-        axes.set_title(f"{evaluation.class_names[label]}: {mean:.3g}", loc="left")
+        axes.set_title(f"{evaluation.class_names[label]}: {mean:#.3g}", loc="left")
     against_whole_numbers(panels[0])
     figure.supxlabel("pixels k in a term; in the titles their mean", fontsize=9)
     figure.supylabel("weight of all terms of k pixels", fontsize=9)

@@ -5,7 +5,7 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig, ListConfig
 
-from qcnn_lightning.command_line import one_message, quote_paths, whole_command
+from qcnn_lightning.command_line import one_message, quote_paths, switch, whole_command
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.terminal import raise_at_interrupt
 
@@ -20,6 +20,7 @@ def main(config: DictConfig) -> None:
     with one_message():
         if config.runs is None:
             raise InputError("runs=null: say which runs, as in runs=multirun/<sweep>")
+        watched = switch(config, "watch")
         paths = [Path(str(path)) for path in (config.runs if isinstance(config.runs, ListConfig) else [config.runs])]
         out = Path(config.out) if config.out is not None else default_folder(paths)
         settings = ReportSettings(
@@ -29,7 +30,7 @@ def main(config: DictConfig) -> None:
             resamples=config.resamples,
             formats=tuple(config.figures),
         )
-        if config.watch:
+        if watched:
             raise_at_interrupt()
             try:
                 watch(paths, out, settings, tell=show_report)
