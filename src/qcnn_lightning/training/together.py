@@ -201,7 +201,7 @@ class Group:
         for place, batches in enumerate(zip(*(request.batches for request in requests), strict=True)):
             images, labels = zip(*batches, strict=True)
             entropic = [member for member in members if member.entropy_weight and place == 0]
-            if isinstance(self._optimizers, AdamOfRows) and not entropic and networks.weights.is_cuda:
+            if isinstance(self._optimizers, AdamOfRows) and not entropic and can_capture(networks):
                 step = self._captured_step(len(labels[0]), members[0])
                 costs.append(step(torch.stack(images), torch.stack(labels), self._optimizers.numbers[place]))
                 continue
@@ -228,6 +228,11 @@ class Group:
                 whole_step(networks, optimizers, member.cost), changed_by_step(networks, optimizers)
             )
         return self._captured[batch]
+
+
+def can_capture(networks: Networks) -> bool:
+    """Return whether steps of these networks can be captured as a graph: they are on a GPU."""
+    return networks.weights.is_cuda
 
 
 def steps_of(member: Member) -> int:
