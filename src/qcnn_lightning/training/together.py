@@ -145,15 +145,16 @@ class Group:
         self._networks: Networks | None = None
         self._optimizers: RowOptimizer | None = None
         self._captured: dict[int, CapturedStep] = {}
-        self._images: dict[str, SplitImages] = {}
+        self._images: dict[Hashable, SplitImages] = {}
 
     def share_images(self, datamodule: SplitImages) -> None:
-        """Let all members of a data set have the same images in memory."""
-        if datamodule.origin not in self._images:
+        """Let all members of a data set and pixel order have the same images in memory."""
+        same = datamodule.origin, *datamodule.pixel_order.tolist()
+        if same not in self._images:
             datamodule.prepare_data()
             datamodule.setup()
-            self._images[datamodule.origin] = datamodule
-        datamodule.take_images_of(self._images[datamodule.origin])
+            self._images[same] = datamodule
+        datamodule.take_images_of(self._images[same])
 
     # Lightning evaluates in inference mode, whose tensors cannot be trained.
     @torch.inference_mode(False)
