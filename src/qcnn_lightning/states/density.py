@@ -238,9 +238,10 @@ class DensityState(Likelihood, DensityEntropies, StoredInFiles):
             Grey levels in [0, 1] in tree order: those of the basis, or points of Gauss's quadrature; 0 without a pixel.
 
         Raises:
-            InputError: no such class, an observation that does not fit or has probability 0, or no samples.
+            InputError: no such class, an observation that does not fit or has probability 0, no samples, or a state
+                with `white` below 1, whose density also covers what is whiter than white.
         """
-        pixels = observed_images(observed, num_samples, self.num_sites)
+        pixels = observed_images(observed, num_samples, self.num_sites, self.white)
         features, known = self._known(pixels)
         grey = pixels.double().to(self.top.device) / (255 if pixels.dtype == torch.uint8 else 1)
         generator = torch.Generator(self.top.device).manual_seed(seed)
