@@ -203,6 +203,7 @@ def plain(value):
 def test_network_states_and_figure_of_a_run(trained):
     images = torch.randint(256, (20, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     state = trained.state()
+    assert not state.entanglement_entropy().requires_grad
     torch.testing.assert_close(state.amplitude(images), trained.network(images).double(), rtol=1e-3, atol=1e-3)
     kept = trained.state(epoch=1)
     assert torch.allclose(kept.entanglement_entropy().mean(), torch.tensor(trained.metrics.loc[1, "ee/mean"]).double())

@@ -61,7 +61,7 @@ class TrainedRun(Run):
         return network_of(self._last_checkpoint(), self.own)
 
     def state(self, epoch: int | None = None) -> "State":
-        """Return the states of the network, one per class.
+        """Return the states of the network, one per class, without gradients.
 
         Args:
             epoch: whose states; -1 is before training; None for the last.
@@ -69,12 +69,16 @@ class TrainedRun(Run):
         Raises:
             InputError: the states of this epoch were not kept, or the network has none.
         """
+        import torch
+
         from qcnn_lightning.states import StoredState
 
         if epoch is not None and epoch != self.last_epoch:
             return self._kept_states(epoch)[epoch]
         network: Any = self.network
-        found: State | None = network.state()
+        # The network's own state has gradients.
+        with torch.no_grad():
+            found: State | None = network.state()
         if found is None:
             raise InputError(f"{self.folder}: a {type(self.network).__name__} has no states")
         return self._described(found) if isinstance(found, StoredState) else found

@@ -244,7 +244,7 @@ class MPS(Model):
     def _tensors(self) -> tuple[Inexact[Tensor, "arms local bond"], Inexact[Tensor, "steps arms local bond bond"]]:
         """Return u_i and A_i = delta_i0 + W_i, without what sites without a pixel do not have."""
         _, sites, _ = self._weights()
-        identity = torch.zeros_like(sites[0])
+        identity = sites.new_zeros(sites.shape[1:])
         identity[:, 0] = torch.eye(self.bond)
         ends, sites = self._ends(), self.size * sites + identity
         if not self.padding.any():
