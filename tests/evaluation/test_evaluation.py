@@ -24,7 +24,7 @@ from qcnn_lightning.data.flattening import PADDING, lay_on_chain, lay_on_image
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.entanglement import measure_entanglement
 from qcnn_lightning.evaluation.evaluate import NUMBERS, STATE, evaluate, rebuild_data
-from qcnn_lightning.evaluation.figures import FIGURES, draw_all
+from qcnn_lightning.evaluation.figures import FIGURES, draw_all, draw_entropies
 from qcnn_lightning.evaluation.layout import subject
 from qcnn_lightning.evaluation.measure import (
     Classification,
@@ -136,6 +136,9 @@ def test_figures_and_numbers_name_other_models_than_the_paper(tmp_path):
     train(composed("train", *overrides, f"run_dir='{tmp_path}'"))
     evaluation, folder = evaluate(composed("evaluate", f"run='{tmp_path}'", "figures=[]"))
     assert json.loads((folder / NUMBERS).read_text())["model"]["class"] == "MPS"
+    right = replace(evaluation.classification, confusion=torch.eye(10, dtype=torch.int64))
+    _, errors = draw_entropies(replace(evaluation, classification=right)).axes
+    assert errors.get_xlim()[0] == 0
     assert subject(evaluation) == "digits, left/right, MPS, d = 1, bond = 2, seed 0, epoch 0"
 
 
