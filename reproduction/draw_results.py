@@ -7,7 +7,7 @@ stands between two comments,
     <!-- end of table -->
 
 and is written anew there, of the reports named in it, which are read together: of those that have runs already. Only
-figures that a page shows, as `figures/<report>/<name>.png`, are drawn and kept. What tables there are: `page_tables`.
+figures that a page shows, as `figures/<report>/<name>.png`, are drawn and kept. The kinds of tables: `tables/kinds.py`.
 """
 
 import json
@@ -27,9 +27,11 @@ from qcnn_lightning.report.groups import Collection, read_collection
 from qcnn_lightning.report.layout import Choices, draw_all
 from qcnn_lightning.runs.settings import CLASSES
 from reproduction.archives import SUFFIX, study_of, unpack
-from reproduction.page_tables import KINDS, MEASUREMENTS, OF_MEASUREMENTS, OF_RUNS, Row, markdown
 from reproduction.scaling_figure import scaling_figure
 from reproduction.study_figures import planned_study_figures
+from reproduction.tables.cells import Row, markdown
+from reproduction.tables.kinds import KINDS, OF_MEASUREMENTS, OF_RUNS
+from reproduction.tables.measurements import MEASUREMENTS
 
 FOLDER = Path(__file__).parent
 METRICS = FOLDER / "metrics"

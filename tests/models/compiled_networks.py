@@ -3,6 +3,7 @@ own: PyTorch cannot follow the type checks that all other tests have."""
 
 import copy
 
+import pandas as pd
 import pytest
 import torch
 
@@ -81,6 +82,36 @@ def test_compiled_steps_of_several_networks_are_the_plain_ones(network):
         weights.append(together.weights)
     torch.testing.assert_close(*costs, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(*weights, rtol=1e-10, atol=1e-10)
+
+
+def test_a_run_whose_steps_are_compiled_is_the_run(tmp_path, monkeypatch):
+    """As on a GPU, to its end, but for the graph: every step is the compiled function itself."""
+    from hydra import compose, initialize_config_module
+
+    from qcnn_lightning import command_line  # noqa: F401  the configs use its resolvers
+    from qcnn_lightning.models.networks import Networks
+    from qcnn_lightning.training import together
+    from qcnn_lightning.training.row_optimizers import AdamOfRows
+    from qcnn_lightning.training.run import train
+
+    compiled, tables = [], []
+    monkeypatch.setattr(together, "can_capture", lambda networks: True)
+    monkeypatch.setattr(together, "CapturedStep", lambda step, changed: step)
+    monkeypatch.setattr(together, "can_compile", lambda: True)
+    for kind in (Networks, AdamOfRows):
+        plain = kind.compile
+        monkeypatch.setattr(kind, "compile", lambda self, plain=plain: compiled.append(plain(self, "aot_eager")))
+    for worth_compiling in (1, 10**9):
+        monkeypatch.setattr(together, "WORTH_COMPILING", worth_compiling)
+        with initialize_config_module("qcnn_lightning.conf", version_base="1.3"):
+            settings = ("data=digits", "model.d=4", "model.kernel=plain", "trainer.precision=64-true", "logger=none")
+            run_dir = tmp_path / str(worth_compiling)
+            config = compose("train", [*settings, "trainer.max_epochs=3", f"run_dir={run_dir}"])
+        group = together.Group()
+        train(config, company=together.Company(together.Alone(group), group))
+        tables.append(pd.read_csv(run_dir / "metrics.csv").filter(regex="^(?!time)"))
+    assert len(compiled) == 2
+    pd.testing.assert_frame_equal(*tables, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("grey_levels", [images(), images() / 255])

@@ -8,9 +8,9 @@ from synthetic import write_run
 from test_study_tables import with_recall, with_setting
 
 from qcnn_lightning.report.groups import read_collection
-from reproduction import page_tables
-from reproduction.page_tables import class_densities, densities, density_entropies, density_interventions
 from reproduction.study_figures import against_entropy
+from reproduction.tables import densities as density_tables
+from reproduction.tables.densities import class_densities, densities, density_entropies, density_interventions
 
 COST = "qcnn_lightning.costs.NegativeLogLikelihood"
 
@@ -73,7 +73,7 @@ def test_entropies_of_every_scale_are_those_of_runs_without_a_term(intervention)
 
 
 def test_densities_of_every_class_are_taken_from_their_measurement(tmp_path, monkeypatch):
-    monkeypatch.setattr(page_tables, "MEASUREMENTS", tmp_path)
+    monkeypatch.setattr(density_tables, "MEASUREMENTS", tmp_path)
     density_run(tmp_path / "runs/binary", nats__test=100.0, bits_per_pixel__test=0.18)
     collection = read_collection(tmp_path / "runs")
     assert len(list(class_densities())) == 1
@@ -101,7 +101,7 @@ def test_a_density_of_images_and_labels_has_an_accuracy(tmp_path):
 
 
 def test_densities_stand_beside_published_ones_of_the_same_images(tmp_path, monkeypatch):
-    monkeypatch.setattr(page_tables, "MEASUREMENTS", tmp_path)
+    monkeypatch.setattr(density_tables, "MEASUREMENTS", tmp_path)
     for seed, nats in ((0, 100.0), (1, 101.0)):
         numbers = {"nats__train": nats - 1, "bits_per_pixel__test": nats / 784 / math.log(2), "ee__mixture": 2.0}
         density_run(tmp_path / f"binary {seed}", seed, nats__test=nats, **numbers)

@@ -53,10 +53,10 @@ def drawn(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess[str]]:
 
 def make_project(tmp_path: Path) -> Path:
     """Write a project with stored runs of two studies, and a page with empty tables."""
-    for folder in ("reproduction", "benchmarks/results", "docs"):
+    for folder in ("reproduction/tables", "benchmarks/results", "docs"):
         (tmp_path / folder).mkdir(parents=True)
-    for script in (PROJECT / "reproduction").glob("*.py"):
-        shutil.copy(script, tmp_path / "reproduction")
+    for script in (PROJECT / "reproduction").rglob("*.py"):
+        shutil.copy(script, tmp_path / script.relative_to(PROJECT))
     for measured in (PROJECT / "benchmarks" / "results").glob("entropy_*.json"):
         shutil.copy(measured, tmp_path / "benchmarks/results")
     for choice, loss in (("none", 0.0), ("order", 0.02)):

@@ -16,8 +16,8 @@ from reproduction.embedding_study import (
     runs_table,
     scales_table,
 )
-from reproduction.page_tables import embedding_correlations, embedding_effects, embeddings, scales
 from reproduction.study_figures import planned_study_figures
+from reproduction.tables.embeddings import embedding_correlations, embedding_effects, embeddings, scales
 
 SETTINGS = {"circle": ("fourier", 1.0), "three_quarters": ("fourier", 0.75), "legendre": ("legendre", 1.0)}
 ACCURACY_OF = {"circle": 0.0, "three_quarters": 0.01, "legendre": 0.02}

@@ -17,7 +17,6 @@ from qcnn_lightning.report.groups import read_collection
 from qcnn_lightning.report.layout import Choices
 from qcnn_lightning.runs.run import Run
 from qcnn_lightning.training.build import build
-from reproduction.page_tables import relatives, relatives_claims
 from reproduction.relatives_study import (
     RELATIVES,
     SIZES,
@@ -27,6 +26,7 @@ from reproduction.relatives_study import (
     relative_of,
 )
 from reproduction.study_figures import planned_study_figures
+from reproduction.tables.relatives import relatives, relatives_claims
 
 CONFIGS = f"hydra.searchpath=[file://{Path(__file__).parents[2] / 'reproduction' / 'conf'}]"
 MODELS = {

@@ -32,7 +32,7 @@ from qcnn_lightning.training.turns import Seat, take_turns
 log = logging.getLogger(__name__)
 
 OF_EACH_JOB = (
-    *("seed", "data.seed", "optimizer", "scheduler", "model.start", "model.start_gamma"),
+    *("seed", "data.seed", "data.flatten", "optimizer", "scheduler", "model.start", "model.start_gamma"),
     *("entropy_weight", "entropy_of", "average_decay", "trainer.max_epochs"),
     *("callbacks", "logger", "run_dir", "sweep", "tags"),
 )

@@ -145,15 +145,16 @@ class Group:
         self._networks: Networks | None = None
         self._optimizers: RowOptimizer | None = None
         self._captured: dict[int, CapturedStep] = {}
-        self._images: dict[str, SplitImages] = {}
+        self._images: dict[Hashable, SplitImages] = {}
 
     def share_images(self, datamodule: SplitImages) -> None:
-        """Let all members of a data set have the same images in memory."""
-        if datamodule.origin not in self._images:
+        """Let all members of a data set and pixel order have the same images in memory."""
+        same = datamodule.origin, *datamodule.pixel_order.tolist()
+        if same not in self._images:
             datamodule.prepare_data()
             datamodule.setup()
-            self._images[datamodule.origin] = datamodule
-        datamodule.take_images_of(self._images[datamodule.origin])
+            self._images[same] = datamodule
+        datamodule.take_images_of(self._images[same])
 
     # Lightning evaluates in inference mode, whose tensors cannot be trained.
     @torch.inference_mode(False)
@@ -201,7 +202,7 @@ class Group:
         for place, batches in enumerate(zip(*(request.batches for request in requests), strict=True)):
             images, labels = zip(*batches, strict=True)
             entropic = [member for member in members if member.entropy_weight and place == 0]
-            if isinstance(self._optimizers, AdamOfRows) and not entropic and networks.weights.is_cuda:
+            if isinstance(self._optimizers, AdamOfRows) and not entropic and can_capture(networks):
                 step = self._captured_step(len(labels[0]), members[0])
                 costs.append(step(torch.stack(images), torch.stack(labels), self._optimizers.numbers[place]))
                 continue
@@ -228,6 +229,11 @@ class Group:
                 whole_step(networks, optimizers, member.cost), changed_by_step(networks, optimizers)
             )
         return self._captured[batch]
+
+
+def can_capture(networks: Networks) -> bool:
+    """Return whether steps of these networks can be captured as a graph: they are on a GPU."""
+    return networks.weights.is_cuda
 
 
 def steps_of(member: Member) -> int:

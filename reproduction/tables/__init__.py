@@ -1,0 +1,1 @@
+"""The tables of the pages, by theme; `kinds` names them all."""
