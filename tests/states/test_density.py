@@ -440,3 +440,27 @@ def test_the_mixtures_entropy_is_that_of_the_left_half_with_the_class_traced_out
     assert (joint * np.log(np.where(joint > 0, joint, 1) / independent)).sum() <= expected + 1e-12
     single = drawn_density(8, 2, sharing, classes=1)
     assert single.mixture_entropy().item() == pytest.approx(single.entanglement_entropy().item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["none", "padded", "from_level_1", "leaf_rank", "complex"])
+def test_a_density_is_a_tree_of_dense_tensors_and_quimb_contracts_it(kind):
+    padding = padding_of(8, 2, 5) if kind == "padded" else None
+    sharing = {"padded": "sibling", "from_level_1": "from_level_1"}.get(kind, "none")
+    state = drawn_density(8, 3, sharing, padding)
+    if kind == "leaf_rank":
+        local, _ = torch.linalg.qr(torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+        state = DensityState(state.site_tensors, state.top, "levels", local=local.mT)
+    if kind == "complex":
+        phases = [torch.polar(tensor.abs(), 7 * tensor) for tensor in (*state.site_tensors, state.top)]
+        state = DensityState(phases[:-1], phases[-1], "levels")
+    tree = state.to_dense_tree()
+    levels = state.basis.num_levels
+    x = torch.randint(levels, (20, 8), generator=torch.Generator().manual_seed(2)) / (levels - 1)
+    for ours, theirs in zip(tree.log_amplitude(x), state.log_amplitude(x), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-10)
+    assert torch.allclose(tree.log_norm(), state.log_norm(), atol=1e-10)
+    assert torch.allclose(tree.entanglement_entropy(), state.entanglement_entropy(), atol=1e-10)
+    network = state.to_quimb(1)
+    exponent, network.exponent = network.exponent, 0.0
+    norm = (network.H & network).contract(all, optimize="greedy")
+    assert np.log(norm.real) + 2 * exponent * math.log(10) == pytest.approx(state.log_norm()[1].item(), abs=1e-10)
