@@ -17,6 +17,7 @@ from qcnn_lightning.labels import caption, setting, shortened, value_name
         ("data.augment.shift", 2, "shifted by 2 pixels"),
         ("data.augment.shift", 0, "not shifted"),
         ("model.sharing", "sibling", "sibling sharing"),
+        ("model.sharing", "none", "no sharing"),
         ("optimizer._target_", "torch.optim.AdamW", "optimizer = AdamW"),
         ("scheduler.step_size", None, "step size = none"),
         ("seed", 1, "seed 1"),

@@ -161,8 +161,8 @@ def test_the_same_call_resumes_after_ctrl_c_and_then_returns_at_once(here, monke
         ((), {"hydra.output_subdir": ".hydra"}, "no such setting"),
         (("hydra.output_subdir=x",), {}, r"hydra\.output_subdir=x: must be null"),
         (("data.white=0",), {}, r"data\.white=0"),
-        (("data.path=x.npz",), {}, r"no such setting here, but with data=arrays"),
-        ((), {"path": "x.npz"}, r"no such setting here, but with data=arrays"),
+        (("data.path=x.npz",), {}, r"no such setting here; data=arrays has it"),
+        ((), {"path": "x.npz"}, r"no such setting here; data=arrays has it"),
         (("+model.white=0.5",), {}, r"say data\.white=0\.5"),
     ],
 )
@@ -205,6 +205,7 @@ def plain(value):
 def test_network_states_and_figure_of_a_run(trained):
     images = torch.randint(256, (20, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     state = trained.state()
+    assert not state.entanglement_entropy().requires_grad
     torch.testing.assert_close(state.amplitude(images), trained.network(images).double(), rtol=1e-3, atol=1e-3)
     kept = trained.state(epoch=1)
     assert torch.allclose(kept.entanglement_entropy().mean(), torch.tensor(trained.metrics.loc[1, "ee/mean"]).double())

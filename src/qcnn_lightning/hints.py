@@ -167,19 +167,18 @@ def refused_setting(key: str, value: str = "") -> str:
     habit = next((said for habit, said in HABITS.items() if f"{key}.".startswith(f"{habit}.")), None)
     if habit:
         return f"{told}: there is no such setting; {habit}"
-    if elsewhere := choices_with(key):
-        return f"{told}: there is no such setting here, but with {' or '.join(elsewhere)}"
+    if owners := choices_with(key):
+        return (
+            f"{told}: there is no such setting here; {' and '.join(owners)} {'has' if len(owners) == 1 else 'have'} it"
+        )
     return f"{told}: there is no such setting; {nearest(key, known_settings())}"
 
 
 def choices_with(key: str) -> list[str]:
-    """Return the choices of a group that have a setting: "data.path" -> ["data=arrays"]."""
+    """Return the choices of a group that have a setting, such as ["model=mps", "model=ttn"] for "model.bond"."""
     group = key.partition(".")[0]
-    return [
-        f"{group}={choice}"
-        for choice in choices().get(group, [])
-        if key in dict(flattened(yaml.safe_load((CONF / group / f"{choice}.yaml").read_text(encoding="utf-8")), group))
-    ]
+    contents = {name: yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) for name in choices().get(group, ())}
+    return [f"{group}={name}" for name, content in contents.items() if key in dict(flattened(content or {}, group))]
 
 
 def refused_choice(group: str, choice: str) -> str:

@@ -56,7 +56,7 @@ PHRASES: Mapping[str, Callable[[Any], str]] = {
     "data.augment.shift_fraction": lambda part: _part(part, "shifted"),
     "data.augment.zoom": lambda part: f"size ± {part:.0%}" if part else "size unchanged",
     "model.basis": lambda basis: f"{str(basis).capitalize()} basis" if str(basis).isalpha() else f"basis = {basis}",
-    "model.sharing": lambda sharing: f"{sharing} sharing",
+    "model.sharing": lambda sharing: f"{'no' if sharing == 'none' else sharing} sharing",
     "model.start": lambda start: {"product_state": "product-state start", "default": "PyTorch's start"}.get(
         start, f"start = {start}"
     ),

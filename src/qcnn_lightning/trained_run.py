@@ -61,7 +61,7 @@ class TrainedRun(Run):
         return network_of(self._last_checkpoint(), self.own)
 
     def state(self, epoch: int | None = None) -> "State":
-        """Return the states of the network, one per class.
+        """Return the states of the network, one per class, without gradients.
 
         Args:
             epoch: whose states; -1 is before training; None for the last.
@@ -76,7 +76,7 @@ class TrainedRun(Run):
         if epoch is not None and epoch != self.last_epoch:
             return self._kept_states(epoch)[epoch]
         network: Any = self.network
-        # Numbers of a trained network: no gradients, so that NumPy takes them.
+        # The network's own state has gradients.
         with torch.no_grad():
             found: State | None = network.state()
         if found is None:

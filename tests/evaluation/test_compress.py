@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import qcnn_lightning as ql
 from commands import command, evaluate_command
 from qcnn_lightning import DenseTreeState, NetworkState
 
@@ -50,6 +51,28 @@ def test_schmidt_truncation_keeps_the_fidelity_that_is_asked_for(tmp_path):
     assert all(one <= other for one, other in zip(state.channels, numbers["channels"]["before"], strict=True))
 
 
+def test_complex_weights_stay_complex_and_count_twice(tmp_path):
+    run = tmp_path / "run"
+    complex_tree = ("model=ttn", "model.d=2", "model.bond=4", "model.dtype=complex", "data.white=0.75")
+    ql.train("data=digits", *complex_tree, "logger=none", max_epochs=1, run_dir=str(run), quiet=True)
+    goal = ("tree=dense", "channels=[3,3,3,3,3,3]", "epochs=1")
+    done = command("qcnn_lightning.compress", f"run={run}", *goal, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads((run / "compressed" / "compressed.json").read_text())
+    assert numbers["parameters"]["after"] == numbers["parameters"]["retrained"] == 2 * (6 * 3**3 + 10 * 3)
+    (retrained,) = (run / "compressed").glob("retrained-*")
+    table = pd.read_csv(retrained / "metrics.csv")
+    assert table["accuracy/test"].iloc[0] == pytest.approx(numbers["accuracy"]["after"], abs=1e-6)
+
+
+def test_what_has_no_such_tree_is_told(tmp_path):
+    run = tmp_path / "run"
+    ql.train("data=digits", "model=mps", "model.bond=2", "logger=none", max_epochs=1, run_dir=str(run), quiet=True)
+    done = command("qcnn_lightning.compress", f"run={run}", "parameters=0.5", folder=tmp_path)
+    assert done.returncode == 2
+    assert "MPS has no states that tree=product compresses; it takes model=qcnn, and model=convac" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -59,6 +82,12 @@ def test_schmidt_truncation_keeps_the_fidelity_that_is_asked_for(tmp_path):
         (("tree=oak", "parameters=0.5"), "tree=oak: choose product or dense"),
         (("parameters=0.5", "epochs=-1"), "epochs=-1: must be a whole number"),
         (("parameters=0.001",), "fewer than a tree with one channel a level"),
+        (("parameters=2",), "parameters=2: must be a number above 0, at most 1"),
+        (("parameters=half",), "parameters=half: must be a number"),
+        (("tree=dense", "fidelity=1.5"), "fidelity=1.5: must be a number above 0, at most 1"),
+        (("channels=5",), "channels=5: must be a list of whole numbers"),
+        (("channels=[5,5,5,5,5,5.5]",), "must be a list of whole numbers, 1 or more"),
+        (("parameters=0.5", "images=-5"), "images=-5: must be a whole number, 1 or more"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(arguments, message, tmp_path):

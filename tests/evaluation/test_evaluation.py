@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import shutil
@@ -23,12 +24,14 @@ from qcnn_lightning.data.flattening import PADDING, lay_on_chain, lay_on_image
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.entanglement import measure_entanglement
 from qcnn_lightning.evaluation.evaluate import NUMBERS, STATE, evaluate, rebuild_data
-from qcnn_lightning.evaluation.figures import FIGURES, draw_all
+from qcnn_lightning.evaluation.figures import FIGURES, draw_all, draw_entropies
+from qcnn_lightning.evaluation.layout import subject
 from qcnn_lightning.evaluation.measure import (
     Classification,
     choose_examples,
     disagreement,
     measure,
+    spearman,
 )
 from qcnn_lightning.evaluation.pixel_orders import draw_pixel_orders
 from qcnn_lightning.evaluation.tables import show_evaluation
@@ -116,6 +119,27 @@ def test_classification_is_what_counting_gives(digits):
     assert torch.allclose(classification.class_probabilities, torch.stack(own), rtol=1e-4)
     expected = spearmanr(evaluation.entanglement.entropy, 1 - np.array(right))
     assert evaluation.entropy_and_error == pytest.approx((expected.statistic, expected.pvalue))
+
+
+@pytest.mark.parametrize("error", [(0.1, 0.2, 0.3), (0.3, 0.1, 0.3, 0.2, 0.0)], ids=str)
+def test_the_p_value_of_few_classes_is_that_of_all_permutations(error):
+    entropy = np.arange(len(error)) ** 2.0
+    statistic, p_value = spearman(entropy, np.array(error))
+    shuffled = np.array([spearmanr(entropy, one).statistic for one in itertools.permutations(error)])
+    tails = (shuffled >= statistic - 1e-9).mean(), (shuffled <= statistic + 1e-9).mean()
+    assert statistic == pytest.approx(spearmanr(entropy, error).statistic)
+    assert p_value == pytest.approx(min(1, 2 * min(tails)))
+
+
+def test_figures_and_numbers_name_other_models_than_the_paper(tmp_path):
+    overrides = ("data=digits", "model=mps", "model.bond=2", "trainer.max_epochs=1", "logger=none", "sweep.name=test")
+    train(composed("train", *overrides, f"run_dir='{tmp_path}'"))
+    evaluation, folder = evaluate(composed("evaluate", f"run='{tmp_path}'", "figures=[]"))
+    assert json.loads((folder / NUMBERS).read_text())["model"]["class"] == "MPS"
+    right = replace(evaluation.classification, confusion=torch.eye(10, dtype=torch.int64))
+    _, errors = draw_entropies(replace(evaluation, classification=right)).axes
+    assert errors.get_xlim()[0] == 0
+    assert subject(evaluation) == "digits, left/right, MPS, d = 1, bond = 2, seed 0, epoch 0"
 
 
 @pytest.mark.parametrize("sharing", ["full", "sibling"])

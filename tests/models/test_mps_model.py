@@ -122,6 +122,14 @@ def test_a_start_without_spread_is_a_product_state_and_the_usual_one_is_near():
         assert 0 < near.max() < 1
 
 
+@pytest.mark.parametrize("class_site", ["middle", "end"])
+def test_two_sites_are_a_chain(class_site):
+    model = chain(2, padded=(), class_site=class_site)
+    x = images_for(model)
+    close(model(x), model.state().amplitude(x))
+    close(model.log_joint(x), model.state().log_joint(x))
+
+
 def test_uint8_is_floats_over_255():
     model = chain()
     x = torch.randint(256, (5, 32), dtype=torch.uint8)

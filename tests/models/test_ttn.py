@@ -74,6 +74,16 @@ def test_a_network_is_rebuilt_from_its_state(sharing, dtype):
     assert (again.sharing, again.is_complex) == (sharing, dtype == "complex")
 
 
+@pytest.mark.parametrize("dtype", ["real", "complex"])
+def test_a_network_starts_from_the_file_of_a_state_of_its_dtype_alone(dtype, tmp_path):
+    model = tree(dtype=dtype)
+    file = str(tmp_path / "state.safetensors")
+    model.state().save(file)
+    torch.testing.assert_close(tree(dtype=dtype, start=file)(images()), model(images()))
+    with pytest.raises(InputError, match=rf"its state has \(sites, basis, white, dtype\) = .*'{dtype}'\)"):
+        tree(dtype="real" if dtype == "complex" else "complex", start=file)
+
+
 @pytest.mark.parametrize("start", ["product_state", "default"])
 def test_two_hundred_and_fifty_six_sites_have_finite_gradients_in_single_precision(start):
     model = tree(256, d=4, bond=16, start=start)

@@ -346,6 +346,7 @@ def test_densities_on_an_interval_are_normalised_and_sampled():
         (lambda s: s.log_probability(torch.full((1, 8), 1.3)), r"entries from 1\.3 to 1\.3"),
         (lambda s: s.log_amplitude(torch.full((1, 8), math.nan)), r"entries from nan"),
         (lambda s: s.block_entropies(3), r"level=3: expected 0 \(one pixel\) to 2"),
+        (lambda s: DensityState(s.site_tensors, s.top, white=0.5).sample(2), "need data.white=1"),
         (lambda s: DensityState(s.site_tensors, s.top, padding=torch.zeros(4)), r"padding: expected 8 booleans"),
         (lambda s: DensityState([s.site_tensors[0][:3], *s.site_tensors[1:]], s.top), r"or s = 8, one for each"),
     ],
@@ -439,3 +440,27 @@ def test_the_mixtures_entropy_is_that_of_the_left_half_with_the_class_traced_out
     assert (joint * np.log(np.where(joint > 0, joint, 1) / independent)).sum() <= expected + 1e-12
     single = drawn_density(8, 2, sharing, classes=1)
     assert single.mixture_entropy().item() == pytest.approx(single.entanglement_entropy().item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["none", "padded", "from_level_1", "leaf_rank", "complex"])
+def test_a_density_is_a_tree_of_dense_tensors_and_quimb_contracts_it(kind):
+    padding = padding_of(8, 2, 5) if kind == "padded" else None
+    sharing = {"padded": "sibling", "from_level_1": "from_level_1"}.get(kind, "none")
+    state = drawn_density(8, 3, sharing, padding)
+    if kind == "leaf_rank":
+        local, _ = torch.linalg.qr(torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1)))
+        state = DensityState(state.site_tensors, state.top, "levels", local=local.mT)
+    if kind == "complex":
+        phases = [torch.polar(tensor.abs(), 7 * tensor) for tensor in (*state.site_tensors, state.top)]
+        state = DensityState(phases[:-1], phases[-1], "levels")
+    tree = state.to_dense_tree()
+    levels = state.basis.num_levels
+    x = torch.randint(levels, (20, 8), generator=torch.Generator().manual_seed(2)) / (levels - 1)
+    for ours, theirs in zip(tree.log_amplitude(x), state.log_amplitude(x), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-10)
+    assert torch.allclose(tree.log_norm(), state.log_norm(), atol=1e-10)
+    assert torch.allclose(tree.entanglement_entropy(), state.entanglement_entropy(), atol=1e-10)
+    network = state.to_quimb(1)
+    exponent, network.exponent = network.exponent, 0.0
+    norm = (network.H & network).contract(all, optimize="greedy")
+    assert np.log(norm.real) + 2 * exponent * math.log(10) == pytest.approx(state.log_norm()[1].item(), abs=1e-10)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from torch import Tensor
 
 from qcnn_lightning.costs import COSTS
@@ -32,6 +32,11 @@ KEPT_DATA = (
     *("classes", "flatten", "levels", "redraw", "rounding", "white"),
     *("test_fraction", "val_size", "batch_size", "size", "population_size", "seed"),
 )
+COMPRESSES = {
+    "product": "model=qcnn, and model=convac with real weights that nodes share",
+    "dense": "model=ttn, model=qcnn, and model=convac with real weights that nodes share",
+}
+"""What either tree can be made of."""
 COST_NAMES = {"SquaredDistance": "squared_distance", "CrossEntropy": "cross_entropy"}
 
 
@@ -79,8 +84,7 @@ def compress(config: DictConfig) -> tuple[Compression, Path, dict[str, Any] | No
     if (config.tree, goals[0]) in (("product", "fidelity"), ("dense", "parameters")):
         other = "parameters=0.5" if config.tree == "product" else "fidelity=0.999"
         raise InputError(f"{goals[0]}={config[goals[0]]}: tree={config.tree} takes {other} or channels=[...]")
-    if not isinstance(config.epochs, int) or config.epochs < 0:
-        raise InputError(f"epochs={config.epochs}: must be a whole number, 0 for no further training")
+    check_numbers_of(config)
     (checkpoint, *_), evaluated = find_checkpoints(config)
     folder = evaluated.parent / evaluated.name.replace("evaluation", "compressed") if config.out is None else evaluated
     own = [str(path) for path in config.own]
@@ -92,7 +96,10 @@ def compress(config: DictConfig) -> tuple[Compression, Path, dict[str, Any] | No
         state = network.state()
         kinds = NetworkState | DenseTreeState if config.tree == "dense" else NetworkState
         if not isinstance(state, kinds):
-            raise InputError(f"{checkpoint.path}: the state of {type(network).__name__} is no tree={config.tree}")
+            raise InputError(
+                f"{checkpoint.path}: {type(network).__name__} has no states that tree={config.tree} compresses; it "
+                f"takes {COMPRESSES[config.tree]}"
+            )
         layout = ImageLayout.of(data.pixel_order, data.image_shape)
         state = state.described(data.class_names, layout)
         before = state.to_dense_tree() if config.tree == "dense" and isinstance(state, NetworkState) else state
@@ -111,7 +118,7 @@ def compress(config: DictConfig) -> tuple[Compression, Path, dict[str, Any] | No
         channels={"before": sizes_of(state), "after": sizes_of(after)},
         parameters={
             "before": num_parameters(network),
-            "after": sum(tensor.numel() for tensor in (*after.site_tensors, after.top)),
+            "after": sum(tensor.numel() * (1 + tensor.is_complex()) for tensor in (*after.site_tensors, after.top)),
         },
         fidelity=fidelity.mean().item(),
         accuracy={"before": accuracy(state, x, y), "after": accuracy(after, x, y), "retrained": None},
@@ -122,6 +129,24 @@ def compress(config: DictConfig) -> tuple[Compression, Path, dict[str, Any] | No
     after.save(folder / STATE)
     result.write(folder)
     return result, folder, further_training(config, settings, after, folder) if config.epochs else None
+
+
+def check_numbers_of(config: DictConfig) -> None:
+    """Check the numbers of `conf/compress.yaml`.
+
+    Raises:
+        InputError: one is out of range, or no number.
+    """
+    for name in ("parameters", "fidelity"):
+        if config[name] is not None and not (type(config[name]) in (int, float) and 0 < config[name] <= 1):
+            raise InputError(f"{name}={config[name]}: must be a number above 0, at most 1")
+    for name, least in (("images", 1), ("epochs", 0)):
+        if type(config[name]) is not int or config[name] < least:
+            raise InputError(f"{name}={config[name]}: must be a whole number, {least} or more")
+    channels = config.channels
+    listed = isinstance(channels, ListConfig) and all(type(number) is int and number > 0 for number in channels)
+    if channels is not None and not listed:
+        raise InputError(f"channels={channels}: must be a list of whole numbers, 1 or more")
 
 
 def sizes_of(state: Any) -> list[int]:
@@ -160,6 +185,7 @@ def further_training(config: DictConfig, settings: Mapping[str, Any], state: Any
         "model.basis": state.basis.name,
         "model.channels": [local - 1, *channels] if is_product else channels,
         "model.sharing": sharing_of(state),
+        "model.dtype": "complex" if state.top.is_complex() else "real",
         "model.start": str((folder / STATE).resolve()),
     }
     return {

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from qcnn_lightning.data.images import class_number
@@ -14,6 +14,7 @@ from qcnn_lightning.models.model import Model
 from qcnn_lightning.runs.checkpoint import StoredCheckpoint
 from qcnn_lightning.runs.settings import settings_of
 from qcnn_lightning.states import ClassDensities, DensityState, MPSState, NetworkState
+from qcnn_lightning.states.gram import times_power_of_two
 
 
 class Ensemble(Model):
@@ -33,6 +34,15 @@ class Ensemble(Model):
         if len(set(sizes)) > 1:
             raise InputError(f"runs of different sizes (pixels, classes) make no ensemble: {sizes}")
         self.num_sites, self.num_classes = sizes[0]
+        if any(hasattr(network, "scaled_scores") for network in networks):
+            self.relative_scores = self._relative_scores
+
+    def _relative_scores(self, x: Tensor) -> Float[Tensor, "batch classes"]:
+        """Return the mean scores without a power of two of every image: that of its largest network."""
+        scaled = [scaled_scores(network, x) for network in self.networks]
+        largest = torch.stack([exponent for _, exponent in scaled]).amax(0)
+        parts = [times_power_of_two(scores, (exponent - largest).unsqueeze(-1)) for scores, exponent in scaled]
+        return torch.stack(parts).mean(0)
 
     def forward(self, x: Tensor) -> Float[Tensor, "batch classes"]:
         """Return the mean scores (eq. 10)."""
@@ -52,6 +62,15 @@ class Ensemble(Model):
         return kind and kind.sum(states)
 
 
+def scaled_scores(network: Any, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Int64[Tensor, " batch"]]:
+    """Return s and e: the scores of a network are s 2^e; e = 0 where the network does not tell a power of two."""
+    if hasattr(network, "scaled_scores"):
+        scores, exponent = network.scaled_scores(x)
+        return scores, exponent
+    scores = network(x)
+    return scores, torch.zeros(len(x), dtype=torch.int64, device=scores.device)
+
+
 class MirrorImage(Model):
     """alpha_y(x') of the mirror image x': a network with the same weights, and the state `NetworkState.exchanged`.
 
@@ -66,11 +85,19 @@ class MirrorImage(Model):
         self.num_sites: Any = network.num_sites
         self.num_classes: Any = network.num_classes
         self.normalises_scores, self.is_complex = bool(network.normalises_scores), bool(network.is_complex)
+        if hasattr(network, "scaled_scores"):
+            self.scaled_scores = self._scaled_scores
+
+    def mirrored(self, x: Tensor) -> Tensor:
+        """Return the mirror images."""
+        return x[:, torch.arange(self.num_sites, device=x.device) ^ sum(2**level for level in self.levels)]
+
+    def _scaled_scores(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Int64[Tensor, " batch"]]:
+        return scaled_scores(self.network, self.mirrored(x))
 
     def forward(self, x: Tensor) -> Float[Tensor, "batch classes"]:
         """Return the scores of the mirror images (eq. 10)."""
-        sites = torch.arange(self.num_sites, device=x.device) ^ sum(2**level for level in self.levels)
-        scores: Tensor = self.network(x[:, sites])
+        scores: Tensor = self.network(self.mirrored(x))
         return scores
 
     def state(self, statistics: Any = None) -> NetworkState | None:

@@ -95,6 +95,7 @@ def draw_entropies(evaluation: Evaluation) -> Figure:
     left.set_xlabel(ENTROPY)
     left.legend(loc="lower right")
     right.barh(place, error, color=VERMILION, height=0.65)
+    right.set_xlim(left=0)
     right.set_xlabel(f"error rate, {evaluation.split} images")
     right.xaxis.set_major_formatter(lambda part, _: f"{100 * part:.3g}%")
     spearman, p_value = evaluation.entropy_and_error

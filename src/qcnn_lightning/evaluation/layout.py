@@ -96,7 +96,8 @@ def subject(evaluation: Evaluation) -> str:
     return caption(
         data_name(data["name"]),
         setting("data.flatten", data["flatten"]),
-        *(setting(f"model.{name}", model[name]) for name in ("d", "sharing") if name in model),
+        "" if model.get("class") == "QCNN" else model.get("class", ""),
+        *(setting(f"model.{name}", model[name]) for name in ("d", "bond", "sharing") if name in model),
         *(setting("seed", data["seed"]) for _ in range(data.get("seed") is not None)),
         "" if evaluation.epoch is None else f"epoch {evaluation.epoch}",
     )

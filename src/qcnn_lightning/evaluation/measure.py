@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64, Real
-from scipy.stats import spearmanr
+from scipy.stats import permutation_test, rankdata, spearmanr
 from torch import Tensor, nn
 
 from qcnn_lightning.costs import Cost, most_probable, scores_for
@@ -25,6 +26,7 @@ from qcnn_lightning.states import State
 BATCH_SIZE = 1000
 EXAMPLES = 6
 FEWEST_CLASSES = 3
+MOST_PERMUTED = 8
 LARGEST_DISAGREEMENT = 1e-3  # between scores and amplitudes, relative; float32 alone causes 1e-6 to 1e-4
 
 
@@ -139,8 +141,7 @@ class Evaluation:
         entropy, error = self.entanglement.entropy[known], 1 - self.classification.class_accuracies[known]
         if known.sum() < FEWEST_CLASSES or len(entropy.unique()) == 1 or len(error.unique()) == 1:
             return math.nan, math.nan
-        result = spearmanr(entropy.numpy(), error.numpy())
-        return float(result.statistic), float(result.pvalue)
+        return spearman(entropy.numpy(), error.numpy())
 
     def as_plain_data(self) -> dict[str, Any]:
         """Return all numbers as lists and dicts; None stands for what is not finite."""
@@ -194,6 +195,28 @@ class Evaluation:
         )
 
 
+def class_of(model: Mapping[str, Any]) -> dict[str, str]:
+    """Return the name of a model's class; nothing for a state in a file, which has none."""
+    target = model.get("_target_")
+    return {} if target is None else {"class": str(target).rpartition(".")[2]}
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
+    """Return Spearman's correlation, and its two-sided p-value: over all permutations of few points, else Student's."""
+    result = spearmanr(first, second)
+    if len(first) > MOST_PERMUTED:
+        return float(result.statistic), float(result.pvalue)
+    ranks = rankdata(second)
+    # As many resamples as there are permutations: each once.
+    exact = permutation_test(
+        (rankdata(first),),
+        lambda x, axis: (x * ranks).sum(axis),
+        permutation_type="pairings",
+        n_resamples=math.factorial(MOST_PERMUTED),
+    )
+    return float(result.statistic), float(exact.pvalue)
+
+
 def measure(
     network: nn.Module,
     cost: Cost,
@@ -227,7 +250,8 @@ def measure(
         epoch=epoch,
         split=split,
         data={key: settings["data"].get(key) for key in ("name", "size", "flatten", "seed")},
-        model={key: value for key, value in settings["model"].items() if not key.startswith("_") and key != "kernel"},
+        model=class_of(settings["model"])
+        | {key: value for key, value in settings["model"].items() if not key.startswith("_") and key != "kernel"},
         num_parameters=num_parameters(network),
         class_names=datamodule.class_names,
         classification=classification,

@@ -85,7 +85,14 @@ class CNN(Model):
         self.register_buffer("image_shape", torch.tensor([height, self.num_sites // height]))
 
     def mark_order(self, order: Tensor, image_shape: Sequence[int]) -> None:
-        """Note which pixel is at which site."""
+        """Note which pixel is at which site.
+
+        Raises:
+            InputError: images of fewer than 4 rows or columns, of which two poolings leave nothing.
+        """
+        if min(image_shape) < 4:
+            height, width = image_shape
+            raise InputError(f"images of {height} x {width} pixels: model=cnn needs 4 x 4 or more; say model=linear")
         self.order.copy_(order)
         self.image_shape.copy_(torch.tensor(image_shape))
 

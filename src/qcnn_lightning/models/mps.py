@@ -116,8 +116,20 @@ class MPS(Model):
         Raises:
             InputError: x has another shape, dtype or range, or grey levels that the basis does not have.
         """
+        scores, exponent = self.scaled_scores(x)
+        return times_power_of_two(scores, exponent.unsqueeze(-1))
+
+    def scaled_scores(self, x: Tensor) -> tuple[Float[Tensor, "batch classes"], Int[Tensor, " batch"]]:
+        """Return s and e: the scores are s 2^e, and may be out of the range of s.
+
+        Args:
+            x: as `forward` takes it.
+
+        Raises:
+            InputError: as `forward`.
+        """
         amplitude, exponent = self._amplitudes(x)
-        return times_power_of_two(self._score(amplitude), exponent.unsqueeze(-1))
+        return amplitude.abs() if self.is_complex else amplitude, exponent
 
     def relative_scores(self, x: Tensor) -> Float[Tensor, "batch classes"]:
         """Return the scores without a power of two of every image: for costs of ratios of scores; never out of range.
@@ -128,10 +140,7 @@ class MPS(Model):
         Raises:
             InputError: as `forward`.
         """
-        return self._score(self._amplitudes(x)[0])
-
-    def _score(self, amplitude: Inexact[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
-        return amplitude.abs() if self.is_complex else amplitude
+        return self.scaled_scores(x)[0]
 
     def log_joint(self, x: Tensor) -> Float[Tensor, "batch classes"]:
         """Return log p(y, x) = log(|alpha_y(x)|^2 / Z), nats (eq. 33), of images whose pixels are all known.
@@ -235,7 +244,7 @@ class MPS(Model):
     def _tensors(self) -> tuple[Inexact[Tensor, "arms local bond"], Inexact[Tensor, "steps arms local bond bond"]]:
         """Return u_i and A_i = delta_i0 + W_i, without what sites without a pixel do not have."""
         _, sites, _ = self._weights()
-        identity = torch.zeros_like(sites[0])
+        identity = sites.new_zeros(sites.shape[1:])
         identity[:, 0] = torch.eye(self.bond)
         ends, sites = self._ends(), self.size * sites + identity
         if not self.padding.any():

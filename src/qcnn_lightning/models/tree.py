@@ -184,11 +184,11 @@ class TreeModel(Model):
         if not start.endswith(FILE):
             return
         state = kind.load(start)
-        theirs = (state.num_sites, state.basis.name, state.white)
-        if theirs != (self.num_sites, self.basis.name, self.white):
+        theirs = (state.num_sites, state.basis.name, state.white, DTYPES[state.top.is_complex()])
+        ours = (self.num_sites, self.basis.name, self.white, DTYPES[self.is_complex])
+        if theirs != ours:
             raise InputError(
-                f"model.start={start}: its state has (sites, basis, white) = {theirs}, the network "
-                f"{(self.num_sites, self.basis.name, self.white)}"
+                f"model.start={start}: its state has (sites, basis, white, dtype) = {theirs}, the network {ours}"
             )
         try:
             self.take_over(state.site_tensors, state.top[: self.num_classes])

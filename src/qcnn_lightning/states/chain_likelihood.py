@@ -138,9 +138,7 @@ class ChainLikelihood(Likelihood):
             InputError: no such class, an observation that does not fit or has probability 0, no samples, or a state
                 with `white` below 1, whose density also covers what is whiter than white.
         """
-        pixels = observed_images(observed, num_samples, self.num_sites)
-        if self.white != 1:
-            raise InputError(f"data.white={self.white}: samples would be whiter than white; they need data.white=1")
+        pixels = observed_images(observed, num_samples, self.num_sites, self.white)
         labels = range(self.num_classes) if label is None else [self._check_label(label)]
         joint = self.log_joint(pixels)[:, list(labels)]
         check_possible(joint)

@@ -96,7 +96,7 @@ class ClassDensities(Likelihood):
         """
         if label is not None:
             return self._of(label).sample(num_samples, None, observed, seed)
-        pixels = observed_images(observed, num_samples, self.num_sites)
+        pixels = observed_images(observed, num_samples, self.num_sites, self.densities[0].white)
         joint = self.log_joint(pixels)
         check_possible(joint)
         generator = torch.Generator().manual_seed(seed)

@@ -6,6 +6,7 @@ Every node of the tree may have matrices of its own. All is exact up to round-of
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.checks import as_tensor, check_tensors
 from qcnn_lightning.states.conditional import Given, Sampler, environments, given_pixels
+from qcnn_lightning.states.dense_tree import DenseTreeState, dense_tensors
 from qcnn_lightning.states.density_entropies import DensityEntropies
 from qcnn_lightning.states.ensemble import check_comparable
 from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
@@ -108,6 +110,33 @@ class DensityState(Likelihood, DensityEntropies, StoredInFiles):
         """
         given = (self.site_tensors, self.top, self.basis.name, self.padding)
         return DensityState(*given, class_names, layout, self.white, self.local)
+
+    def to_dense_tree(self) -> DenseTreeState:
+        """Return the same states as a tree of dense tensors with three legs.
+
+        It has all local functions of the basis; sites without a pixel have the constant one, as here.
+        """
+        first = self.site_tensors[0]
+        of_basis = first @ self.local.to(first)
+        if self.padding.any():
+            alone = torch.zeros_like(of_basis)
+            alone[..., 0] = first[..., 0]
+            alone, of_basis = (one.repeat(self.num_sites // len(first), 1, 1) for one in (alone, of_basis))
+            of_basis = torch.where(self.padding[:, None, None], alone, of_basis)
+        tensors = dense_tensors([of_basis, *self.site_tensors[1:]])
+        if any(len(tensor) > 1 for tensor in tensors):
+            nodes = [self.num_sites >> level for level in range(1, self.num_levels + 1)]
+            tensors = [tensor.repeat(n // len(tensor), 1, 1, 1) for n, tensor in zip(nodes, tensors, strict=True)]
+        return DenseTreeState(tensors, self.top, self.basis.name, self.class_names, self.layout, self.white)
+
+    @torch.no_grad()
+    def to_quimb(self, label: int) -> Any:
+        """Return |Psi_y> as a tensor network of quimb's, as `DenseTreeState.to_quimb` does.
+
+        Raises:
+            InputError: quimb is not installed, or there is no such class.
+        """
+        return self.to_dense_tree().to_quimb(label)
 
     def __len__(self) -> int:
         return self.num_classes
@@ -238,9 +267,10 @@ class DensityState(Likelihood, DensityEntropies, StoredInFiles):
             Grey levels in [0, 1] in tree order: those of the basis, or points of Gauss's quadrature; 0 without a pixel.
 
         Raises:
-            InputError: no such class, an observation that does not fit or has probability 0, or no samples.
+            InputError: no such class, an observation that does not fit or has probability 0, no samples, or a state
+                with `white` below 1, whose density also covers what is whiter than white.
         """
-        pixels = observed_images(observed, num_samples, self.num_sites)
+        pixels = observed_images(observed, num_samples, self.num_sites, self.white)
         features, known = self._known(pixels)
         grey = pixels.double().to(self.top.device) / (255 if pixels.dtype == torch.uint8 else 1)
         generator = torch.Generator(self.top.device).manual_seed(seed)

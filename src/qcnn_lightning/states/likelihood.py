@@ -57,12 +57,17 @@ def check_possible(joint: Float[Tensor, "batch classes"]) -> None:
         )
 
 
-def observed_images(observed: Images | None, num_samples: int, num_sites: int) -> Float[Tensor, "images sites"]:
+def observed_images(
+    observed: Images | None, num_samples: int, num_sites: int, white: float
+) -> Float[Tensor, "images sites"]:
     """Return what is known of the images to draw, one for all or one for each; NaN where to draw.
 
     Raises:
-        InputError: no samples, or another number of images.
+        InputError: no samples, another number of images, or a `white` below 1: the density then also covers what is
+            whiter than white.
     """
+    if white != 1:
+        raise InputError(f"data.white={white}: samples would be whiter than white; they need data.white=1")
     if num_samples < 1:
         raise InputError(f"n={num_samples}: the number of samples must be at least 1")
     pixels = torch.full((1, num_sites), math.nan) if observed is None else torch.as_tensor(observed)
