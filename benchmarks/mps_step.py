@@ -10,10 +10,6 @@ does slows all of them; the ratio is of medians.
 
 import argparse
 import os
-import statistics
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import tensorkrowch as tk
@@ -23,7 +19,7 @@ from torch import Tensor, nn
 from machine import RESULTS, write_results
 from qcnn_lightning import MPS
 from qcnn_lightning.costs import NegativeLogLikelihood, SquaredDistance
-from qcnn_lightning.models.model import num_parameters
+from step_turns import step_of, time_in_turns, told
 
 SITES, LOCAL, BOND, CLASSES, BATCH = 256, 3, 20, 10, 50
 
@@ -64,62 +60,22 @@ class TensorKrowch(nn.Module):
         return self.layer(torch.cat((left, right.flip(0))).transpose(0, 1))
 
 
-def step_of(network: nn.Module, scores: Callable[[Tensor], Tensor], cost: Any) -> Callable[[], None]:
-    """Return a training step on a batch of random images."""
-    images = torch.randint(256, (BATCH, SITES), dtype=torch.uint8)
-    labels = torch.randint(CLASSES, (BATCH,))
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        cost(scores(images), labels).mean().backward()
-        optimizer.step()
-
-    return step
-
-
 def measure(threads: int, rounds: int, steps: int) -> list[dict[str, Any]]:
     """Let all take turns; return a row for each."""
-    torch.set_num_threads(threads)
     torch.manual_seed(0)
     ours, density = (MPS(SITES, CLASSES, bond=BOND, d=LOCAL - 1) for _ in range(2))
     plain, theirs = PlainSweep(MPS(SITES, CLASSES, bond=BOND, d=LOCAL - 1)), TensorKrowch(ours)
+    sizes = SITES, CLASSES, BATCH
     taking_turns = {
-        "qcnn_lightning.MPS": (ours, step_of(ours, ours, SquaredDistance())),
+        "qcnn_lightning.MPS": (ours, step_of(ours, ours, SquaredDistance(), *sizes)),
         "qcnn_lightning.MPS, negative log likelihood": (
             density,
-            step_of(density, density.log_joint, NegativeLogLikelihood()),
+            step_of(density, density.log_joint, NegativeLogLikelihood(), *sizes),
         ),
-        "a plain sweep with autograd": (plain, step_of(plain, plain, SquaredDistance())),
-        "tensorkrowch.MPSLayer": (theirs.layer, step_of(theirs, theirs, SquaredDistance())),
+        "a plain sweep with autograd": (plain, step_of(plain, plain, SquaredDistance(), *sizes)),
+        "tensorkrowch.MPSLayer": (theirs.layer, step_of(theirs, theirs, SquaredDistance(), *sizes)),
     }
-    elapsed: dict[str, list[float]] = {name: [] for name in taking_turns}
-    processor: dict[str, list[float]] = {name: [] for name in taking_turns}
-    for _ in range(rounds + 1):
-        for name, (network, step) in taking_turns.items():
-            around = network.around_training() if isinstance(network, MPS) else nullcontext()
-            start, used = time.perf_counter(), time.process_time()
-            with around:
-                for _ in range(steps):
-                    step()
-            elapsed[name].append((time.perf_counter() - start) / steps)
-            processor[name].append((time.process_time() - used) / steps)
-    # The first round warms up.
-    medians = {name: statistics.median(seconds[1:]) for name, seconds in elapsed.items()}
-    used_up = {name: statistics.median(seconds[1:]) for name, seconds in processor.items()}
-    first = next(iter(medians))
-    return [
-        {
-            "name": name,
-            "threads": threads,
-            "parameters": num_parameters(network),
-            "step_s": medians[name],
-            "processor_s": used_up[name],
-            "times_ours": medians[name] / medians[first],
-            "processor_times_ours": used_up[name] / used_up[first],
-        }
-        for name, (network, _) in taking_turns.items()
-    ]
+    return time_in_turns(taking_turns, threads, rounds, steps)
 
 
 def main() -> None:
@@ -132,11 +88,7 @@ def main() -> None:
     given = parser.parse_args()
     rows = [row for threads in given.threads for row in measure(threads, given.rounds, given.steps)]
     for row in rows:
-        print(
-            f"{row['name']:44s}{row['threads']} threads, {row['parameters']} parameters: {1e3 * row['step_s']:.1f} ms, "
-            f"{row['times_ours']:.1f} times ours; {1e3 * row['processor_s']:.1f} ms of processor time, "
-            f"{row['processor_times_ours']:.1f} times ours"
-        )
+        print(told(row))
     print(f"load {os.getloadavg()[0]:.1f}")
     write_results(given.out, rows)
 

@@ -259,6 +259,15 @@ def test_costs_in_nats_are_shown_as_they_are(tmp_path):
     assert "not shown" not in cost.get_ylabel()
 
 
+def test_a_run_that_learns_nothing_is_shown_beside_one_that_learns(tmp_path):
+    for d, end in ((2, 0.1), (18, 1.37)):
+        table = curves(epochs=3).assign(**{"cost/train": [50.0, 1.4, 1.38, end], "cost/test": end})
+        write_run(tmp_path / str(d), d=d, table=table)
+    above, _ = compare_variants(read_collection(tmp_path), Choices()).axes
+    assert above.get_ylabel() == "cost (above 2 not shown)"
+    assert above.get_ylim() == (0, 2)
+
+
 def test_only_what_is_asked_for_is_drawn(tmp_path):
     write_sweep(tmp_path / "sweep", d=(2, 18), epochs=5)
     collection, out = read_collection(tmp_path / "sweep"), tmp_path / "figures"

@@ -21,7 +21,7 @@ from qcnn_lightning.report.layout import (
     PANEL_WIDTH,
     Choices,
     Planned,
-    cut_off_above_one,
+    cut_off_beginnings,
     data_handles,
     ends_of,
     leave_outliers_out,
@@ -362,7 +362,7 @@ def compare_variants(collection: Collection, choices: Choices) -> Figure | str:
             above.set_ylim(0, min(1.0, 2.5 * largest))
         else:
             above.set_ylim(top=1.5 * largest)
-        cut_off_above_one(above)
+        cut_off_beginnings(above)
         below.set_ylim(bottom=0)
         for axes in (above, below):
             if not axes.lines:

@@ -110,13 +110,16 @@ def over_epochs(axes: Axes, label: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
 
 
-def cut_off_above_one(axes: Axes) -> None:
+def cut_off_beginnings(axes: Axes) -> None:
     """Show costs up to 1, what answering 0 for every class costs: before learning, some are astronomical.
 
-    Costs that all end beyond, such as nats of a density, stay as they are.
+    Up to 2, the most that normalised scores cost, where a run ends above 1. Costs that all end beyond, such as nats
+    of a density, stay as they are.
     """
-    if axes.get_ylim()[1] > 1 and any(0 <= end <= 1 for end in ends_of(axes)):
-        axes.set(ylim=(0, 1), ylabel=f"{axes.get_ylabel()} (above 1 not shown)")
+    ends = ends_of(axes)
+    limit = 2 if any(1 < end <= 2 for end in ends) else 1
+    if axes.get_ylim()[1] > limit and any(0 <= end <= 1 for end in ends):
+        axes.set(ylim=(0, limit), ylabel=f"{axes.get_ylabel()} (above {limit} not shown)")
 
 
 def ends_of(axes: Axes) -> list[float]:

@@ -21,7 +21,7 @@ from qcnn_lightning.report.groups import Collection, Group
 from qcnn_lightning.report.layout import (
     PANEL_WIDTH,
     Choices,
-    cut_off_above_one,
+    cut_off_beginnings,
     leave_outliers_out,
     over_epochs,
     spread,
@@ -56,7 +56,7 @@ def training_panel(axes: Axes, groups: Iterable[Group], quantity: str, marks: Ma
         low, high = axes.get_ylim()
         axes.set_ylim(max(0.0, low), min(ALL, high))
     else:
-        cut_off_above_one(axes)
+        cut_off_beginnings(axes)
 
 
 def trend_panel(axes: Axes, groups: Sequence[Group], choices: Choices, half: str, marks: Marks = UNMARKED) -> None:
