@@ -201,7 +201,7 @@ def test_the_state_in_a_file_is_evaluated_and_sampled_without_its_run(trained):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        ((), "give one of run=DIR, runs=[DIR,DIR] and checkpoint=FILE"),
+        ((), "give one of run=DIR, runs=[DIR,DIR], checkpoint=FILE and state=FILE"),
         (
             ("state=nowhere.safetensors",),
             "nowhere.safetensors cannot be read as a state: there is no such regular file",

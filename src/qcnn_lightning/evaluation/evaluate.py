@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 SPLITS = ("test", "val", "train")
 NUMBERS = "evaluation.json"
 STATE = "state.safetensors"
+GIVEN_BY = {"run": "run=DIR", "runs": "runs=[DIR,DIR]", "checkpoint": "checkpoint=FILE", "state": "state=FILE"}
+"""What names the network, in configurations that have it."""
 
 
 def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
@@ -130,9 +132,8 @@ def find_checkpoints(config: DictConfig) -> tuple[list[StoredCheckpoint], Path]:
         config.run = str(run_around(file))
     given = [name for name in ("run", "runs", "checkpoint") if config.get(name) not in (None, [])]
     if len(given) != 1:
-        raise InputError(
-            f"give one of run=DIR, runs=[DIR,DIR], checkpoint=FILE and state=FILE; given: {', '.join(given) or 'none'}"
-        )
+        *others, last = [said for name, said in GIVEN_BY.items() if name in config]
+        raise InputError(f"give one of {', '.join(others)} and {last}; given: {', '.join(given) or 'none'}")
     if config.run is not None:
         checkpoints, folder = [last_checkpoint(Path(str(config.run)))], Path(str(config.run), "evaluation")
     elif config.checkpoint is None:
