@@ -1,14 +1,18 @@
 """Training steps of several networks, timed in turns: what else the machine does slows all of them."""
 
+import argparse
+import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from machine import write_results
 from qcnn_lightning.models.model import Model, num_parameters
 
 
@@ -68,10 +72,29 @@ def time_in_turns(
     ]
 
 
-def told(row: Mapping[str, Any]) -> str:
-    """Return a row in words."""
-    return (
-        f"{row['name']:44s}{row['threads']} threads, {row['parameters']} parameters: {1e3 * row['step_s']:.1f} ms, "
-        f"{row['times_ours']:.1f} times ours; {1e3 * row['processor_s']:.1f} ms of processor time, "
-        f"{row['processor_times_ours']:.1f} times ours"
-    )
+def measure_and_write(
+    description: str | None, measure: Callable[[int, int, int], list[dict[str, Any]]], out: Path, steps: int
+) -> None:
+    """Read the command line, measure, print a line for each row, write the numbers.
+
+    Args:
+        description: of the script.
+        measure: from threads, rounds and steps to rows of `time_in_turns`.
+        out: where to write, unless the command line says so.
+        steps: of a network in a round, unless the command line says so.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", nargs="+", type=int, default=[1])
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=steps)
+    parser.add_argument("--out", default=out, type=Path)
+    given = parser.parse_args()
+    rows = [row for threads in given.threads for row in measure(threads, given.rounds, given.steps)]
+    for row in rows:
+        print(
+            f"{row['name']:44s}{row['threads']} threads, {row['parameters']} parameters: {1e3 * row['step_s']:.1f} ms, "
+            f"{row['times_ours']:.1f} times ours; {1e3 * row['processor_s']:.1f} ms of processor time, "
+            f"{row['processor_times_ours']:.1f} times ours"
+        )
+    print(f"load {os.getloadavg()[0]:.1f}")
+    write_results(given.out, rows)

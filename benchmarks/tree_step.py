@@ -7,18 +7,16 @@ Forward, squared distance, backward, AdamW; in turns, as in mps_step.py.
     python benchmarks/tree_step.py [--threads 1 2] [--rounds 10]
 """
 
-import argparse
-import os
 from typing import Any
 
 import tensorkrowch as tk
 import torch
 from torch import Tensor, nn
 
-from machine import RESULTS, write_results
+from machine import RESULTS
 from qcnn_lightning import TTN
 from qcnn_lightning.costs import SquaredDistance
-from step_turns import step_of, time_in_turns, told
+from step_turns import measure_and_write, step_of, time_in_turns
 
 SITES, LOCAL, BOND, CLASSES, BATCH = 256, 5, 16, 10, 50
 
@@ -53,20 +51,5 @@ def measure(threads: int, rounds: int, steps: int) -> list[dict[str, Any]]:
     return time_in_turns(taking_turns, threads, rounds, steps)
 
 
-def main() -> None:
-    """Measure, print a table, write the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", nargs="+", type=int, default=[1])
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--out", default=RESULTS / "tree_step.json", type=type(RESULTS))
-    given = parser.parse_args()
-    rows = [row for threads in given.threads for row in measure(threads, given.rounds, given.steps)]
-    for row in rows:
-        print(told(row))
-    print(f"load {os.getloadavg()[0]:.1f}")
-    write_results(given.out, rows)
-
-
 if __name__ == "__main__":
-    main()
+    measure_and_write(__doc__, measure, RESULTS / "tree_step.json", steps=10)
