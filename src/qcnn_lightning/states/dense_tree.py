@@ -323,3 +323,20 @@ def pooled_tree(tree: DenseTreeState) -> tuple[list[Float[Tensor, "2 _ _"]], Flo
         site_tensors.append(torch.stack((torch.cat(left) @ adding, torch.cat(right) @ adding)))
         adding = torch.nn.functional.one_hot(torch.tensor(owner, device=node.device)).mT.to(node)
     return site_tensors, tree.top @ adding
+
+
+class BecomesDenseTree:
+    """A state that `to_dense_tree` makes a tree of dense tensors of."""
+
+    def to_dense_tree(self) -> DenseTreeState:
+        """Return the same states as a tree of dense tensors with three legs."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def to_quimb(self, label: int) -> Any:
+        """Return |Psi_y> as a tensor network of quimb's, as `DenseTreeState.to_quimb` does.
+
+        Raises:
+            InputError: quimb is not installed, or there is no such class.
+        """
+        return self.to_dense_tree().to_quimb(label)

@@ -6,7 +6,6 @@ Every node of the tree may have matrices of its own. All is exact up to round-of
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from qcnn_lightning.errors import InputError
 from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.checks import as_tensor, check_tensors
 from qcnn_lightning.states.conditional import Given, Sampler, environments, given_pixels
-from qcnn_lightning.states.dense_tree import DenseTreeState, dense_tensors
+from qcnn_lightning.states.dense_tree import BecomesDenseTree, DenseTreeState, dense_tensors
 from qcnn_lightning.states.density_entropies import DensityEntropies
 from qcnn_lightning.states.ensemble import check_comparable
 from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
@@ -31,7 +30,7 @@ NUMBERS_AT_A_TIME = 2**25
 """Numbers in the block states of the images of a part: 0.25 GB."""
 
 
-class DensityState(Likelihood, DensityEntropies, StoredInFiles):
+class DensityState(Likelihood, DensityEntropies, BecomesDenseTree, StoredInFiles):
     """One quantum state per class, of a tree with matrices of its own at every node, or shared ones.
 
     Args:
@@ -128,15 +127,6 @@ class DensityState(Likelihood, DensityEntropies, StoredInFiles):
             nodes = [self.num_sites >> level for level in range(1, self.num_levels + 1)]
             tensors = [tensor.repeat(n // len(tensor), 1, 1, 1) for n, tensor in zip(nodes, tensors, strict=True)]
         return DenseTreeState(tensors, self.top, self.basis.name, self.class_names, self.layout, self.white)
-
-    @torch.no_grad()
-    def to_quimb(self, label: int) -> Any:
-        """Return |Psi_y> as a tensor network of quimb's, as `DenseTreeState.to_quimb` does.
-
-        Raises:
-            InputError: quimb is not installed, or there is no such class.
-        """
-        return self.to_dense_tree().to_quimb(label)
 
     def __len__(self) -> int:
         return self.num_classes

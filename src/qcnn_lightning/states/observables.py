@@ -14,7 +14,7 @@ from torch import Tensor
 from qcnn_lightning.basis import Basis, quadrature
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.states.amplitudes import contract
-from qcnn_lightning.states.dense_tree import DenseTreeState, dense_tensors
+from qcnn_lightning.states.dense_tree import BecomesDenseTree, DenseTreeState, dense_tensors
 from qcnn_lightning.states.entropy import renyi_entropy
 from qcnn_lightning.states.gram import Tree, build_tree
 from qcnn_lightning.states.layout import ImageLayout
@@ -42,7 +42,7 @@ class Estimate(NamedTuple):
     standard_error: Tensor
 
 
-class Observables(TreeSizes):
+class Observables(TreeSizes, BecomesDenseTree):
     """Methods of a state with site tensors and a top."""
 
     basis: Basis
@@ -296,15 +296,6 @@ class Observables(TreeSizes):
         """Return the same states as a tree of dense tensors with three legs; `from_dense_tree` is the way back."""
         tensors = dense_tensors(self.site_tensors)
         return DenseTreeState(tensors, self.top, self.basis.name, self.class_names, self.layout, self.white)
-
-    @torch.no_grad()
-    def to_quimb(self, label: int) -> Any:
-        """Return |Psi_y> as a tensor network of quimb's, as `DenseTreeState.to_quimb` does.
-
-        Raises:
-            InputError: quimb is not installed, or there is no such class.
-        """
-        return self.to_dense_tree().to_quimb(label)
 
 
 def checked_label(label: int, num_classes: int) -> int:
