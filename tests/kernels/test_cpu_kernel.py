@@ -237,7 +237,7 @@ def test_floats_are_the_plain_kernels():
 def test_a_machine_without_a_compiler_trains_all_the_same(monkeypatch, caplog, tmp_path):
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    build.load_operators.cache_clear()
+    build.first_attempt.cache_clear()
     try:
         network = QCNN(64, 10, 4)
         with caplog.at_level(logging.INFO):
@@ -249,7 +249,7 @@ def test_a_machine_without_a_compiler_trains_all_the_same(monkeypatch, caplog, t
         with pytest.raises(InputError, match="no-such-compiler"):
             QCNN(64, 10, 4, kernel="fused")(images(5))
     finally:
-        build.load_operators.cache_clear()
+        build.first_attempt.cache_clear()
 
 
 @pytest.fixture
@@ -260,9 +260,9 @@ def small_operator(monkeypatch, tmp_path):
     source.write_text("int nothing() { return 0; }")
     monkeypatch.setattr(build, "SOURCES", source.parent)
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "cache"))
-    build.load_operators.cache_clear()
+    build.first_attempt.cache_clear()
     yield source
-    build.load_operators.cache_clear()
+    build.first_attempt.cache_clear()
 
 
 def test_what_the_compiler_says_is_told_in_one_line_and_the_plain_kernel_trains(small_operator, caplog):
@@ -274,6 +274,16 @@ def test_what_the_compiler_says_is_told_in_one_line_and_the_plain_kernel_trains(
     assert told.startswith("plain kernel; the fused one cannot work here: ")
     assert told.count("\n") == 0
     assert "unheard_of" in told
+
+
+@pytest.mark.parametrize("compiler", ["g++", "false"])
+def test_a_compiler_that_fails_is_tried_once_in_a_process(compiler, small_operator, monkeypatch, caplog):
+    small_operator.write_text("int nothing() {\n  return unheard_of;\n}")
+    monkeypatch.setenv("CXX", compiler)
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            assert QCNN(64, 10, 4)(images(5)).shape == (5, 10)
+    assert sum(message.startswith("compiling the C++ kernel") for message in caplog.messages) == 1
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle_to_training(small_operator, monkeypatch, caplog):

@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import threading
 import time
@@ -57,15 +58,24 @@ def processor() -> str:
     return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
 
 
-@functools.cache
 def load_operators() -> Any:
     """Return the operators' namespace; compile them if the cache does not hold them.
 
-    Jobs that start together wait for the one that compiles. A job killed while compiling does not block the next.
+    Jobs that start together wait for the one that compiles. A job killed while compiling does not block the next. A
+    process tries once, whatever comes of it: every step of a training asks.
 
     Raises:
         UnavailableError: there is no compiler, or it failed.
     """
+    operators, reason = first_attempt()
+    if operators is None:
+        raise UnavailableError(reason)
+    return operators
+
+
+@functools.cache
+def first_attempt() -> tuple[Any, str]:
+    """Return the operators' namespace, or None and why this machine cannot have them."""
     # At import it would warn that there is no CUDA, which we do not need.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     directory = build_directory()
@@ -76,13 +86,13 @@ def load_operators() -> Any:
         else:
             remove_left_build(directory)
         torch.ops.load_library(library)
-    except UnavailableError:
-        raise
-    except (OSError, RuntimeError) as error:
+    except UnavailableError as error:
+        return None, str(error)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         lines = str(error).splitlines()
         cause = next((line for line in lines if "error:" in line), lines[0] if lines else type(error).__name__)
-        raise UnavailableError(f"compiling it in {directory} failed: {cause}") from error
-    return torch.ops.qcnn_lightning
+        return None, f"compiling it in {directory} failed: {cause}"
+    return torch.ops.qcnn_lightning, ""
 
 
 @contextmanager
@@ -135,6 +145,7 @@ def compile_operators(directory: Path, library: Path) -> None:
         UnavailableError: there is no compiler.
         OSError: the directory cannot be written.
         RuntimeError: the compiler failed.
+        subprocess.SubprocessError: it does not even tell its version.
     """
     from torch.utils import cpp_extension
 
