@@ -100,6 +100,19 @@ def test_the_same_run_given_twice_is_one_run(tmp_path):
     assert len(read_collection([tmp_path, tmp_path / "run"]).runs) == 1
 
 
+def test_runs_of_sweeps_with_one_name_are_told_apart(tmp_path):
+    for machine, seed in (("here", 0), ("there", 0), ("there", 1)):
+        write_run(tmp_path / machine / "paper" / f"seed={seed}", seed=seed, epochs=6)
+    collection = read_collection([tmp_path / "here" / "paper", tmp_path / "there" / "paper"])
+    assert {run.name for run in collection.runs} == {
+        str(tmp_path / "here" / "paper" / "seed=0"),
+        str(tmp_path / "there" / "paper" / "seed=0"),
+        "paper/seed=1",
+    }
+    (group,) = collection.groups
+    assert group.table("accuracy/test").shape[1] == 3
+
+
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.mkdir()])
 def test_where_no_run_is_one_message_says_so(tmp_path, make):
     make(tmp_path / "nothing")
