@@ -268,6 +268,22 @@ def test_a_sweep_trains_every_combination_in_the_command_line_s_folders(here):
     assert done.stdout.count("has finished already") == 2
 
 
+def test_a_sweep_of_a_module_in_the_current_folder_goes_on_after_an_error_that_nobody_foresaw(here):
+    (here / "failing_cost.py").write_text(
+        "class Cost:\n"
+        "    def __init__(self, fails):\n"
+        "        self.fails = fails\n"
+        "    def __call__(self, scores, labels):\n"
+        "        if self.fails:\n"
+        "            raise RuntimeError('out of memory')\n"
+        "        return scores.square().sum(-1)\n"
+    )
+    swept = ql.sweep(*SMALL, "cost._target_=failing_cost.Cost", "+cost.fails=true,false", max_epochs=1, quiet=True)
+    assert list(swept.table["status"]) == ["failed", "finished"]
+    assert list(swept.errors.values()) == ["RuntimeError: out of memory"]
+    assert str(here) not in sys.path
+
+
 def test_a_sweep_over_no_value_is_refused(here):
     with pytest.raises(ql.InputError, match=r"model\.d=\[\]: a sweep needs at least one value"):
         ql.sweep(*SMALL, d=[])

@@ -84,8 +84,10 @@ def sweep(*overrides: Override, quiet: bool = False, **settings: Any) -> "Sweep"
         for job, folder in zip(jobs, folders, strict=True):
             try:
                 runs.append(train_one(job, quiet))
-            except (InputError, NonFiniteCostError) as error:
-                log.error("%s failed: %s", folder.name, error)
+            except Exception as error:
+                # An error that no message foresaw keeps its traceback.
+                foreseen = isinstance(error, InputError | NonFiniteCostError)
+                log.error("%s failed: %s", folder.name, error, exc_info=not foreseen)
                 errors[folder.name] = message_of(error)
                 runs.append(TrainedRun(folder))
         return Sweep(runs, errors)
@@ -338,7 +340,8 @@ def own_code_of(config: "DictConfig") -> list[str]:
 def callers_process(quiet: bool) -> Iterator[None]:
     """Give back what training changes in this process: logging, warnings, environment, random numbers, Hydra's job.
 
-    Messages go to the caller's handlers. Where logging is not set up they are printed, unless `quiet`.
+    Modules of the current folder are found meanwhile, as on the command line. Messages go to the caller's handlers. Where
+    logging is not set up they are printed, unless `quiet`.
     """
     with warnings.catch_warnings():
         import numpy as np
@@ -346,9 +349,10 @@ def callers_process(quiet: bool) -> Iterator[None]:
         from hydra import version
         from hydra.core.utils import JobRuntime
 
-        from qcnn_lightning.command_line import ignore_hydras_hint
+        from qcnn_lightning.command_line import find_modules_here, ignore_hydras_hint
 
         ignore_hydras_hint()
+        searched = sys.path[:]
         root, ours = logging.getLogger(), logging.getLogger("qcnn_lightning")
         loggers = [ours, *(logging.getLogger(f"pytorch_lightning{part}") for part in ("", ".profilers"))]
         levels = [logger.level for logger in loggers]
@@ -358,6 +362,7 @@ def callers_process(quiet: bool) -> Iterator[None]:
         base = version.getbase()
         shown = [] if root.handlers or quiet else [printer]
         try:
+            find_modules_here()
             version.setbase("1.3")
             ours.setLevel(min(ours.level or logging.INFO, logging.INFO))
             for handler in shown:
@@ -375,3 +380,4 @@ def callers_process(quiet: bool) -> Iterator[None]:
             np.random.set_state(of_numpy)  # noqa: NPY002
             os.environ.clear()
             os.environ.update(environment)
+            sys.path[:] = searched
