@@ -197,3 +197,8 @@ def quadrature(basis: Any, like: Tensor) -> tuple[Float[Tensor, " points"], Floa
         return points, torch.full_like(points, 1 / basis.num_levels)
     points, weights = (torch.from_numpy(array).to(like) for array in np.polynomial.legendre.leggauss(QUADRATURE_POINTS))
     return (points + 1) / 2, weights / 2
+
+
+def log_levels(basis: Any) -> float:
+    """Return log K of `LevelsBasis`, in whose densities a probability of K^N images is times K^N; 0 for other bases."""
+    return math.log(basis.num_levels) if isinstance(basis, LevelsBasis) else 0.0

@@ -340,8 +340,8 @@ def own_code_of(config: "DictConfig") -> list[str]:
 def callers_process(quiet: bool) -> Iterator[None]:
     """Give back what training changes in this process: logging, warnings, environment, random numbers, Hydra's job.
 
-    Modules of the current folder are found meanwhile, as on the command line. Messages go to the caller's handlers. Where
-    logging is not set up they are printed, unless `quiet`.
+    Modules of the current folder are found meanwhile, as on the command line. Messages go to the caller's handlers.
+    Where logging is not set up they are printed, unless `quiet`.
     """
     with warnings.catch_warnings():
         import numpy as np

@@ -1,13 +1,17 @@
 """Images as models and states take them: (batch, N) grey levels, uint8 or floats in [0, 1]."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
 
 from qcnn_lightning.basis import LevelsBasis
 from qcnn_lightning.errors import InputError
+
+Images: TypeAlias = Tensor | np.ndarray
+"""(batch, N) grey levels in tree order, uint8 or floats in [0, 1]."""
 
 PADDING = -1
 """Entry of a pixel order at a site without a pixel."""

@@ -10,7 +10,9 @@ from drawn_trees import KINDS, SHARINGS, TREES, dense_tree, entropy_of, product_
 from qcnn_lightning import QCNN, NetworkState, State
 from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.states import DenseTreeState
+from qcnn_lightning.states import DenseTreeState, DensityState, observables
+from qcnn_lightning.states.gram import build_tree
+from qcnn_lightning.states.layout import ImageLayout
 
 SIZES = (2, 4, 8)
 
@@ -215,3 +217,42 @@ def test_tensors_that_make_no_tree_are_told(change, message):
         DenseTreeState(*change(list(state.site_tensors), state.top))
     with pytest.raises(InputError, match="level=2: expected 0"):
         state.block_spectra(2)
+
+
+def kinds_of_states():
+    drawn = product_tree(4, "full", local=3, channels=3, classes=2)
+    tensors = [tensor.clone() for tensor in drawn.site_tensors]
+    return [
+        DensityState(tensors, drawn.top.clone(), "legendre"),
+        dense_tree(4, "full", classes=2),
+        NetworkState(tensors, drawn.top.clone(), "legendre"),
+    ]
+
+
+@pytest.mark.parametrize("state", kinds_of_states(), ids=lambda state: type(state).__name__)
+def test_names_and_layouts_must_fit(state):
+    with pytest.raises(InputError, match="class_names has 3 names, the state has 2 classes"):
+        state.described(["a", "b", "c"], None)
+    with pytest.raises(InputError, match="layout has 8 sites, the state has 4"):
+        state.described(None, ImageLayout.of(range(8), (2, 4)))
+    assert state.described(["a", "b"], ImageLayout.of(range(4), (2, 2))).class_names == ("a", "b")
+
+
+@pytest.mark.parametrize("state", kinds_of_states(), ids=lambda state: type(state).__name__)
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_tensor_that_is_changed_in_place_changes_the_state(state, trained):
+    state.top.requires_grad_(trained)
+    with torch.no_grad():
+        before = state.log_norm()
+        state.top.mul_(2)
+        torch.testing.assert_close(state.log_norm(), before + 2 * math.log(2))
+    assert state.log_norm().requires_grad == trained
+
+
+def test_block_states_are_computed_once_however_many_numbers_are_asked_for(monkeypatch):
+    *_, state = kinds_of_states()
+    built = []
+    monkeypatch.setattr(observables, "build_tree", lambda *tensors: built.append(tensors) or build_tree(*tensors))
+    for number in (state.log_norm, state.overlaps, state.entropy_profile, state.pixel_density_matrices):
+        number()
+    assert len(built) == 1

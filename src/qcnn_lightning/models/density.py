@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Inexact
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qcnn_lightning.basis import LevelsBasis, make_basis
+from qcnn_lightning.basis import log_levels, make_basis
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.kernels.node_kernel import can_compute, image_states
 from qcnn_lightning.models.channels import channels_up_to
@@ -122,11 +122,6 @@ class Density(Model):
         """Note which sites have no pixel: they are constant, and count in no probability."""
         self.padding.copy_(padding)
 
-    @property
-    def log_levels(self) -> float:
-        """The logarithm of K for `basis=levels`, 0 for others."""
-        return math.log(self.basis.num_levels) if isinstance(self.basis, LevelsBasis) else 0.0
-
     def tensors(self) -> list[Inexact[Tensor, "..."]]:
         """Return the matrices of level 0 .. L-1 and the top, real or complex; differentiable."""
         parameters = [*self.levels, self.top]
@@ -170,7 +165,7 @@ class Density(Model):
             InputError: x has another shape, dtype or range, or grey levels that the basis does not have.
         """
         joint = [log_density(tree, *of_images) for tree, *of_images in self._amplitudes(x)]
-        return torch.cat(joint) - self.log_levels * float((~self.padding).sum())
+        return torch.cat(joint) - log_levels(self.basis) * float((~self.padding).sum())
 
     def log_probability(self, x: Tensor) -> Float[Tensor, " batch"]:
         """Return log p(x) = log sum_y p(y, x), nats; `log_joint` says what x is."""

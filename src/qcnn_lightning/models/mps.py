@@ -9,7 +9,7 @@ from jaxtyping import Bool, Complex, Float, Inexact, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional
 
-from qcnn_lightning.basis import LevelsBasis, make_basis
+from qcnn_lightning.basis import log_levels, make_basis
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.kernels.chain import can_compute, sweep, sweep_grams
 from qcnn_lightning.kernels.cpu_kernel import with_all_threads
@@ -102,11 +102,6 @@ class MPS(Model):
         """Note which sites have no pixel: they are constant, and count in no probability."""
         self.padding.copy_(padding)
 
-    @property
-    def log_levels(self) -> float:
-        """The logarithm of K for `basis=levels`, 0 for others."""
-        return math.log(self.basis.num_levels) if isinstance(self.basis, LevelsBasis) else 0.0
-
     def forward(self, x: Tensor) -> Float[Tensor, "batch classes"]:
         """Return alpha_y(x), the score of every class, or |alpha_y(x)| with complex weights; differentiable once.
 
@@ -161,7 +156,7 @@ class MPS(Model):
         # Powers of two are subtracted as integers: logarithms of large numbers would cancel.
         doubled = (2 * exponent - of_norm).unsqueeze(-1).to(size.dtype)
         joint = 2 * logarithm + math.log(2) * doubled - norm.log()
-        return joint - self.log_levels * float((~self.padding).sum())
+        return joint - log_levels(self.basis) * float((~self.padding).sum())
 
     def log_partition(self) -> Float[Tensor, ""]:
         """Return log Z = log sum_y <Psi_y|Psi_y>, nats (eq. 33)."""

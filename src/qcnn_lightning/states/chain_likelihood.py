@@ -14,12 +14,11 @@ from jaxtyping import Bool, Float, Inexact
 from torch import Tensor
 from torch.nn import functional
 
-from qcnn_lightning.basis import LevelsBasis, quadrature
-from qcnn_lightning.errors import InputError
-from qcnn_lightning.pixels import check_images
+from qcnn_lightning.basis import log_levels, quadrature
 from qcnn_lightning.states.chain import observed_overlaps, reversed_chain
+from qcnn_lightning.states.checks import checked_label
 from qcnn_lightning.states.gram import times_power_of_two
-from qcnn_lightning.states.likelihood import Images, Likelihood, check_possible, observed_images
+from qcnn_lightning.states.likelihood import Images, Likelihood, check_possible, known_pixels, observed_images
 
 NUMBERS_AT_A_TIME = 2**25
 """Numbers in the Gram matrices of the images of a part: 0.25 GB."""
@@ -41,11 +40,6 @@ class ChainLikelihood(Likelihood):
     log_partition: Callable[[], Tensor]
     chain: Callable[[int], list[Tensor]]
 
-    @property
-    def log_levels(self) -> float:
-        """The logarithm of K for `basis=levels`, whose densities are probabilities times K^N; 0 for others."""
-        return math.log(self.basis.num_levels) if isinstance(self.basis, LevelsBasis) else 0.0
-
     def log_joint(self, x: Images) -> Float[Tensor, "batch classes"]:
         """Return log p(y, x), nats: a probability of the images with K levels, or a density on [0, 1]^N (eq. 33).
 
@@ -66,7 +60,7 @@ class ChainLikelihood(Likelihood):
             parts = zip(features.split(self._images_at_a_time), known.split(self._images_at_a_time), strict=True)
             joint = torch.cat([self._log_squares(*part) for part in parts])
         counted = (known & ~self.padding).sum(-1, keepdim=True).double()
-        return joint - self.log_partition() - self.log_levels * counted
+        return joint - self.log_partition() - log_levels(self.basis) * counted
 
     def _log_squares(
         self, features: Inexact[Tensor, "batch sites local"], known: Bool[Tensor, "batch sites"]
@@ -94,7 +88,7 @@ class ChainLikelihood(Likelihood):
         Raises:
             InputError: as `log_joint`, no such class, or an observation of probability 0.
         """
-        labels = range(self.num_classes) if label is None else [self._check_label(label)]
+        labels = range(self.num_classes) if label is None else [checked_label(label, self.num_classes)]
         features, known = self._known(torch.as_tensor(observed))
         check_possible(self.log_joint(observed)[:, list(labels)])
         parts = []
@@ -139,7 +133,7 @@ class ChainLikelihood(Likelihood):
                 with `white` below 1, whose density also covers what is whiter than white.
         """
         pixels = observed_images(observed, num_samples, self.num_sites, self.white)
-        labels = range(self.num_classes) if label is None else [self._check_label(label)]
+        labels = range(self.num_classes) if label is None else [checked_label(label, self.num_classes)]
         joint = self.log_joint(pixels)[:, list(labels)]
         check_possible(joint)
         device = self.class_tensor.device
@@ -191,20 +185,10 @@ class ChainLikelihood(Likelihood):
 
     def _known(self, x: Tensor) -> tuple[Inexact[Tensor, "batch sites local"], Bool[Tensor, "batch sites"]]:
         """Return f_i of every pixel, in the state's dtype, and which are known: all but NaN, sites without a pixel."""
-        x = x.to(self.class_tensor.device)
-        if x.ndim != 2 or x.shape[1] != self.num_sites:
-            check_images(x, self.num_sites)
-        known = self.padding | (~x.isnan() if x.is_floating_point() else torch.ones_like(x, dtype=torch.bool))
-        seen = torch.where(known & ~self.padding, x, torch.zeros_like(x))
-        check_images(seen, self.num_sites, self.basis)
-        features = self._local_functions(self.white * seen.double() / (255 if x.dtype == torch.uint8 else 1))
+        grey, known = known_pixels(x, self.padding, self.basis)
+        features = self._local_functions(self.white * grey)
         features[:, self.padding, 1:] = 0
         return features.to(self.class_tensor.dtype), known
-
-    def _check_label(self, label: int) -> int:
-        if not -self.num_classes <= label < self.num_classes:
-            raise InputError(f"label={label}: there is no such class; expected 0 to {self.num_classes - 1}")
-        return label
 
 
 def _last(steps: Any) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.states.layout import ImageLayout
 
 
 def as_tensor(array: Any) -> Any:
@@ -98,6 +99,34 @@ def check_chain(site_tensors: Sequence[Any], class_tensor: Any, class_site: Any)
         bond = tensor.shape[2]
     if bond != 1:
         raise InputError(f"{named[-1][0]} has shape {tuple(named[-1][1].shape)}: the last right bond must be 1")
+
+
+def checked_label(label: int, num_classes: int) -> int:
+    """Return the number of a class; negative ones count from the last.
+
+    Raises:
+        InputError: there is no such class.
+    """
+    if not -num_classes <= label < num_classes:
+        raise InputError(f"label={label}: there is no such class; expected 0 to {num_classes - 1}")
+    return label
+
+
+def checked_names(
+    class_names: Sequence[str] | None, num_classes: int, layout: ImageLayout | None, num_sites: int
+) -> tuple[str, ...] | None:
+    """Return the names of a state's classes, which fit the state, as its layout does.
+
+    Raises:
+        InputError: other numbers of names or sites than the state has.
+    """
+    if layout is not None and len(layout.pixel_order) != num_sites:
+        raise InputError(f"layout has {len(layout.pixel_order)} sites, the state has {num_sites}")
+    if class_names is None:
+        return None
+    if len(class_names) != num_classes:
+        raise InputError(f"class_names has {len(class_names)} names, the state has {num_classes} classes")
+    return tuple(class_names)
 
 
 def _named(site_tensors: Sequence[Any], top: Any, or_complex: bool) -> list[tuple[str, Any]]:

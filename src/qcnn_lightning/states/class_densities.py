@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qcnn_lightning.errors import InputError
+from qcnn_lightning.states.checks import checked_label
 from qcnn_lightning.states.density import DensityState
 from qcnn_lightning.states.ensemble import check_comparable
 from qcnn_lightning.states.likelihood import Images, Likelihood, check_possible, observed_images
@@ -112,6 +113,4 @@ class ClassDensities(Likelihood):
         return images
 
     def _of(self, label: int) -> DensityState | MPSState:
-        if not -self.num_classes <= label < self.num_classes:
-            raise InputError(f"label={label}: there is no such class; expected 0 to {self.num_classes - 1}")
-        return self.densities[label]
+        return self.densities[checked_label(label, self.num_classes)]

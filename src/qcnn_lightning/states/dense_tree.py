@@ -6,7 +6,6 @@ A `NetworkState` is one, and every one with equal nodes is a `NetworkState` with
 import importlib
 import math
 from collections.abc import Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from torch import Tensor
 
 from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.pixels import check_images, checked_white
-from qcnn_lightning.states.checks import as_tensor, check_dense_tensors
+from qcnn_lightning.pixels import Images, check_images, checked_white
+from qcnn_lightning.states.checks import as_tensor, check_dense_tensors, checked_label, checked_names
 from qcnn_lightning.states.dense_gram import (
     DenseLevels,
     amplitudes,
@@ -39,7 +38,6 @@ NEGLIGIBLE = 1e-15
 """Singular values below this part of the largest are zero."""
 LARGEST_DENSE_SIZE = 2**24
 IMAGES_AT_A_TIME = 500
-Images = Tensor | np.ndarray
 
 
 class DenseTreeState(TreeSizes, StoredInFiles):
@@ -76,7 +74,7 @@ class DenseTreeState(TreeSizes, StoredInFiles):
         self.top = as_tensor(top)
         check_dense_tensors(self.site_tensors, self.top)
         self.basis, self.white = make_basis(basis, self.site_tensors[0].shape[-1] - 1), checked_white(white)
-        self.class_names = None if class_names is None else tuple(class_names)
+        self.class_names = checked_names(class_names, self.num_classes, layout, self.num_sites)
         self.layout = layout
 
     @property
@@ -97,7 +95,11 @@ class DenseTreeState(TreeSizes, StoredInFiles):
         )
 
     def described(self, class_names: Sequence[str] | None, layout: ImageLayout | None) -> "DenseTreeState":
-        """Return the same states with these names of classes and this layout."""
+        """Return the same states with these names of classes and this layout.
+
+        Raises:
+            InputError: they do not fit.
+        """
         return DenseTreeState(self.site_tensors, self.top, self.basis.name, class_names, layout, self.white)
 
     def _with(self, site_tensors: Sequence[Tensor], top: Tensor) -> "DenseTreeState":
@@ -105,15 +107,8 @@ class DenseTreeState(TreeSizes, StoredInFiles):
 
     @property
     def _levels(self) -> DenseLevels:
-        """All block states; kept, unless gradients flow back through them."""
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*self.site_tensors, self.top)):
-            return build_dense_levels(self.site_tensors, self.top)
-        return self._levels_without_gradient
-
-    @cached_property
-    @torch.no_grad()
-    def _levels_without_gradient(self) -> DenseLevels:
-        return build_dense_levels(self.site_tensors, self.top)
+        """All block states."""
+        return self.blocks_by(lambda: build_dense_levels(self.site_tensors, self.top))
 
     def log_norm(self) -> Float[Tensor, " classes"]:
         """Return log <Psi_y|Psi_y> (eq. 36)."""
@@ -268,8 +263,7 @@ class DenseTreeState(TreeSizes, StoredInFiles):
         Raises:
             InputError: quimb is not installed, or there is no such class.
         """
-        if not -self.num_classes <= label < self.num_classes:
-            raise InputError(f"label={label}: there is no such class; expected 0 to {self.num_classes - 1}")
+        checked_label(label, self.num_classes)
         try:
             qtn = importlib.import_module("quimb.tensor")
         except ImportError as error:

@@ -12,17 +12,17 @@ import torch
 from jaxtyping import Bool, Float, Inexact, Int
 from torch import Tensor
 
-from qcnn_lightning.basis import LevelsBasis, make_basis, quadrature
+from qcnn_lightning.basis import log_levels, make_basis, quadrature
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.pixels import check_images, checked_white
-from qcnn_lightning.states.checks import as_tensor, check_tensors
+from qcnn_lightning.states.checks import as_tensor, check_tensors, checked_label, checked_names
 from qcnn_lightning.states.conditional import Given, Sampler, environments, given_pixels
 from qcnn_lightning.states.dense_tree import BecomesDenseTree, DenseTreeState, dense_tensors
 from qcnn_lightning.states.density_entropies import DensityEntropies
 from qcnn_lightning.states.ensemble import check_comparable
 from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
 from qcnn_lightning.states.layout import ImageLayout
-from qcnn_lightning.states.likelihood import Images, Likelihood, check_possible, observed_images
+from qcnn_lightning.states.likelihood import Images, Likelihood, check_possible, known_pixels, observed_images
 from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, log_density, overlaps_between_trees
 from qcnn_lightning.states.state_file import DENSITY_STATE, StoredInFiles
 
@@ -71,7 +71,7 @@ class DensityState(Likelihood, DensityEntropies, BecomesDenseTree, StoredInFiles
         self.padding: Tensor = (none if padding is None else as_tensor(padding)).to(self.top.device)
         if self.padding.shape != (self.num_sites,) or self.padding.dtype != torch.bool or self.padding.all():
             raise InputError(f"padding: expected {self.num_sites} booleans, one a site, with a pixel at least at one")
-        self.class_names = None if class_names is None else tuple(class_names)
+        self.class_names = checked_names(class_names, self.num_classes, layout, self.num_sites)
         self.layout = layout
 
     def _checked_local(self, local: Tensor | None) -> Float[Tensor, "local functions"]:
@@ -88,11 +88,6 @@ class DensityState(Likelihood, DensityEntropies, BecomesDenseTree, StoredInFiles
     def channels(self) -> tuple[int, ...]:
         """d_0 .. d_L, the constant function included."""
         return tuple(tensor.shape[-1] for tensor in (*self.site_tensors, self.top))
-
-    @property
-    def log_levels(self) -> float:
-        """The logarithm of K for `basis=levels`, whose densities are probabilities times K^N; 0 for others."""
-        return math.log(self.basis.num_levels) if isinstance(self.basis, LevelsBasis) else 0.0
 
     def __repr__(self) -> str:
         matrices = [len(tensor) for tensor in self.site_tensors]
@@ -142,15 +137,8 @@ class DensityState(Likelihood, DensityEntropies, BecomesDenseTree, StoredInFiles
 
     @property
     def tree(self) -> NodeTree:
-        """All block states; kept, unless gradients flow back through them."""
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (*self.site_tensors, self.top)):
-            return build_node_tree(self.site_tensors, self.top, self.padding)
-        return self._tree_without_gradient
-
-    @cached_property
-    @torch.no_grad()
-    def _tree_without_gradient(self) -> NodeTree:
-        return build_node_tree(self.site_tensors, self.top, self.padding)
+        """All block states."""
+        return self.blocks_by(lambda: build_node_tree(self.site_tensors, self.top, self.padding))
 
     def log_norm(self) -> Float[Tensor, " classes"]:
         """Return log <Psi_y|Psi_y> (eq. 36)."""
@@ -216,7 +204,7 @@ class DensityState(Likelihood, DensityEntropies, BecomesDenseTree, StoredInFiles
             squares = torch.cat([part.classes for part in parts])
             exponent = torch.cat([part.exponent for part in parts])
             joint = squares.log() + math.log(2) * (exponent - 2 * of_norm).double() - norm.log()
-        return joint - self.log_levels * (known & ~self.padding).sum(-1, keepdim=True).double()
+        return joint - log_levels(self.basis) * (known & ~self.padding).sum(-1, keepdim=True).double()
 
     @torch.no_grad()
     def pixel_probabilities(self, observed: Images, label: int | None = None) -> Float[Tensor, "batch sites levels"]:
@@ -286,13 +274,7 @@ class DensityState(Likelihood, DensityEntropies, BecomesDenseTree, StoredInFiles
 
     def _known(self, x: Tensor) -> tuple[Float[Tensor, "batch sites local"], Bool[Tensor, "batch sites"]]:
         """Return f_i of every pixel, and which are known: all but NaN, and sites without a pixel."""
-        x = x.to(self.top.device)
-        if x.ndim != 2 or x.shape[1] != self.num_sites:
-            check_images(x, self.num_sites)
-        known = self.padding | (~x.isnan() if x.is_floating_point() else torch.ones_like(x, dtype=torch.bool))
-        seen = torch.where(known & ~self.padding, x, torch.zeros_like(x))
-        check_images(seen, self.num_sites, self.basis)
-        grey = seen.double() / (255 if x.dtype == torch.uint8 else 1)
+        grey, known = known_pixels(x, self.padding, self.basis)
         features = self._local_functions(self.white * grey)
         alone = torch.eye(1, features.shape[-1], dtype=features.dtype, device=features.device)
         return torch.where(self.padding[:, None], alone, features), known
@@ -319,10 +301,8 @@ class DensityState(Likelihood, DensityEntropies, BecomesDenseTree, StoredInFiles
 
     def _conditioned(self, part: tuple[Tensor, Tensor], label: int | None) -> tuple[Given, Inexact[Tensor, "_ d d"]]:
         """Return the known pixels' blocks and the environment of the whole image, for one class or all."""
-        if label is not None and not -self.num_classes <= label < self.num_classes:
-            raise InputError(f"label={label}: there is no such class; expected 0 to {self.num_classes - 1}")
+        chosen = slice(None) if label is None else [checked_label(label, self.num_classes)]
         given = given_pixels(self.tree, *part)
-        chosen = slice(None) if label is None else [label]
         check_possible(torch.where(given.classes[:, chosen] > 0, 0.0, -math.inf))
         # Powers of two that differ between classes: relative to the largest.
         exponent = self.tree.classes.exponent[chosen]

@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from qcnn_lightning.errors import InputError
-
-Images = Tensor | np.ndarray
+from qcnn_lightning.pixels import Images, check_images
 
 
 class Likelihood:
@@ -55,6 +54,28 @@ def check_possible(joint: Float[Tensor, "batch classes"]) -> None:
             f"the known pixels of image {int(impossible.nonzero()[0])} have probability 0 (or below 1e-300 of the "
             "largest): nothing can be said given them"
         )
+
+
+def known_pixels(
+    x: Tensor, padding: Bool[Tensor, " sites"], basis: Any
+) -> tuple[Float64[Tensor, "batch sites"], Bool[Tensor, "batch sites"]]:
+    """Return the grey levels in [0, 1] of images, 0 where none is known, and which are: all but NaN, and padding.
+
+    Args:
+        x: (batch, N) grey levels: uint8, or floats in [0, 1] where NaN is a missing pixel.
+        padding: which sites have no pixel; x may hold anything there.
+        basis: the local basis; `LevelsBasis` allows its own grey levels alone.
+
+    Raises:
+        InputError: x has another shape, dtype or range, or grey levels that the basis does not have.
+    """
+    x = x.to(padding.device)
+    if x.ndim != 2 or x.shape[1] != len(padding):
+        check_images(x, len(padding))
+    known = padding | ~x.isnan()
+    seen = torch.where(known & ~padding, x, torch.zeros_like(x))
+    check_images(seen, len(padding), basis)
+    return seen.double() / (255 if x.dtype == torch.uint8 else 1), known
 
 
 def observed_images(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.pixels import check_images, checked_white
+from qcnn_lightning.pixels import Images, check_images, checked_white
 from qcnn_lightning.states.chain import (
     carried_vectors,
     isometries,
@@ -28,7 +28,7 @@ from qcnn_lightning.states.chain import (
     schmidt_values,
 )
 from qcnn_lightning.states.chain_likelihood import ChainLikelihood
-from qcnn_lightning.states.checks import as_tensor, check_chain
+from qcnn_lightning.states.checks import as_tensor, check_chain, checked_label, checked_names
 from qcnn_lightning.states.ensemble import check_comparable, checked_weights, summed_chains
 from qcnn_lightning.states.entropy import renyi_entropy, spectrum_of_grams, von_neumann_entropy
 from qcnn_lightning.states.gram import binary_exponent, times_power_of_two
@@ -37,7 +37,6 @@ from qcnn_lightning.states.state_file import MPS_STATE, StoredInFiles
 
 IMAGES_AT_A_TIME = 500
 LARGEST_DENSE_SIZE = 2**24
-Images = Tensor | np.ndarray
 
 
 class MPSState(ChainLikelihood, StoredInFiles):
@@ -90,12 +89,8 @@ class MPSState(ChainLikelihood, StoredInFiles):
         self.num_sites, self.num_classes = len(tensors), self.class_tensor.shape[1]
         self.bond = max(tensor.shape[side] for tensor in (*tensors, self.class_tensor) for side in (0, 2))
         self._arms = list(self.site_tensors[:class_site]), reversed_chain(self.site_tensors[class_site:])
-        self.class_names = None if class_names is None else tuple(class_names)
+        self.class_names = checked_names(class_names, self.num_classes, layout, self.num_sites)
         self.layout = layout
-        if self.class_names is not None and len(self.class_names) != self.num_classes:
-            raise InputError(f"class_names has {len(self.class_names)} names, the state has {self.num_classes} classes")
-        if layout is not None and len(layout.pixel_order) != self.num_sites:
-            raise InputError(f"layout has {len(layout.pixel_order)} sites, the state has {self.num_sites}")
 
     @classmethod
     def from_network(cls, network: Any) -> "MPSState":
@@ -315,7 +310,7 @@ class MPSState(ChainLikelihood, StoredInFiles):
         Raises:
             InputError: there is no such class.
         """
-        self._check_label(label)
+        checked_label(label, self.num_classes)
         tensors, of_class = list(self.site_tensors), self.class_tensor[:, label]
         if self.class_site:
             tensors[self.class_site - 1] = tensors[self.class_site - 1] @ of_class

@@ -14,6 +14,7 @@ from torch import Tensor
 from qcnn_lightning.basis import Basis, quadrature
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.states.amplitudes import contract
+from qcnn_lightning.states.checks import checked_label
 from qcnn_lightning.states.dense_tree import BecomesDenseTree, DenseTreeState, dense_tensors
 from qcnn_lightning.states.entropy import renyi_entropy
 from qcnn_lightning.states.gram import Tree, build_tree
@@ -78,7 +79,7 @@ class Observables(TreeSizes, BecomesDenseTree):
         return state_html(self)
 
     def _tree(self) -> Tree:
-        return build_tree(self.site_tensors, self.top)
+        return self.blocks_by(lambda: build_tree(self.site_tensors, self.top))
 
     def effective_schmidt_rank(self) -> Float[Tensor, " classes"]:
         """Return e^S with S between the two halves of the image: so many equal Schmidt values have this entropy."""
@@ -296,14 +297,3 @@ class Observables(TreeSizes, BecomesDenseTree):
         """Return the same states as a tree of dense tensors with three legs; `from_dense_tree` is the way back."""
         tensors = dense_tensors(self.site_tensors)
         return DenseTreeState(tensors, self.top, self.basis.name, self.class_names, self.layout, self.white)
-
-
-def checked_label(label: int, num_classes: int) -> int:
-    """Return the number of a class.
-
-    Raises:
-        InputError: there is no such class.
-    """
-    if not -num_classes <= label < num_classes:
-        raise InputError(f"label={label}: there is no such class; expected 0 to {num_classes - 1}")
-    return label

@@ -6,7 +6,7 @@ round-off in float64, needs no state vector, and can be differentiated with resp
 
 import math
 from collections.abc import Collection, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from qcnn_lightning.basis import make_basis
-from qcnn_lightning.errors import InputError
-from qcnn_lightning.pixels import check_images, checked_white
+from qcnn_lightning.pixels import Images, check_images, checked_white
 from qcnn_lightning.states.amplitudes import contract, dense_vectors
-from qcnn_lightning.states.checks import as_tensor, check_tensors
+from qcnn_lightning.states.checks import as_tensor, check_tensors, checked_names
 from qcnn_lightning.states.dense_tree import DenseTreeState, pooled_tree
 from qcnn_lightning.states.ensemble import check_comparable, checked_weights, overlaps_between, summed_tensors
 from qcnn_lightning.states.entropy import block_spectra_below, cut_spectrum, renyi_entropy, von_neumann_entropy
@@ -28,10 +27,6 @@ from qcnn_lightning.states.observables import Observables
 from qcnn_lightning.states.state_file import NETWORK_STATE, StoredInFiles
 
 IMAGES_AT_A_TIME = 500
-
-
-Images: TypeAlias = Tensor | np.ndarray
-"""(batch, N) grey levels in tree order, uint8 or floats in [0, 1]."""
 
 
 class NetworkState(Observables, StoredInFiles):
@@ -70,12 +65,8 @@ class NetworkState(Observables, StoredInFiles):
         self.top = as_tensor(top)
         check_tensors(self.site_tensors, self.top)
         self.basis, self.white = make_basis(basis, self.channels[0]), checked_white(white)
-        self.class_names = None if class_names is None else tuple(class_names)
+        self.class_names = checked_names(class_names, self.num_classes, layout, self.num_sites)
         self.layout = layout
-        if self.class_names is not None and len(self.class_names) != len(top):
-            raise InputError(f"class_names has {len(self.class_names)} names, the state has {len(top)} classes")
-        if layout is not None and len(layout.pixel_order) != self.num_sites:
-            raise InputError(f"layout has {len(layout.pixel_order)} sites, the state has {self.num_sites}")
 
     @classmethod
     def from_network(cls, network: Any, statistics: Any = None) -> "NetworkState":
@@ -210,11 +201,7 @@ class NetworkState(Observables, StoredInFiles):
         Raises:
             InputError: no such level.
         """
-        if not 0 <= level < self.num_levels:
-            raise InputError(
-                f"level={level}: a state of {self.num_sites} pixels has levels 0 (one pixel) "
-                f"to {self.num_levels - 1} (half the image)"
-            )
+        self.check_level(level)
         return self._spectra(level, num_levels=1)[0]
 
     def schmidt_spectrum(self) -> Float[Tensor, "classes rank"]:

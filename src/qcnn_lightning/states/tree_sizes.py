@@ -1,8 +1,14 @@
-"""What the shapes of a tree's tensors say: levels, sites, classes."""
+"""What all trees of tensors have in common: what their shapes say, and that their block states are computed once."""
 
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
 from torch import Tensor
 
 from qcnn_lightning.errors import InputError
+
+Blocks = TypeVar("Blocks")
 
 
 class TreeSizes:
@@ -10,6 +16,20 @@ class TreeSizes:
 
     site_tensors: tuple[Tensor, ...]
     top: Tensor
+    _kept: tuple[list[int | None], Any] | None = None
+
+    def blocks_by(self, build: Callable[[], Blocks]) -> Blocks:
+        """Return all block states: kept, unless gradients flow back through them or a tensor was changed in place."""
+        tensors = (*self.site_tensors, self.top)
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+            return build()
+        # An inference tensor counts no changes.
+        versions = [None if tensor.is_inference() else tensor._version for tensor in tensors]
+        if self._kept is None or self._kept[0] != versions:
+            with torch.no_grad():
+                self._kept = versions, build()
+        blocks: Blocks = self._kept[1]
+        return blocks
 
     @property
     def num_levels(self) -> int:
