@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.nn import functional
 
 from machine import RESULTS, write_results
 from qcnn_lightning import QCNN

@@ -31,6 +31,16 @@ def test_gradients_are_those_of_finite_differences(cost):
         assert gradient[image, label].item() == pytest.approx(difference.item(), rel=1e-6, abs=1e-9)
 
 
+def test_scores_may_lie_in_memory_in_any_order():
+    scores, labels = scores_and_labels()
+    mean, gradient = mean_and_gradient(SquaredDistance(), scores, labels)
+    for other in (scores.mT.contiguous().mT, torch.stack((scores, scores), dim=-1)[..., 0]):
+        assert not other.is_contiguous()
+        of_other, gradient_of_other = mean_and_gradient(SquaredDistance(), other, labels)
+        assert of_other.item() == pytest.approx(mean.item(), rel=1e-14)
+        assert torch.equal(gradient_of_other, gradient)
+
+
 def test_squared_distance_is_that_of_equation_48():
     scores, labels = scores_and_labels()
     expected = [

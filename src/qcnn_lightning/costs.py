@@ -49,7 +49,7 @@ class SquaredDistance:
     ) -> tuple[Float[Tensor, ""], Float[Tensor, "batch classes"]]:
         """Return the mean over the batch, and its gradient 2 (alpha_y(x) - delta_{y, l(x)}) / |B| (eq. 48)."""
         difference = self._difference(scores, labels)
-        flat = difference.view(-1)
+        flat = difference.flatten()
         return flat.dot(flat).div_(len(scores)), difference.mul_(2 / len(scores))
 
     def _difference(self, scores: Tensor, labels: Tensor) -> Tensor:

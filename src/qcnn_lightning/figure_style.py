@@ -6,7 +6,7 @@ a grey printer. The same figure always gives the same files, to the byte.
 
 import io
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from matplotlib.font_manager import findfont as find_font
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FixedLocator, LogFormatter, NullFormatter
 
+from qcnn_lightning.errors import InputError
 from qcnn_lightning.files import replace_atomically
 
 FORMATS = ("png", "svg", "pdf")
@@ -53,6 +54,19 @@ METADATA: dict[str, dict[str, Any]] = {
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
+
+
+def checked_formats(formats: Any) -> tuple[str, ...]:
+    """Return the formats of figures; none draws none.
+
+    Raises:
+        InputError: one is unknown, or this is no list.
+    """
+    if isinstance(formats, str) or not isinstance(formats, Sequence):
+        raise InputError(f"figures={formats}: give a list, like figures=[png], or [] for no figures")
+    if unknown := [str(one) for one in formats if one not in FORMATS]:
+        raise InputError(f"figures={','.join(unknown)}: choose from {', '.join(FORMATS)}")
+    return tuple(formats)
 
 
 @contextmanager

@@ -125,6 +125,15 @@ def test_full_disk_names_the_cache_and_leaves_nothing_behind(tmp_path, monkeypat
     assert [each.name for each in tmp_path.iterdir() if each.suffix != ".lock"] == []
 
 
+def test_what_a_killed_process_left_of_any_cache_is_removed(tmp_path):
+    path = cache_path(tmp_path, "pets", SHAPE, CONTENT)
+    other = cache_path(tmp_path, "plants", SHAPE, CONTENT)
+    for prepared in (path, other):
+        prepared.with_name(f".{prepared.name}.4711").write_bytes(b"half")
+    prepare_cache(path, SHAPE, CONTENT, labelled)
+    assert [each.name for each in tmp_path.iterdir() if each.suffix != ".lock"] == [path.name]
+
+
 def test_cache_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(InputError, match=f"data.cache={tmp_path / 'cache'} cannot be written"):

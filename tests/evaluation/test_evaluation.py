@@ -429,7 +429,10 @@ def test_a_link_out_of_the_run_folder_is_refused_before_anything_is_measured(run
     assert (outside / NUMBERS).is_file()
 
 
-@pytest.mark.parametrize(("figures", "message"), [("png", "like figures=.png."), ("[gif]", "figures=gif: choose from")])
+@pytest.mark.parametrize(
+    ("figures", "message"),
+    [("png", "like figures=.png."), ("null", "figures=None: give a list"), ("[gif]", "figures=gif: choose from")],
+)
 def test_unknown_formats_of_figures_are_told(run, figures, message):
     with pytest.raises(InputError, match=message):
         evaluation_of(f"run={run}", figures=figures)

@@ -224,6 +224,9 @@ def test_the_command_writes_a_report_and_nothing_else(tmp_path):
     ("arguments", "named"),
     [
         (["qcnn_lightning.report", "runs=nowhere"], "nowhere"),
+        (["qcnn_lightning.report", "runs=.", "figures=png"], "figures=png: give a list"),
+        (["qcnn_lightning.report", "runs=.", "figures=null"], "figures=None: give a list"),
+        (["qcnn_lightning.report", "runs=.", "confidence=high"], "confidence=high: must be between 0 and 1"),
         (["qcnn_lightning.runs", "nowhere"], "nowhere"),
     ],
 )

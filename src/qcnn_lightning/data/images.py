@@ -9,7 +9,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,7 +138,7 @@ def prepare_cache(path: Path, shape: tuple[int, int], content: str, prepare: Cal
         raise InputError(f"data.cache={path.parent} cannot be written: {error}. Choose another data.cache.") from error
     try:
         if not path.exists():
-            remove_left_caches(path.parent)
+            remove_left_caches(path)
             logger.info("Preparing %dx%d images (once), kept in %s", *shape, path)
             _write(path, prepare(), _settings(shape, content))
     finally:
@@ -150,11 +150,15 @@ def lock_of(path: Path) -> Path:
     return path.with_name(f".{path.stem}.lock")
 
 
-def remove_left_caches(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed while they prepared a cache; others hold its lock."""
-    for temporary in temporaries_in(folder):
-        prepared = folder / temporary.stem.removeprefix(".")
-        with suppress(OSError), FileLock(lock_of(prepared), timeout=0):
+def remove_left_caches(path: Path) -> None:
+    """Remove the temporary files of processes that were killed while they prepared a cache beside this one, or this one.
+
+    This one's lock is held; whoever prepares another holds that one's.
+    """
+    for temporary in temporaries_in(path.parent):
+        prepared = path.with_name(temporary.stem.removeprefix("."))
+        lock = nullcontext() if prepared == path else FileLock(lock_of(prepared), timeout=0)
+        with suppress(OSError), lock:
             temporary.unlink(missing_ok=True)
 
 

@@ -18,9 +18,10 @@ from qcnn_lightning.data.split_images import STORED_AS, SplitImages
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.ensemble import Ensemble, MirrorImage, check_same_images, class_model, one_of_each_class
 from qcnn_lightning.evaluation.fidelity import draw_fidelity
-from qcnn_lightning.evaluation.figures import check_formats, draw_all, figure_files
+from qcnn_lightning.evaluation.figures import draw_all, figure_files
 from qcnn_lightning.evaluation.measure import Evaluation, as_json, measure
 from qcnn_lightning.evaluation.state_model import StateModel, check_layout, run_around, state_of
+from qcnn_lightning.figure_style import checked_formats
 from qcnn_lightning.files import inside, replace_atomically
 from qcnn_lightning.runs import LAST
 from qcnn_lightning.runs.checkpoint import StoredCheckpoint, read_checkpoint
@@ -56,12 +57,12 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     if config.split not in SPLITS:
         raise InputError(f"split={config.split}: choose one of {', '.join(SPLITS)}")
     mirror = switch(config, "mirror")
-    check_formats(config.figures)
+    formats = checked_formats(config.figures)
     # States are computed on the CPU.
     device = choose_device(config.device if config.state is None else "cpu")
     checkpoints, folder = find_checkpoints(config)
     checkpoint = checkpoints[0]
-    for name in (NUMBERS, STATE, *figure_files(config.figures)):
+    for name in (NUMBERS, STATE, *figure_files(formats)):
         inside(folder, name)
     own = [str(path) for path in config.own]
     file = None if config.state is None else Path(str(config.state))
@@ -107,11 +108,11 @@ def evaluate(config: DictConfig) -> tuple[Evaluation, Path]:
     if isinstance(evaluation.state, StoredState):
         layout = ImageLayout.of(datamodule.pixel_order, datamodule.image_shape)
         evaluation.state.described(datamodule.class_names, layout).save(folder / STATE)
-    if config.figures:
-        draw_all(evaluation, folder, config.figures)
+    if formats:
+        draw_all(evaluation, folder, formats)
         load: Any = getattr(type(evaluation.state), "load_epochs", None)
         if load and file is None and config.run is not None and Path(str(config.run), STATES).is_file():
-            draw_fidelity(load(inside(Path(str(config.run)), STATES)), folder, config.figures)
+            draw_fidelity(load(inside(Path(str(config.run)), STATES)), folder, formats)
     return evaluation, folder
 
 

@@ -15,7 +15,6 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.entanglement import Entanglement
 from qcnn_lightning.evaluation.layout import (
     aspect_of,
@@ -29,7 +28,7 @@ from qcnn_lightning.evaluation.layout import (
     write_numbers,
 )
 from qcnn_lightning.evaluation.measure import Evaluation, Examples
-from qcnn_lightning.figure_style import FORMATS, OKABE_ITO, save, styled
+from qcnn_lightning.figure_style import OKABE_ITO, save, styled
 from qcnn_lightning.labels import ENTROPY, shortened
 
 BLUE, VERMILION = OKABE_ITO[:2]
@@ -39,18 +38,6 @@ SMALLEST_PROBABILITY = 1e-14
 PIXEL_ENTROPY_RANGE = 1000
 # Inches; and characters.
 EXAMPLE_WIDTH, EXAMPLE_HEIGHT, EXAMPLE_NAME = 0.68, 0.86, 13
-
-
-def check_formats(formats: Sequence[str]) -> None:
-    """Check the formats of the figures.
-
-    Raises:
-        InputError: one is unknown, or this is no list.
-    """
-    if isinstance(formats, str):
-        raise InputError(f"figures={formats}: give a list, like figures=[png]")
-    if unknown := sorted(set(formats) - set(FORMATS)):
-        raise InputError(f"figures={','.join(unknown)}: choose from {', '.join(FORMATS)}")
 
 
 def figure_files(formats: Sequence[str]) -> list[str]:

@@ -196,7 +196,7 @@ class MPS(Model):
     def _local_functions(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape local"]:
         return functional.pad(self.basis(x), (1, 0), value=1.0)
 
-    def _by_arm(self, of_sites: Shaped[Tensor, "all_sites *shape"]) -> Shaped[Tensor, "sites arms *shape"]:
+    def _by_arm(self, of_sites: Shaped[Tensor, "all_sites ..."]) -> Shaped[Tensor, "sites arms ..."]:
         """Return what belongs to the sites in the order of the arms, from the outside inwards."""
         if self.arms == 1:
             return of_sites.unsqueeze(1)

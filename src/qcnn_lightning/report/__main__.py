@@ -14,6 +14,7 @@ from qcnn_lightning.terminal import raise_at_interrupt
 def main(config: DictConfig) -> None:
     """Write the report, say where it is and what is not in it."""
     # Imported only now, so that --help answers at once.
+    from qcnn_lightning.figure_style import checked_formats
     from qcnn_lightning.report.console import show_report
     from qcnn_lightning.report.report import ReportSettings, default_folder, watch, write_report
 
@@ -28,7 +29,7 @@ def main(config: DictConfig) -> None:
             window=config.window,
             confidence=config.confidence,
             resamples=config.resamples,
-            formats=tuple(config.figures),
+            formats=checked_formats(config.figures),
         )
         if watched:
             raise_at_interrupt()

@@ -3,12 +3,12 @@
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.figure_style import FORMATS
+from qcnn_lightning.figure_style import checked_formats
 from qcnn_lightning.files import as_csv, inside, replace_atomically
 from qcnn_lightning.report.figures import planned_figures, without_panels
 from qcnn_lightning.report.groups import Collection, LeftOut, read_collection
@@ -51,10 +51,9 @@ class ReportSettings:
         Choices(self.window, self.first_epoch)
         if not isinstance(self.resamples, int) or self.resamples < 1:
             raise InputError(f"resamples={self.resamples}: must be a positive whole number")
-        if not 0 < self.confidence < 1:
+        if not isinstance(self.confidence, int | float) or not 0 < self.confidence < 1:
             raise InputError(f"confidence={self.confidence}: must be between 0 and 1")
-        if unknown := sorted(set(self.formats) - set(FORMATS)):
-            raise InputError(f"figures={unknown}: choose from {', '.join(FORMATS)}")
+        checked_formats(self.formats)
 
 
 @dataclass(frozen=True)
@@ -155,7 +154,7 @@ def watch(
         if (state := state_of_files(paths)) != seen:
             seen = state
             tell(write_report(paths, out, settings, reload_every_s=every_s))
-            settings = ReportSettings(**{**vars(settings), "formats": ()})
+            settings = replace(settings, formats=())
         time.sleep(every_s)
 
 

@@ -29,7 +29,7 @@ from qcnn_lightning.states import State
 EVALUATION_STATISTICS = ("population", "running")
 
 
-def entropies_of(state: Any, which: str | int) -> Float[Tensor, "classes *blocks"]:
+def entropies_of(state: Any, which: str | int) -> Float[Tensor, "classes ..."]:
     """Return the entropies (eq. 38) of the halves, of all blocks of a level, the profile, or of the mixture, nats.
 
     Args:
