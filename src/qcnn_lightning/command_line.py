@@ -137,12 +137,6 @@ def switch(config: Any, name: str) -> bool:
     return value
 
 
-def find_modules_here() -> None:
-    """Let modules of the current folder be imported: `python -m` puts it on the path, a script does not."""
-    if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
-
-
 def way_to_start(command: str) -> list[str]:
     """Return how to start a command of this package, like "train": the way that this process was started.
 

@@ -3,7 +3,8 @@
 import hydra
 from omegaconf import DictConfig
 
-from qcnn_lightning.command_line import find_modules_here, one_message, quote_paths, whole_command
+from qcnn_lightning.command_line import one_message, quote_paths, whole_command
+from qcnn_lightning.own_parts import find_modules_here
 
 
 @hydra.main(version_base="1.3", config_path="pkg://qcnn_lightning.conf", config_name="compress")

@@ -299,6 +299,7 @@ def train_one(words: list[str], quiet: bool) -> "TrainedRun":
     from omegaconf.errors import OmegaConfBaseException
 
     from qcnn_lightning.hints import in_our_words
+    from qcnn_lightning.own_parts import own_code_of
     from qcnn_lightning.trained_run import TrainedRun
     from qcnn_lightning.training import job
     from qcnn_lightning.training.folders import check_run_folder
@@ -331,11 +332,6 @@ def train_one(words: list[str], quiet: bool) -> "TrainedRun":
     return TrainedRun(folders[0], own=own_code_of(done.cfg))
 
 
-def own_code_of(config: "DictConfig") -> list[str]:
-    """Return the dotted paths that a configuration names: the caller has named them, so they may run."""
-    return [str(config.model.get(key)) for key in ("_target_", "basis")]
-
-
 @contextmanager
 def callers_process(quiet: bool) -> Iterator[None]:
     """Give back what training changes in this process: logging, warnings, environment, random numbers, Hydra's job.
@@ -349,7 +345,8 @@ def callers_process(quiet: bool) -> Iterator[None]:
         from hydra import version
         from hydra.core.utils import JobRuntime
 
-        from qcnn_lightning.command_line import find_modules_here, ignore_hydras_hint
+        from qcnn_lightning.command_line import ignore_hydras_hint
+        from qcnn_lightning.own_parts import find_modules_here
 
         ignore_hydras_hint()
         searched = sys.path[:]

@@ -177,8 +177,13 @@ def refused_setting(key: str, value: str = "") -> str:
 def choices_with(key: str) -> list[str]:
     """Return the choices of a group that have a setting, such as ["model=mps", "model=ttn"] for "model.bond"."""
     group = key.partition(".")[0]
-    contents = {name: yaml.safe_load((CONF / group / f"{name}.yaml").read_text()) for name in choices().get(group, ())}
-    return [f"{group}={name}" for name, content in contents.items() if key in dict(flattened(content or {}, group))]
+    contents = {name: content_of(CONF / group / f"{name}.yaml") for name in choices().get(group, ())}
+    return [f"{group}={name}" for name, content in contents.items() if key in dict(flattened(content, group))]
+
+
+def content_of(file: Path) -> dict[str, Any]:
+    """Return what one of our configuration files holds."""
+    return yaml.safe_load(file.read_text(encoding="utf-8")) or {}
 
 
 def refused_choice(group: str, choice: str) -> str:
@@ -280,13 +285,13 @@ def known_settings(command: str | None = None) -> tuple[str, ...]:
 
 @functools.cache
 def _known_settings(command: str) -> tuple[str, ...]:
-    root: dict[str, Any] = yaml.safe_load((CONF / f"{command}.yaml").read_text(encoding="utf-8"))
+    root = content_of(CONF / f"{command}.yaml")
     parts = [name for entry in root.pop("defaults") if isinstance(entry, Mapping) for name in entry]
     groups = [part for part in parts if " " not in part and part not in GLOBAL_GROUPS]
     found = [*groups, *(key for key, _ in flattened({key: root[key] for key in root if key != "hydra"}))]
     for group in groups:
         for file in sorted((CONF / group).rglob("*.yaml")):
-            content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+            content = content_of(file)
             content.pop("defaults", None)
             found += [key for key, _ in flattened(content, group)]
     return tuple(dict.fromkeys(found))

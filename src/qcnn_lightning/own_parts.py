@@ -8,6 +8,17 @@ from typing import Any
 from qcnn_lightning.errors import InputError
 
 
+def find_modules_here() -> None:
+    """Let modules of the current folder be imported: `python -m` puts it on the path, a script does not."""
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+
+
+def own_code_of(config: Any) -> list[str]:
+    """Return the dotted paths of a model that a configuration names: whoever has given it now lets them run."""
+    return [str(config.model.get(key)) for key in ("_target_", "basis")]
+
+
 def own_part(path: str, setting: str) -> Any:
     """Import a user's own class or function.
 
@@ -21,9 +32,7 @@ def own_part(path: str, setting: str) -> Any:
     module, _, name = path.rpartition(".")
     if not module or not all(part.isidentifier() for part in path.split(".")):
         raise InputError(f"{setting}={path}: expected a dotted path like mine.MyPart")
-    # `python -m` puts the current folder there; an installed command does not.
-    if str(Path.cwd()) not in sys.path and "" not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    find_modules_here()
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:

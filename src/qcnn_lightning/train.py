@@ -6,7 +6,8 @@ import hydra
 from omegaconf import DictConfig
 
 from qcnn_lightning import launcher
-from qcnn_lightning.command_line import PATHS_OF_TRAINING, find_modules_here, one_message, quote_paths, whole_command
+from qcnn_lightning.command_line import PATHS_OF_TRAINING, one_message, quote_paths, whole_command
+from qcnn_lightning.own_parts import find_modules_here
 
 MOST_STARTS = 10
 

@@ -74,7 +74,7 @@ class TrainedRun(Run):
         from qcnn_lightning.states import StoredState
 
         if epoch is not None and epoch != self.last_epoch:
-            return self._kept_states(epoch)[epoch]
+            return self._kept_state(epoch)
         network: Any = self.network
         # The network's own state has gradients.
         with torch.no_grad():
@@ -83,7 +83,7 @@ class TrainedRun(Run):
             raise InputError(f"{self.folder}: a {type(self.network).__name__} has no states")
         return self._described(found) if isinstance(found, StoredState) else found
 
-    def _kept_states(self, epoch: int) -> "dict[int, State]":
+    def _kept_state(self, epoch: int) -> "State":
         from qcnn_lightning.basis import BASES
         from qcnn_lightning.runs.rebuild import named_part
 
@@ -101,7 +101,8 @@ class TrainedRun(Run):
                 f"epoch={epoch}: {self.folder} has no states of this epoch; {told}. "
                 "Train with callbacks.states.every_n_epochs=1 to keep those of all"
             )
-        return {epoch: self._described(kept[epoch])}
+        found: State = self._described(kept[epoch])
+        return found
 
     def _described(self, state: Any) -> Any:
         """Return a state that knows its classes' names, and where its pixels stand if this is an order of ours."""

@@ -23,6 +23,12 @@ STEPLR = "scheduler.scheduler._target_=torch.optim.lr_scheduler.StepLR cannot be
         (["seed=-1"], "seed=-1: must be a whole number"),
         (["seed=0.5"], "seed=0.5: must be a whole number"),
         (["entropy_weight=much"], "entropy_weight=much: must be a number"),
+        (["entropy_weight=nan"], "entropy_weight=nan: must be a number"),
+        (["entropy_weight=true"], "entropy_weight=True: must be a number"),
+        (
+            ["model=density", "model.dtype=complex", "cost=negative_log_likelihood", "optimizer=muon"],
+            "optimizer=muon takes the orthogonal factors of real matrices, and model.dtype=complex",
+        ),
         (["scheduler.interval=batch"], "scheduler.interval=batch: choose one of epoch, step"),
         (["optimizer.weight_decay=-1"], f"{ADAMW} with lr=0.01, weight_decay=-1, fused=True: ValueError"),
         (["optimizer._target_=torch.optim.RMSprop"], "optimizer.fused=True: RMSprop has no such setting"),

@@ -132,10 +132,8 @@ def numbered_columns(table: pd.DataFrame, prefix: str) -> list[str]:
     return [f"{prefix}{number}" for number in sorted(decimal, key=int)]
 
 
-"""The first epoch of comparisons: figure 3 and all correlations of entropy with cost leave out a run's beginning."""
-
 LATEST_FIRST_EPOCH = 30
-"""The paper's, for 90 epochs."""
+"""Of comparisons, the paper's for 90 epochs: figure 3 and correlations of entropy with cost leave out the beginning."""
 
 
 def first_epoch_of(num_epochs: int, chosen: int | None = None) -> int:

@@ -1,5 +1,6 @@
 """From parts of the configuration to objects, tried out before time is spent: one message if a part cannot be built."""
 
+import math
 import os
 import pkgutil
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from torch import nn
 
 from qcnn_lightning.errors import InputError
 from qcnn_lightning.hints import names_of
+from qcnn_lightning.training.muon import Muon
 
 INTERVALS = ("epoch", "step")
 # Of a trial: a schedule over the whole training wants to know how many steps there are.
@@ -73,8 +75,9 @@ def check_numbers(config: DictConfig) -> None:
         raise InputError(f"trainer.max_epochs={config.trainer.max_epochs}: must be a whole number")
     if not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
         raise InputError(f"seed={config.seed}: must be a whole number from 0 to {2**32 - 1}")
-    if not isinstance(config.entropy_weight, int | float):
-        raise InputError(f"entropy_weight={config.entropy_weight}: must be a number, 0 for no such term")
+    weight = config.entropy_weight
+    if not isinstance(weight, int | float) or isinstance(weight, bool) or not math.isfinite(weight):
+        raise InputError(f"entropy_weight={weight}: must be a number, 0 for no such term")
     for name, callback in (config.callbacks or {}).items():
         if callback is not None and str(callback.get("monitor", "")).endswith("/val") and not config.data.val_size:
             raise InputError(
@@ -122,6 +125,11 @@ def try_out(config: DictConfig, build_network: Callable[..., nn.Module]) -> None
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
     make_optimizer = build(config.optimizer, "optimizer")
+    if getattr(make_optimizer, "func", None) is Muon and getattr(network, "is_complex", False):
+        raise InputError(
+            "optimizer=muon takes the orthogonal factors of real matrices, and model.dtype=complex has pairs of real "
+            "numbers: choose adam or adamw, or model.dtype=real"
+        )
     optimizer = tried("optimizer", config.optimizer, lambda: make_optimizer(network.parameters()))
     make_schedule = build(config.scheduler.scheduler, "scheduler.scheduler")
     schedule = None
@@ -139,7 +147,8 @@ def check_memory(config: DictConfig, build_network: Callable[..., nn.Module]) ->
     Raises:
         InputError: it cannot.
     """
-    if config.model.get("_target_") != "qcnn_lightning.QCNN":
+    # Windows does not tell.
+    if config.model.get("_target_") != "qcnn_lightning.QCNN" or not hasattr(os, "sysconf"):
         return
     with torch.device("meta"):
         weights = sum(parameter.numel() for parameter in build_network(num_classes=2).parameters())

@@ -187,12 +187,17 @@ def carry_out_together(carry_out: Any, jobs: Sequence[DictConfig]) -> list[JobRe
 
 def threads_for(config: DictConfig) -> AbstractContextManager[None]:
     """Return the context that shares the processor's cores among what computes."""
-    fused = config.model.get("kernel") != "plain" and not torch.cuda.is_available()
+    fused = config.model.get("kernel") != "plain" and is_on_cpu(config)
     return with_all_threads() if fused and is_available() else nullcontext()
+
+
+def is_on_cpu(config: DictConfig) -> bool:
+    """Return whether a job trains on a CPU."""
+    return not torch.cuda.is_available() or config.trainer.get("accelerator") == "cpu"
 
 
 def advice(config: DictConfig) -> str:
     """Return what else to choose for jobs like this one; "" if nothing is better."""
     large = config.model.get("d", 0) > LARGE
-    on_cpu = not torch.cuda.is_available() or config.trainer.get("accelerator") == "cpu"
-    return f"; on a CPU, hydra/launcher=joblib is as good for model.d above {LARGE}" if large and on_cpu else ""
+    told = f"; on a CPU, hydra/launcher=joblib is as good for model.d above {LARGE}"
+    return told if large and is_on_cpu(config) else ""

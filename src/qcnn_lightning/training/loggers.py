@@ -10,20 +10,22 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import Logger
 
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.labels import data_name, setting
+from qcnn_lightning.hints import names_of
+from qcnn_lightning.labels import data_name, setting, shortened
+from qcnn_lightning.own_parts import own_code_of
 from qcnn_lightning.runs.metrics import first_epoch_of
 from qcnn_lightning.runs.rebuild import network_of
 from qcnn_lightning.runs.run import Run
 from qcnn_lightning.training.build import build
 from qcnn_lightning.training.record import RunRecord
-from qcnn_lightning.training.tracking import LONGEST_NAME, LONGEST_TAG, EntanglementTracker, short_enough
+from qcnn_lightning.training.tracking import LONGEST_NAME, LONGEST_TAG, EntanglementTracker
 
 STATE = "wandb/state.safetensors"
 """In a run's folder: what goes to W&B with the checkpoint."""
 
 
 def build_loggers(config: DictConfig, record: RunRecord) -> list[Logger]:
-    """Build the loggers, which get folders of their own inside the run's.
+    """Build the loggers, which get folders of their own inside the run's unless their settings name others.
 
     `logger` is one logger, or holds several by name. A run that has begun keeps its identity in W&B.
 
@@ -53,11 +55,13 @@ def build_logger(part: DictConfig, key: str, config: DictConfig, record: RunReco
     """
     if not isinstance(part, DictConfig) or "_target_" not in part:
         raise InputError(f"{key}={part}: a logger has a class, {key}._target_=<class>; or choose one: logger=wandb")
-    make = build(part, key)
+    make = build(part, key, _partial_=True)
+    taken = names_of(make.func)
     try:
         if make.func is EntanglementTracker:
             return make(**told_to_wandb(part, config, record))
-        return make(save_dir=record.run.folder)
+        has_folder = "save_dir" in part or (taken and "save_dir" not in taken)
+        return make() if has_folder else make(save_dir=record.run.folder)
     except ModuleNotFoundError as error:
         name = make.func.__name__.removesuffix("Logger").lower()
         raise InputError(
@@ -70,13 +74,13 @@ def told_to_wandb(part: DictConfig, config: DictConfig, record: RunRecord) -> di
     """Return what W&B is told of a run; what its configuration says itself comes first."""
     begun = record.facts.get("wandb_run_id") or record.run.summary.get("wandb_run_id")
     told = {
-        "name": short_enough(record.run.folder.name, LONGEST_NAME),
-        "group": short_enough(str(config.sweep.name), LONGEST_NAME),
+        "name": shortened(record.run.folder.name, LONGEST_NAME),
+        "group": shortened(str(config.sweep.name), LONGEST_NAME),
         "run_id": str(begun or uuid.uuid4().hex[:8]),
+        "save_dir": record.run.folder,
     }
     return {
         **{key: value for key, value in told.items() if part.get(key) is None},
-        "save_dir": record.run.folder,
         "tags": [*(part.get("tags") or ()), *tags_of(config)],
         "config": grouping_of(config),
         "first_epoch": first_epoch_of(config.trainer.max_epochs, part.get("first_epoch")),
@@ -94,7 +98,7 @@ def tags_of(config: Mapping[str, Any]) -> list[str]:
     settings = {f"model.{name}": model[name] for name in ("d", "sharing", "start") if name in model}
     settings |= {"data.flatten": data["flatten"]}
     labels = (data_name(str(data["name"])), *(setting(key, value) for key, value in settings.items()))
-    return [short_enough(label, LONGEST_TAG) for label in labels]
+    return [shortened(label, LONGEST_TAG) for label in labels]
 
 
 def keep_network(run: Run, config: DictConfig, trackers: list[EntanglementTracker]) -> None:
@@ -104,7 +108,7 @@ def keep_network(run: Run, config: DictConfig, trackers: list[EntanglementTracke
     checkpoint = run.checkpoint()
     assert checkpoint is not None
     # The run has executed this code already.
-    network: Any = network_of(checkpoint, own=[str(config.model.get(key)) for key in ("_target_", "basis")])
+    network: Any = network_of(checkpoint, own_code_of(config))
     state = network.state()
     files: list[Path] = [checkpoint.path]
     if hasattr(state, "save"):

@@ -5,6 +5,7 @@ and in threads must not reach the sweep's next job.
 """
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,7 +61,12 @@ def other_processes(trainer: pl.Trainer, folder: Path) -> Iterator[None]:
         for process in launcher.procs:
             if not succeeded:
                 process.kill()
-            process.wait(SECONDS_TO_END)
+            try:
+                process.wait(SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                # What the run leaves has been written by the first process.
+                process.kill()
+                process.wait()
         # Or Lightning's observer of the list would take their end for a failure and kill this process.
         launcher.procs.clear()
         if torch.distributed.is_initialized():

@@ -25,6 +25,7 @@ from qcnn_lightning.errors import InputError, RefusedRunError
 from qcnn_lightning.files import remove_temporaries
 from qcnn_lightning.hints import check_settings
 from qcnn_lightning.models.model import completed, num_parameters
+from qcnn_lightning.own_parts import own_code_of
 from qcnn_lightning.pixels import PADDING
 from qcnn_lightning.runs import LAST
 from qcnn_lightning.runs.checkpoint import StoredCheckpoint
@@ -257,7 +258,7 @@ def fit(
     check_levels_of(network, datamodule)
     completed(network)
     if checkpoint is None:
-        take_weights(network, config.start_from, own=[str(config.model.get(key)) for key in ("_target_", "basis")])
+        take_weights(network, config.start_from, own_code_of(config))
     # After the weights of a run with other images, whose padding is among them.
     network.mark_padding(datamodule.pixel_order == PADDING)
     network.mark_order(datamodule.pixel_order, datamodule.image_shape)

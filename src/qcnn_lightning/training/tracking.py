@@ -42,6 +42,7 @@ warnings.filterwarnings("ignore", "Implicitly cleaning up <TemporaryDirectory", 
 SECONDS_TO_START = 300
 LONGEST_NAME = 128
 LONGEST_TAG = 64
+"""Characters that W&B takes."""
 Text = str | int | float
 """A name may look like a number to whoever read it."""
 ROWS_LOGGED = "rows"
@@ -336,14 +337,6 @@ def refused_in_one_line(where: str) -> Iterator[None]:
         raise InputError(f"{where}{name}={first['input']!r}: {first['msg']}") from None
     except UsageError as error:
         raise InputError(f"{where.rstrip('.')}: {error}") from None
-
-
-def short_enough(text: str, length: int) -> str:
-    """Return the text, cut in the middle where it has more characters than W&B takes."""
-    if len(text) <= length:
-        return text
-    kept = length - 1
-    return f"{text[: kept - kept // 2]}…{text[-(kept // 2) :]}"
 
 
 @contextmanager
