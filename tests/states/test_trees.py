@@ -1,5 +1,6 @@
 """Trees of dense tensors, and complex trees, against dense vectors, quimb and finite differences."""
 
+import copy
 import math
 
 import numpy as np
@@ -245,7 +246,9 @@ def test_a_tensor_that_is_changed_in_place_changes_the_state(state, trained):
     with torch.no_grad():
         before = state.log_norm()
         state.top.mul_(2)
+        copied = copy.deepcopy(state)
         torch.testing.assert_close(state.log_norm(), before + 2 * math.log(2))
+        torch.testing.assert_close(copied.log_norm(), before + 2 * math.log(2))
     assert state.log_norm().requires_grad == trained
 
 

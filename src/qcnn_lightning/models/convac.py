@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.models.channels import channel_schedule
-from qcnn_lightning.models.tree import SHARINGS, TreeModel, check_choice, check_start, matrices_of
+from qcnn_lightning.models.model import check_choice
+from qcnn_lightning.models.tree import SHARINGS, TreeModel, check_start, matrices_of
 from qcnn_lightning.states.dense_gram import children
 from qcnn_lightning.states.density import DensityState
 from qcnn_lightning.states.tree import NetworkState

@@ -13,14 +13,13 @@ from qcnn_lightning.basis import log_levels, make_basis
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.kernels.node_kernel import can_compute, image_states
 from qcnn_lightning.models.channels import channels_up_to
-from qcnn_lightning.models.model import Model
-from qcnn_lightning.models.tree import DTYPES, check_choice
+from qcnn_lightning.models.model import Model, check_choice, check_sites
+from qcnn_lightning.models.tree import DTYPES, SHARINGS, matrices_of
 from qcnn_lightning.pixels import check_images
 from qcnn_lightning.states.density import DensityState
 from qcnn_lightning.states.gram import times_power_of_two
 from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, classes_of, log_density
 
-SHARINGS = ("none", "sibling", "full")
 IMAGES_AT_A_TIME = 500
 
 
@@ -75,12 +74,10 @@ class Density(Model):
         self.is_complex = dtype == "complex"
         levels = 256 if levels is None else levels
         num_sites, num_classes = int(num_sites), int(num_classes)
-        if num_sites < 2 or num_sites & (num_sites - 1):
-            raise InputError(f"num_sites={num_sites}: must be a power of two, at least 2; pad the images")
+        check_sites(num_sites)
         if num_classes < 1:
             raise InputError(f"num_classes={num_classes}: a density needs at least 1 class")
-        if sharing not in SHARINGS:
-            raise InputError(f"model.sharing={sharing}: choose one of {', '.join(SHARINGS)}")
+        check_choice("sharing", sharing, SHARINGS)
         self.num_sites, self.num_classes = num_sites, num_classes
         self.num_levels = num_sites.bit_length() - 1
         if not 0 <= from_level <= self.num_levels:
@@ -91,7 +88,6 @@ class Density(Model):
             raise InputError(f"model.levels={levels}: must be at least 2, the constant function and another")
         self.basis = make_basis(basis, int(levels) - 1)
         self.channels = channels_up_to(int(levels), self.num_levels, int(d), channels)
-        own = {"none": num_sites, "sibling": 2, "full": 1}[sharing]
         if leaf_rank is not None and not 1 <= leaf_rank <= levels:
             raise InputError(
                 f"model.leaf_rank={leaf_rank}: must be from 1 to {levels}, the local functions; null for all"
@@ -101,7 +97,7 @@ class Density(Model):
         self.levels = nn.ParameterList()
         for level in range(self.num_levels):
             nodes = num_sites >> level
-            matrices = nodes if level < from_level else min(own, nodes)
+            matrices = matrices_of("none" if level < from_level else sharing, nodes)
             columns = self.channels[level] if level or leaf_rank is None else int(leaf_rank)
             weight = self._start(matrices, self.channels[level + 1], columns, level, spread)
             self.levels.append(torch.view_as_real(weight) if self.is_complex else weight)

@@ -1,6 +1,6 @@
 """The protocol of a model: what training, evaluation and tables ask of it, and the default answers."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import MethodType
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qcnn_lightning.errors import InputError
 from qcnn_lightning.kernels.kernel import Kernel
 from qcnn_lightning.states.state import State
 
@@ -75,6 +76,26 @@ class Model(nn.Module):
     def first_non_finite(self, x: Tensor) -> str:
         """Say where in the model the first infinite or NaN number is, for these images."""
         return "the scores of the classes"
+
+
+def check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    """Check a setting that is one of some words.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    if value not in choices:
+        raise InputError(f"model.{name}={value}: choose one of {', '.join(choices)}")
+
+
+def check_sites(num_sites: int) -> None:
+    """Check that a binary tree may have so many leaves.
+
+    Raises:
+        InputError: it is no power of two, or 1.
+    """
+    if num_sites < 2 or num_sites & (num_sites - 1):
+        raise InputError(f"num_sites={num_sites}: must be a power of two, at least 2; pad the images")
 
 
 def completed(model: nn.Module) -> nn.Module:

@@ -13,8 +13,8 @@ from qcnn_lightning.basis import log_levels, make_basis
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.kernels.chain import can_compute, sweep, sweep_grams
 from qcnn_lightning.kernels.cpu_kernel import with_all_threads
-from qcnn_lightning.models.model import Model
-from qcnn_lightning.models.tree import DTYPES, check_choice
+from qcnn_lightning.models.model import Model, check_choice
+from qcnn_lightning.models.tree import DTYPES
 from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.gram import times_power_of_two
 from qcnn_lightning.states.mps import MPSState

@@ -16,7 +16,7 @@ from qcnn_lightning.kernels.build import is_available
 from qcnn_lightning.kernels.cpu_kernel import CpuKernel, evaluated_scores, reason_against
 from qcnn_lightning.models.channels import channel_schedule
 from qcnn_lightning.models.convolution import NormalisedConvolution, mapped, product_pooling
-from qcnn_lightning.models.model import Model, num_parameters
+from qcnn_lightning.models.model import Model, check_choice, check_sites, num_parameters
 from qcnn_lightning.models.statistics import ChannelStatistics, batch_statistics
 from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.tree import NetworkState
@@ -75,22 +75,17 @@ class QCNN(Model):
     ):
         super().__init__()
         num_sites, num_classes, d = int(num_sites), int(num_classes), int(d)
-        if num_sites < 2 or num_sites & (num_sites - 1):
-            raise InputError(f"num_sites={num_sites}: must be a power of two, at least 2; pad the images")
+        check_sites(num_sites)
         if num_classes < 2:
             raise InputError(f"num_classes={num_classes}: a classifier needs at least 2 classes")
-        if sharing not in MATRICES_PER_LEVEL:
-            raise InputError(f"model.sharing={sharing}: choose one of {', '.join(MATRICES_PER_LEVEL)}")
-        if start not in STARTS:
-            raise InputError(f"model.start={start}: choose one of {', '.join(STARTS)}")
+        check_choice("sharing", sharing, MATRICES_PER_LEVEL)
+        check_choice("start", start, STARTS)
         if start_gamma <= 0:
             raise InputError(f"model.start_gamma={start_gamma}: must be positive")
         if kernel == "fused_float32":
             raise InputError("model.kernel=fused_float32 is now called model.kernel=fused model.precision=highest")
-        if precision not in PRECISIONS:
-            raise InputError(f"model.precision={precision}: choose one of {', '.join(PRECISIONS)}")
-        if kernel not in KERNELS:
-            raise InputError(f"model.kernel={kernel}: choose one of {', '.join(KERNELS)}")
+        check_choice("precision", precision, PRECISIONS)
+        check_choice("kernel", kernel, KERNELS)
         self.d, self.sharing, self.kernel, self.precision = d, sharing, kernel, precision
         self.white = checked_white(white)
         self._logged: set[str] = set()

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from qcnn_lightning.basis import make_basis
 from qcnn_lightning.errors import InputError
-from qcnn_lightning.models.model import Model
+from qcnn_lightning.models.model import Model, check_choice, check_sites
 from qcnn_lightning.pixels import check_images, checked_white
 from qcnn_lightning.states.dense_gram import without_powers_of_two
 from qcnn_lightning.states.gram import times_power_of_two
@@ -61,8 +61,7 @@ class TreeModel(Model):
     ):
         super().__init__()
         self.num_sites, self.num_classes = int(num_sites), int(num_classes)
-        if self.num_sites < 2 or self.num_sites & (self.num_sites - 1):
-            raise InputError(f"num_sites={num_sites}: must be a power of two, at least 2; pad the images")
+        check_sites(self.num_sites)
         if self.num_classes < 2:
             raise InputError(f"num_classes={num_classes}: a classifier needs at least 2 classes")
         check_choice("scores", scores, SCORES)
@@ -216,16 +215,6 @@ class TreeModel(Model):
             if not tensor.isfinite().all():
                 return f"the weights of level {level}"
         return "the weights of the top" if not self.top.isfinite().all() else super().first_non_finite(x)
-
-
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Check a setting that is one of some words.
-
-    Raises:
-        InputError: it is none of them.
-    """
-    if value not in choices:
-        raise InputError(f"model.{name}={value}: choose one of {', '.join(choices)}")
 
 
 def check_start(start: str) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.models.channels import channels_up_to
-from qcnn_lightning.models.tree import SHARINGS, TreeModel, check_choice, check_start, matrices_of
+from qcnn_lightning.models.model import check_choice
+from qcnn_lightning.models.tree import SHARINGS, TreeModel, check_start, matrices_of
 from qcnn_lightning.states.dense_gram import joined_features
 from qcnn_lightning.states.dense_tree import DenseTreeState
 

@@ -16,15 +16,15 @@ class TreeSizes:
 
     site_tensors: tuple[Tensor, ...]
     top: Tensor
-    _kept: tuple[list[int | None], Any] | None = None
+    _kept: tuple[list[tuple[int, int | None]], Any] | None = None
 
     def blocks_by(self, build: Callable[[], Blocks]) -> Blocks:
         """Return all block states: kept, unless gradients flow back through them or a tensor was changed in place."""
         tensors = (*self.site_tensors, self.top)
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
             return build()
-        # An inference tensor counts no changes.
-        versions = [None if tensor.is_inference() else tensor._version for tensor in tensors]
+        # An inference tensor counts no changes. A copy of the state has its tensors elsewhere.
+        versions = [(tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in tensors]
         if self._kept is None or self._kept[0] != versions:
             with torch.no_grad():
                 self._kept = versions, build()
