@@ -97,6 +97,17 @@ def test_summary_tells_what_was_run(composed):
     assert summary["versions"]["torch"] == torch.__version__.split("+")[0]
 
 
+def test_the_summary_of_a_run_on_some_classes_is_json_to_the_letter(composed):
+    def refuse(number: str) -> None:
+        raise ValueError(f"{number} is no JSON")
+
+    config = composed("data.classes=[3,8]", "trainer.max_epochs=1")
+    train(config)
+    summary = json.loads(Path(config.run_dir, "summary.json").read_text(), parse_constant=refuse)
+    assert "recall/class_3" in summary["final"]
+    assert "recall/class_4" not in summary["final"]
+
+
 def test_a_seed_gives_the_same_run_to_the_last_bit_and_another_seed_another(composed):
     runs = {name: composed(f"seed={seed}", folder=name) for name, seed in (("a", 1), ("b", 1), ("c", 2))}
     tables = {}

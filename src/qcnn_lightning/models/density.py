@@ -14,12 +14,13 @@ from qcnn_lightning.errors import InputError, checked_settings
 from qcnn_lightning.kernels.node_kernel import can_compute, image_states
 from qcnn_lightning.models.channels import channels_up_to
 from qcnn_lightning.models.model import Model, check_choice, check_sites
-from qcnn_lightning.models.tree import DTYPES, SHARINGS, matrices_of
+from qcnn_lightning.models.tree import DTYPES, matrices_of
 from qcnn_lightning.pixels import check_images
 from qcnn_lightning.states.density import DensityState
 from qcnn_lightning.states.gram import times_power_of_two
 from qcnn_lightning.states.node_tree import NodeTree, amplitudes, build_node_tree, classes_of, log_density
 
+SHARINGS = ("none", "sibling", "full")
 IMAGES_AT_A_TIME = 500
 
 

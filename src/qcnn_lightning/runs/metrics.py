@@ -28,13 +28,17 @@ def lines_of(rows: Iterable[Mapping[str, float | int]]) -> list[str]:
 
 
 def summary_of(rows: list[dict[str, float | int]]) -> dict[str, Any]:
-    """Return the last row, the best cost and accuracy of every part of the data, and all seconds."""
+    """Return the last row, the best cost and accuracy of every part of the data, and all seconds.
+
+    Only finite numbers: JSON has no others, and a class without test images has a recall of NaN.
+    """
     if not rows:
         return {"final": {}, "best": {}}
     table = pd.DataFrame(rows)
     best = {name: table[name].max() for name in table.filter(regex="^accuracy/")}
     best |= {name: table[name].min() for name in table.filter(regex="^cost/")}
-    return {"final": rows[-1], "best": best, "seconds": table["time/epoch_s"].sum()}
+    final, best = ({name: value for name, value in part.items() if math.isfinite(value)} for part in (rows[-1], best))
+    return {"final": final, "best": best, "seconds": table["time/epoch_s"].sum()}
 
 
 def read_lines(path: Path) -> list[str]:
