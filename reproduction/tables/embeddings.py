@@ -52,7 +52,12 @@ def embedding_effects(collection: Collection) -> Iterator[Row]:
 def embedding_correlations(collection: Collection) -> Iterator[Row]:
     """Yield the correlations of mean entropy and the costs, within runs and over them, over the seeds."""
     yield "data set", "embedding", "over", "seeds", "EE ~ cost of the batches", "~ train cost, evaluated", "~ test cost"
-    over = {"within": "mean over runs", "pooled": "all epochs of all runs", "between": "last epochs of all runs"}
+    over = {
+        "within": "mean over runs",
+        "changes": "mean over runs, changes",
+        "pooled": "all epochs of all runs",
+        "between": "last epochs of all runs",
+    }
     for row in records(correlations_table(collection)):
         embedding = EMBEDDINGS.get(row["embedding"], "all")
         estimates = (with_interval(row[name], "+.2f") for name in ("batches", "train", "test"))
