@@ -187,6 +187,11 @@ def grouped(runs: Iterable[Run]) -> dict[tuple[str, str, float], list[Run]]:
     return dict(sorted(groups.items(), key=lambda item: (item[0][0] != "mnist", len(item[0][1]), *item[0])))
 
 
+def scale_label(scale: str) -> str:
+    """Return the number of pixels of a level's blocks, as text; "all" for "profile"."""
+    return "all" if scale == "profile" else str(1 << int(scale))
+
+
 def entropy_of_scale(scale: str, run: Run) -> float:
     """Return a run's last mean entropy of the blocks of a level, nats; of all levels for "profile"."""
     levels = [str(name) for name in run.metrics if str(name).startswith("profile/level_")]
