@@ -38,8 +38,10 @@ METRICS = FOLDER / "metrics"
 FIGURES = FOLDER / "figures"
 PAGES = (FOLDER / "README.md", FOLDER.parent / "docs" / "results.md")
 PAGES_WITH_FIGURES = (*PAGES, FOLDER.parent / "README.md")
-# Studies that are one report; every other is a report of its own.
+# Reports of several studies, and of a study that another report has too; every other study is a report of its own.
 REPORTS = {
+    "embedding": ("embedding",),
+    "intervention_scales": ("intervention_scales", "embedding"),
     "reproduction": ("reproduction", "reproduction_d40", "up_down"),
     "density_intervention": ("density_intervention", "classifier_intervention"),
     "relatives": ("relatives", "relatives_160k"),
@@ -63,11 +65,11 @@ class StoredRuns:
 
     def __init__(self, archives: Sequence[Path], folder: Path):
         self.read: dict[tuple[str, ...], Collection] = {}
-        joined = {study: report for report, together in REPORTS.items() for study in together}
         self.folders: dict[str, list[Path]] = {}
         for archive in archives:
-            study = study_of(archive)
-            self.folders.setdefault(joined.get(study, study), []).append(unpack(archive, folder))
+            study, runs = study_of(archive), unpack(archive, folder)
+            for report in [report for report, studies in REPORTS.items() if study in studies] or [study]:
+                self.folders.setdefault(report, []).append(runs)
 
     def of(self, *reports: str) -> Collection:
         """Return the runs of these reports together.

@@ -36,6 +36,7 @@ METRICS: dict[str, Callable[[Run], float]] = {
     "ee": lambda run: last(run.entropy_trend(2)),
     "rise": lambda run: settling(run).rise,
 }
+SCOPES = ("within", "changes", "pooled", "between")
 BOUNDS = {"accuracy": (0.0, 1.0), "best": (0.0, 1.0), "ee": (0.0, np.inf)}
 ANY = (-np.inf, np.inf)
 
@@ -109,18 +110,18 @@ def effects_table(collection: Collection) -> pd.DataFrame:
 def correlations_table(collection: Collection) -> pd.DataFrame:
     """Return Spearman's correlations of mean entropy and the three costs, with intervals over seeds.
 
-    Scopes: `within` a run, averaged over the seed's runs; `pooled`, all epochs of the seed's runs together; `between`,
-    the last epochs of the seed's runs. Epochs before a third of the training are left out. `embedding` "all" pools the
-    embeddings too.
+    Scopes: `within` a run, averaged over the seed's runs; `changes`, the same of the changes from epoch to epoch;
+    `pooled`, all epochs of the seed's runs together; `between`, the last epochs of the seed's runs. Epochs before a
+    third of the training are left out. `embedding` "all" pools the embeddings too.
     """
     runs, rows = runs_table(collection), []
     for data, of_data in runs.groupby("data", sort=False):
         for embedding in (*EMBEDDINGS, "all"):
             chosen = of_data if embedding == "all" else of_data[of_data["embedding"] == embedding]
             by_seed = [list(table["run"]) for _, table in chosen.groupby("seed")]
-            for scope in ("within", "pooled", "between"):
-                if not by_seed or (scope == "between" and embedding != "all"):
-                    # Four orders are too few points.
+            for scope in SCOPES:
+                # Four orders are too few points.
+                if not by_seed or (scope in ("between", "changes") and embedding != "all"):
                     continue
                 row: dict[str, Any] = {"data": data, "embedding": embedding, "scope": scope, "seeds": len(by_seed)}
                 for name, column in COSTS.items():
@@ -140,7 +141,9 @@ def correlation_of_seed(runs: Sequence[Run], column: str, scope: str, first_epoc
         first_epoch: earlier epochs are left out; by the runs' lengths if None.
     """
     tables = [run.metrics.loc[run.first_epoch(first_epoch) :, ["ee/mean", column]].dropna() for run in runs]
-    if scope == "within":
+    if scope == "changes":
+        tables = [table.diff().iloc[1:] for table in tables]
+    if scope in ("within", "changes"):
         return float(np.nanmean([spearman(table) for table in tables]))
     return spearman(pd.concat(tables if scope == "pooled" else [table.tail(1) for table in tables]))
 
@@ -182,6 +185,11 @@ def grouped(runs: Iterable[Run]) -> dict[tuple[str, str, float], list[Run]]:
     for run in runs:
         groups.setdefault((run.data, str(run.settings["entropy_of"]), weight_of(run)), []).append(run)
     return dict(sorted(groups.items(), key=lambda item: (item[0][0] != "mnist", len(item[0][1]), *item[0])))
+
+
+def scale_label(scale: str) -> str:
+    """Return the number of pixels of a level's blocks, as text; "all" for "profile"."""
+    return "all" if scale == "profile" else str(1 << int(scale))
 
 
 def entropy_of_scale(scale: str, run: Run) -> float:

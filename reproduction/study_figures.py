@@ -32,7 +32,7 @@ from qcnn_lightning.report.layout import (
 from qcnn_lightning.report.tables import last, mean_and_deviation, possible_interval
 from qcnn_lightning.runs.run import Run
 from reproduction.density_study import ENTROPY_OF, KINDS, is_classifier, learned
-from reproduction.embedding_study import COSTS, EMBEDDINGS, ORDERS, cells_table
+from reproduction.embedding_study import COSTS, EMBEDDINGS, ORDERS, cells_table, scale_label, scales_table
 from reproduction.relatives_study import FIRST_EPOCH, RELATIVES, SIZES, relative_of, size_of
 from reproduction.studies import classes_at_the_end, entropy_and_error, mean_with_interval
 
@@ -51,6 +51,8 @@ def planned_study_figures(collection: Collection, choices: Choices, left_out: li
             yield f"entropy_and_cost_{data}", partial(entropy_and_cost, collection, data)
     if len(EMBEDDED_BY & set(collection.varying_settings)) and "data.flatten" in collection.varying_settings:
         yield "accuracy_and_entropy", partial(accuracy_and_entropy, collection)
+    if "entropy_of" in collection.varying_settings:
+        yield "accuracy_and_scale", partial(accuracy_and_scale, collection)
     if WEIGHT in collection.varying_settings:
         yield f"against_{WEIGHT}", partial(against_weight, collection)
         if any("ee/mixture" in run.metrics for run in collection.runs):
@@ -233,6 +235,56 @@ def accuracy_and_entropy(collection: Collection) -> Figure | str:
     ]
     legend_below(figure, handles)
     title_above(figure, f"mean and 95% interval over {cells['seeds'].max()} seeds")
+    return figure
+
+
+def accuracy_and_scale(collection: Collection) -> Figure | str:
+    """Draw what the entropy of each scale in the cost changes, against the scale: test accuracy above, that EE below.
+
+    A column per data set, a line per weight; differences to the same seeds without the term, bars are 95% intervals.
+    """
+    table = scales_table(collection)
+    data_sets = list(dict.fromkeys(table["data"]))
+    scales = list(dict.fromkeys(table["scale"]))
+    weights = sorted(set(table["weight"]))
+    figure = Figure(figsize=(max(3.6, PANEL_WIDTH * 1.4 * len(data_sets)), 4.4))
+    panels = figure.subplots(2, len(data_sets), squeeze=False, sharex=True, sharey="row")
+    for (above, below), data in zip(panels.T, data_sets, strict=True):
+        for number, weight in enumerate(weights):
+            rows = table[(table["data"] == data) & (table["weight"] == weight)]
+            # Side by side where they would hide one another.
+            places = rows["scale"].map(scales.index) + 0.16 * (number - (len(weights) - 1) / 2)
+            for axes, name, unit in ((above, "accuracy difference", 100), (below, "ee difference", 1)):
+                estimates = list(rows[name])
+                axes.errorbar(
+                    places,
+                    [unit * estimate.value for estimate in estimates],
+                    unit * np.hstack([bar_of(estimate) for estimate in estimates]),
+                    color=OKABE_ITO[number],
+                    marker=MARKERS[number],
+                    markersize=4,
+                    linewidth=0,
+                    elinewidth=0.9,
+                )
+        for axes in (above, below):
+            axes.axhline(0, color="0.7", linewidth=0.6, zorder=0)
+        above.set_title(wrapped(data_name(data), PANEL_WIDTH), loc="left")
+        above.set_ylabel("test accuracy (points)")
+        below.set_ylabel("that EE (nats)")
+        below.set_xlabel("the term's blocks (pixels)")
+        below.set_xticks(range(len(scales)), [scale_label(scale) for scale in scales])
+    handles = [
+        Line2D(
+            [], [], color=OKABE_ITO[number], marker=MARKERS[number], ls="", label=f"weight {weight:g}".replace("-", "−")
+        )
+        for number, weight in enumerate(weights)
+    ]
+    legend_below(figure, handles)
+    title_above(
+        figure,
+        "Differences to the same seeds without the term",
+        f"mean and 95% interval over {table['seeds'].max()} seeds",
+    )
     return figure
 
 

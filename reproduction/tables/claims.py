@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from qcnn_lightning.labels import DATA_NAMES, caption, data_name, value_name
-from qcnn_lightning.report.correlation import Estimate
+from qcnn_lightning.report.correlation import FEWEST_POINTS, Estimate, over_runs
 from qcnn_lightning.report.groups import Collection
-from qcnn_lightning.report.tables import accuracy_table, correlation_table, last
+from qcnn_lightning.report.tables import accuracy_table, correlation_table, last, series
 from qcnn_lightning.runs.run import Run
 from reproduction.scaling_figure import PAPER
 from reproduction.studies import (
@@ -28,6 +28,8 @@ from reproduction.tables.cells import Row, number, percent, plain, points, recor
 
 COMPARED = {"accuracy": "accuracy/test", "cost": "cost/test", "EE": "ee/mean"}
 SCOPES = ("mean over runs", "all epochs of all runs", "last epochs of all runs")
+# Of which runs a claim is told: of all, and of those at least as wide as the paper's figure 2.
+WIDTHS = {"": 0, f", d ≥ {PAPER['d']}": PAPER["d"]}
 
 
 def accuracies(collection: Collection) -> Iterator[Row]:
@@ -100,10 +102,12 @@ def measured_claims(collection: Collection, data: str, correlations: pd.DataFram
     yield "EE at the end", "of order log 2", size
     rises = {name: item.rise for name, item in found.items()}
     yield from all_and_wide("EE since the accuracy settled", "rises", rises, runs, " nats, rises", 1, math.inf)
+    of_data = [run for run in collection.runs if run.data == data]
     for cost, says in (("train", "negative"), ("test", "negative, less evident")):
+        for kind, width in WIDTHS.items():
+            together = all_epochs([run for run in of_data if run.d >= width], cost)
+            yield f"EE ~ {cost} cost, {SCOPES[1]}{kind}", says, with_interval(together, "+.2f")
         of_cost = of_values[of_values["cost"] == cost].set_index("scope")
-        together = Estimate(*of_cost.loc[SCOPES[1], ["correlation", "low", "high"]])
-        yield f"EE ~ {cost} cost, all epochs of all runs", says, with_interval(together, "+.2f")
         own = dict(of_cost.loc[["run"], ["run", "correlation"]].to_numpy())
         yield from all_and_wide(f"EE ~ {cost} cost, within a run", says, own, runs, ", negative", -1, 1.0)
     metrics = {"EE": lambda run: last(run.column("ee/mean"))}
@@ -111,6 +115,13 @@ def measured_claims(collection: Collection, data: str, correlations: pd.DataFram
         if row["data"] == data and row["value"] == "up_down":
             difference = f"{with_interval(row['EE difference'], '+.2f')} nats"
             yield "EE, up/down − left/right", "similar", caption(difference, row["network"])
+
+
+def all_epochs(runs: Sequence[Run], cost: str) -> Estimate:
+    """Return Spearman's correlation of mean entropy and a cost over all epochs of these runs; resampled are runs."""
+    pairs = [pair for run in runs if len((pair := series(run, cost, None, "values"))[0]) >= FEWEST_POINTS]
+    entropies, costs = ([pair[column] for pair in pairs] for column in (0, 1))
+    return over_runs(entropies, costs, "spearman") if pairs else Estimate(math.nan)
 
 
 def all_and_wide(
@@ -133,7 +144,7 @@ def all_and_wide(
         sign: the same, as 1 or -1.
         largest: that the number's magnitude can be.
     """
-    for kind, width in (("", 0), (f", d ≥ {PAPER['d']}", PAPER["d"])):
+    for kind, width in WIDTHS.items():
         values = [of_runs[run.name] for run in runs if run.name in of_runs and run.d >= width]
         count = f"{sum(sign * value > 0 for value in values)} of {len(values)} runs"
         mean = mean_with_interval(values, bounds=(-largest, largest))

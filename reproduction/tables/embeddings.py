@@ -4,7 +4,14 @@ from collections.abc import Iterator
 
 from qcnn_lightning.labels import data_name, value_name
 from qcnn_lightning.report.groups import Collection
-from reproduction.embedding_study import EMBEDDINGS, cells_table, correlations_table, effects_table, scales_table
+from reproduction.embedding_study import (
+    EMBEDDINGS,
+    cells_table,
+    correlations_table,
+    effects_table,
+    scale_label,
+    scales_table,
+)
 from reproduction.tables.cells import Row, plain, points, records, with_interval
 
 
@@ -52,7 +59,12 @@ def embedding_effects(collection: Collection) -> Iterator[Row]:
 def embedding_correlations(collection: Collection) -> Iterator[Row]:
     """Yield the correlations of mean entropy and the costs, within runs and over them, over the seeds."""
     yield "data set", "embedding", "over", "seeds", "EE ~ cost of the batches", "~ train cost, evaluated", "~ test cost"
-    over = {"within": "mean over runs", "pooled": "all epochs of all runs", "between": "last epochs of all runs"}
+    over = {
+        "within": "mean over runs",
+        "changes": "mean over runs, changes",
+        "pooled": "all epochs of all runs",
+        "between": "last epochs of all runs",
+    }
     for row in records(correlations_table(collection)):
         embedding = EMBEDDINGS.get(row["embedding"], "all")
         estimates = (with_interval(row[name], "+.2f") for name in ("batches", "train", "test"))
@@ -63,7 +75,7 @@ def scales(collection: Collection) -> Iterator[Row]:
     """Yield what the entropy of each scale in the cost changes, seed by seed."""
     yield (
         "data set",
-        "EE of",
+        "blocks (pixels)",
         "weight",
         "seeds",
         "test accuracy",
@@ -72,10 +84,9 @@ def scales(collection: Collection) -> Iterator[Row]:
         "difference (nats)",
     )
     for row in records(scales_table(collection)):
-        scale = row["scale"]
         yield (
             data_name(row["data"]),
-            "all scales" if scale == "profile" else f"blocks of {1 << int(scale)}",
+            scale_label(row["scale"]),
             plain(row["weight"], "g"),
             f"{row['seeds']}",
             plain(row["accuracy"].value, ".2%"),

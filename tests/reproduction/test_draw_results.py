@@ -127,6 +127,8 @@ def test_one_command_draws_all_figures_and_writes_all_tables(drawn):
     # of the same network, so the same twice
     claims = dict(row.split(" | ", 1) for row in rows["claims reproduction"])
     for cost in ("train", "test"):
+        together = f"| EE ~ {cost} cost, all epochs of all runs"
+        assert claims[f"{together}, d ≥ 18"] == claims[together]
         told = claims[f"| EE ~ {cost} cost, within a run"]
         assert "of 2 runs" in told
         assert claims[f"| EE ~ {cost} cost, within a run, d ≥ 18"] == told

@@ -87,10 +87,24 @@ def test_correlations_are_of_each_seed_first(study):
     assert ("circle", "between") not in table.index
 
 
+def test_changes_are_those_from_epoch_to_epoch(study):
+    table = correlations_table(study).set_index(["embedding", "scope"])
+    own = []
+    for seed in range(3):
+        of_seed = [table_of(embedding, order, seed) for embedding in EMBEDDINGS for order in ORDERS]
+        changes = [one[one["epoch"] >= 4].diff().dropna(how="all") for one in of_seed]
+        own.append(np.mean([spearmanr(one["ee/mean"], one["cost/batch"]).statistic for one in changes]))
+    of_changes = table.loc[("all", "changes"), "batches"]
+    assert of_changes.value == pytest.approx(np.mean(own))
+    assert (of_changes.low, of_changes.high) == pytest.approx(tuple(ttest_1samp(own, 0).confidence_interval()))
+    assert of_changes.value != pytest.approx(table.loc[("all", "within"), "batches"].value, abs=0.01)
+    assert ("circle", "changes") not in table.index
+
+
 def test_the_tables_of_the_page_have_a_row_for_each(study):
     assert len(list(embeddings(study))) == 1 + 12
     assert len(list(embedding_effects(study))) == 1 + 2 + 3
-    assert len(list(embedding_correlations(study))) == 1 + 4 * 2 + 1
+    assert len(list(embedding_correlations(study))) == 1 + 4 * 2 + 2
     assert len(runs_table(study)) == 36
 
 

@@ -23,6 +23,7 @@ from reproduction.studies import (
     settling_table,
     within_run_table,
 )
+from reproduction.tables.claims import claims
 
 
 def steps(**columns) -> pd.DataFrame:
@@ -214,3 +215,22 @@ def test_concordance_is_kendalls():
     assert concordance_of(entropies)[0] == pytest.approx((1 + spearmanr(*entropies).statistic) / 2)
     assert math.isnan(concordance_of(entropies[:1])[0])
     assert math.isnan(concordance_of(np.ones((3, 6)))[0])
+
+
+def test_the_claims_tell_wide_networks_apart_also_over_all_epochs(tmp_path):
+    rng = np.random.default_rng(0)
+    points = {}
+    for d in (2, 18, 30):
+        # narrow networks cost more and are less entangled: a correlation that wide ones do not have
+        entropy, cost = rng.normal(size=(2, 90)) + (np.array([[-9], [9]]) if d == 2 else 0)
+        entropies, costs = ([np.nan, *values] for values in (entropy, cost))
+        write_run(
+            tmp_path / f"{d}", d=d, table=steps(**{"ee/mean": entropies, "cost/train": costs, "cost/test": costs})
+        )
+        points[d] = np.array([entropy[30:], cost[30:]])
+    told = {row[0]: row[2] for row in claims(read_collection(tmp_path))}
+    for kind, widths in (("", (2, 18, 30)), (", d ≥ 18", (18, 30))):
+        expected = spearmanr(*np.hstack([points[d] for d in widths])).statistic
+        for cost in ("train", "test"):
+            value = told[f"EE ~ {cost} cost, all epochs of all runs{kind}"].split()[0].replace("−", "-")
+            assert float(value) == pytest.approx(expected, abs=0.0051)

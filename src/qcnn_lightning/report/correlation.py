@@ -2,10 +2,10 @@
 
 Epochs of one run follow from one another, so resampling them singly would give intervals that are far too narrow.
 Within a run, blocks of consecutive epochs are resampled instead (circular block bootstrap; Politis and Romano, 1992).
-Across runs, whole runs are resampled: those are independent.
+Over runs, whole runs are resampled: they count as independent.
 
-An entropy and a cost that both drift during training are correlated even if neither knows of the other. The
-correlation of their *changes* from epoch to epoch is therefore given beside that of their values.
+Two unrelated series that both drift are correlated. The table therefore also has the correlation of their *changes*
+from epoch to epoch.
 """
 
 from collections.abc import Callable, Sequence
@@ -148,8 +148,7 @@ def within_run(
 ) -> Estimate:
     """Correlate the entropies and costs of one run's epochs; the interval is a circular block bootstrap's.
 
-    It says how far the number hangs on the stretches of training that happened to be seen, not what another seed
-    would give.
+    The interval shows how much the estimate depends on which epochs were observed, not what another seed would give.
 
     Args:
         entropy: of consecutive epochs.
