@@ -151,7 +151,7 @@ def lock_of(path: Path) -> Path:
 
 
 def remove_left_caches(path: Path) -> None:
-    """Remove the temporary files of processes that were killed while they prepared a cache beside this one, or this one.
+    """Remove the temporary files of processes that were killed while they prepared this cache, or one beside it.
 
     This one's lock is held; whoever prepares another holds that one's.
     """
