@@ -53,4 +53,7 @@ class TreeSizes:
             InputError: there is none such.
         """
         if not 0 <= level < self.num_levels:
-            raise InputError(f"level={level}: expected 0 (one pixel) to {self.num_levels - 1} (half the image)")
+            raise InputError(
+                f"level={level}: a state of {self.num_sites} pixels has levels 0 (one pixel) "
+                f"to {self.num_levels - 1} (half the image)"
+            )
