@@ -345,7 +345,7 @@ def test_densities_on_an_interval_are_normalised_and_sampled():
         (lambda s: s.log_probability(torch.full((1, 8), 0.3)), r"grey level 0\.3, which is none of the 2"),
         (lambda s: s.log_probability(torch.full((1, 8), 1.3)), r"entries from 1\.3 to 1\.3"),
         (lambda s: s.log_amplitude(torch.full((1, 8), math.nan)), r"entries from nan"),
-        (lambda s: s.block_entropies(3), r"level=3: expected 0 \(one pixel\) to 2"),
+        (lambda s: s.block_entropies(3), r"level=3: a state of 8 pixels has levels 0"),
         (lambda s: DensityState(s.site_tensors, s.top, white=0.5).sample(2), "need data.white=1"),
         (lambda s: DensityState(s.site_tensors, s.top, padding=torch.zeros(4)), r"padding: expected 8 booleans"),
         (lambda s: DensityState([s.site_tensors[0][:3], *s.site_tensors[1:]], s.top), r"or s = 8, one for each"),
