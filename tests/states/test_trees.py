@@ -252,6 +252,16 @@ def test_a_tensor_that_is_changed_in_place_changes_the_state(state, trained):
     assert state.log_norm().requires_grad == trained
 
 
+@pytest.mark.parametrize("kind", range(3))
+def test_a_tensor_in_place_of_another_changes_the_state_wherever_it_lies_in_memory(kind):
+    state = kinds_of_states()[kind]
+    before, doubled, place = state.log_norm(), (2 * state.top).tolist(), state.top.data_ptr()
+    state.top = None  # its memory is free for another, unless the state holds it
+    others = [torch.tensor(doubled, dtype=torch.float64) for _ in range(100)]
+    state.top = next((other for other in others if other.data_ptr() == place), others[0])
+    torch.testing.assert_close(state.log_norm(), before + 2 * math.log(2))
+
+
 def test_block_states_are_computed_once_however_many_numbers_are_asked_for(monkeypatch):
     *_, state = kinds_of_states()
     built = []

@@ -16,7 +16,7 @@ class TreeSizes:
 
     site_tensors: tuple[Tensor, ...]
     top: Tensor
-    _kept: tuple[list[tuple[int, int | None]], Any] | None = None
+    _kept: tuple[tuple[Tensor, ...], list[tuple[int, int | None]], Any] | None = None
 
     def blocks_by(self, build: Callable[[], Blocks]) -> Blocks:
         """Return all block states: kept, unless gradients flow back through them or a tensor was changed in place."""
@@ -25,10 +25,11 @@ class TreeSizes:
             return build()
         # An inference tensor counts no changes. A copy of the state has its tensors elsewhere.
         versions = [(tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in tensors]
-        if self._kept is None or self._kept[0] != versions:
+        if self._kept is None or self._kept[1] != versions:
             with torch.no_grad():
-                self._kept = versions, build()
-        blocks: Blocks = self._kept[1]
+                # The tensors are kept, too, so that none takes another's place in memory.
+                self._kept = tensors, versions, build()
+        blocks: Blocks = self._kept[2]
         return blocks
 
     @property
