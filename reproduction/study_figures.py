@@ -241,7 +241,7 @@ def accuracy_and_entropy(collection: Collection) -> Figure | str:
 def accuracy_and_scale(collection: Collection) -> Figure | str:
     """Draw what the entropy of each scale in the cost changes, against the scale: test accuracy above, that EE below.
 
-    A column per data set, a line per weight; differences to the same seeds without the term, bars are 95% intervals.
+    A column per data set, a marker per weight; differences to the same seeds without the term, bars are 95% intervals.
     """
     table = scales_table(collection)
     data_sets = list(dict.fromkeys(table["data"]))

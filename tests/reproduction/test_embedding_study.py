@@ -6,7 +6,7 @@ from test_study_tables import with_setting
 
 from qcnn_lightning.figure_style import styled
 from qcnn_lightning.report.groups import read_collection
-from qcnn_lightning.report.layout import Choices
+from qcnn_lightning.report.layout import Choices, draw_all
 from reproduction.embedding_study import (
     EMBEDDINGS,
     ORDERS,
@@ -16,7 +16,7 @@ from reproduction.embedding_study import (
     runs_table,
     scales_table,
 )
-from reproduction.study_figures import planned_study_figures
+from reproduction.study_figures import accuracy_and_scale, planned_study_figures
 from reproduction.tables.embeddings import embedding_correlations, embedding_effects, embeddings, scales
 
 SETTINGS = {"circle": ("fourier", 1.0), "three_quarters": ("fourier", 0.75), "legendre": ("legendre", 1.0)}
@@ -120,18 +120,23 @@ def test_the_figure_has_a_point_for_every_cell(study):
     assert places == expected
 
 
-def test_the_entropy_of_a_scale_is_compared_with_the_same_seed_without_the_term(tmp_path):
+def trained_with_terms(folder, *terms):
+    """Runs of three seeds for every scale and weight of a term; the weight moves the accuracy up, all EE down."""
     for seed in range(3):
-        for scale, weight in ((0, 0.0), (2, 0.03), (2, -0.03), ("profile", 0.03)):
+        for scale, weight in terms:
             table = curves(seed=seed, epochs=6, profile_levels=4)
             table["accuracy/test"] += weight
             for level in range(4):
                 table[f"profile/level_{level}"] = level + 0.1 * seed - weight
-            run = write_run(tmp_path / f"{seed},{scale},{weight}", seed=seed, epochs=6, table=table)
+            run = write_run(folder / f"{seed},{scale},{weight}", seed=seed, epochs=6, table=table)
             for key, value in (("data.white", 1.0), ("model.basis", "fourier"), ("entropy_of", scale)):
                 with_setting(run, key, value)
             with_setting(run, "entropy_weight", weight)
-    collection = read_collection(tmp_path)
+    return read_collection(folder)
+
+
+def test_the_entropy_of_a_scale_is_compared_with_the_same_seed_without_the_term(tmp_path):
+    collection = trained_with_terms(tmp_path, (0, 0.0), (2, 0.03), (2, -0.03), ("profile", 0.03))
     table = scales_table(collection).set_index(["scale", "weight"])
     assert list(table.index) == [("2", -0.03), ("2", 0.03), ("profile", 0.03)]
     for (scale, weight), row in table.iterrows():
@@ -140,3 +145,16 @@ def test_the_entropy_of_a_scale_is_compared_with_the_same_seed_without_the_term(
         assert row["ee difference"].low == pytest.approx(-weight)
         assert row["ee"].value == pytest.approx((1.5 if scale == "profile" else 2) + 0.1 - weight)
     assert len(list(scales(collection))) == 1 + 3
+
+
+def test_each_scale_s_entropy_and_accuracy_are_drawn_in_order_of_the_scales(tmp_path):
+    terms = (0, 0.0), (2, 0.03), (2, -0.03), ("profile", 0.03), ("profile", -0.03)
+    collection = trained_with_terms(tmp_path, *terms)
+    above, below = accuracy_and_scale(collection).axes
+    assert [label.get_text() for label in below.get_xticklabels()] == ["4", "all"]
+    for axes, unit in ((above, 100), (below, -1)):
+        large, small = (container.lines[0].get_ydata() for container in axes.containers)
+        assert large == pytest.approx([-0.03 * unit] * 2)
+        assert small == pytest.approx([0.03 * unit] * 2)
+    names, _ = draw_all(collection, tmp_path / "figures", Choices(), [planned_study_figures], ["png"])
+    assert "accuracy_and_scale" in names

@@ -1,12 +1,11 @@
 import numpy as np
 import pytest
-from synthetic import curves, write_run
+from synthetic import write_run
 from test_study_tables import with_recall, with_setting
 
 from qcnn_lightning.report.groups import read_collection
 from qcnn_lightning.report.layout import Choices, draw_all
 from reproduction.study_figures import (
-    accuracy_and_scale,
     against_entropy,
     against_weight,
     entropy_and_error_of_classes,
@@ -92,25 +91,3 @@ def test_densities_and_classifiers_share_a_figure_against_entropy(tmp_path):
     assert sorted(text.get_text() for text in likelihood.texts) == ["0", "10"]
     names, _ = draw_all(collection, tmp_path / "figures", Choices(), [planned_study_figures], ["png"])
     assert "likelihood_and_accuracy_against_entropy" in names
-
-
-def test_each_scale_s_entropy_and_accuracy_are_drawn_in_order_of_the_scales(tmp_path):
-    for seed in range(3):
-        for scale, weight in ((0, 0.0), (2, 0.03), (2, -0.03), ("profile", 0.03), ("profile", -0.03)):
-            table = curves(seed=seed, epochs=6, profile_levels=4)
-            table["accuracy/test"] += weight
-            for level in range(4):
-                table[f"profile/level_{level}"] -= weight
-            run = write_run(tmp_path / f"{seed},{scale},{weight}", seed=seed, epochs=6, table=table)
-            for key, value in (("data.white", 1.0), ("model.basis", "fourier"), ("entropy_of", scale)):
-                with_setting(run, key, value)
-            with_setting(run, "entropy_weight", weight)
-    collection = read_collection(tmp_path)
-    above, below = accuracy_and_scale(collection).axes
-    assert [label.get_text() for label in below.get_xticklabels()] == ["4", "all"]
-    for axes, unit in ((above, 100), (below, -1)):
-        large, small = (container.lines[0].get_ydata() for container in axes.containers)
-        assert large == pytest.approx([-0.03 * unit] * 2)
-        assert small == pytest.approx([0.03 * unit] * 2)
-    names, _ = draw_all(collection, tmp_path / "figures", Choices(), [planned_study_figures], ["png"])
-    assert "accuracy_and_scale" in names
