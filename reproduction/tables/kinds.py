@@ -28,6 +28,7 @@ from reproduction.tables.measurements import (
     kernel_precision,
     population_sample,
     scaling,
+    sums,
     throughput,
     time_to_accuracy,
 )
@@ -62,6 +63,7 @@ OF_RUNS: dict[str, Callable[[Collection], Iterator[Row]]] = {
 }
 OF_MEASUREMENTS: dict[str, Callable[[], Iterator[Row]]] = {
     "baselines": baselines,
+    "sums": sums,
     "time_to_accuracy": time_to_accuracy,
     "entropy_precision": entropy_precision,
     "entropy_time": entropy_time,

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from qcnn_lightning.labels import data_name
 from qcnn_lightning.report.tables import mean_and_deviation
 from reproduction.scaling_figure import PAPER, TITLES
-from reproduction.tables.cells import Row, number, percent, squared
+from reproduction.tables.cells import Row, number, percent, spread, squared
 
 MEASUREMENTS = Path(__file__).parents[2] / "benchmarks" / "results"
 GPU_STEPS = 60_000 // 50
@@ -33,6 +34,37 @@ def baselines() -> Iterator[Row]:
             accuracy,
             f"{rows['seconds'].mean():.0f}",
         )
+
+
+def sums() -> Iterator[Row]:
+    """Yield the accuracies of sums of networks, with and without mirror images."""
+    counts = ("summed", "mirror images", "pixels", "parameters", "epochs", "sums")
+    yield "data set", *counts, "test accuracy", "test cost", "EE (nats)"
+    for rows in measured_sums():
+        first = rows[0]
+        entropies = [row["ee"] for row in rows if "ee" in row]
+        yield (
+            data_name(first["data"]),
+            f"{len(first['seeds'])}",
+            "yes" if first["mirror"] else "no",
+            squared(first["size"]),
+            f"{first['parameters']}",
+            f"{first['epochs']}",
+            f"{len(rows)}",
+            percent(*mean_and_deviation([row["accuracy"] for row in rows])),
+            spread(mean_and_deviation([row["cost"] for row in rows]), 4),
+            number(*mean_and_deviation(entropies)) if entropies else "",
+        )
+
+
+def measured_sums() -> list[list[dict[str, Any]]]:
+    """Return the sums that `benchmarks/sums.py` measured, those that differ in their seeds alone together."""
+    path = MEASUREMENTS / "sums.json"
+    together: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in json.loads(path.read_text())["rows"] if path.is_file() else []:
+        kind = (row["data"], row["size"], row["d"], row["epochs"], len(row["seeds"]), row["mirror"])
+        together.setdefault(kind, []).append(row)
+    return list(together.values())
 
 
 def time_to_accuracy() -> Iterator[Row]:

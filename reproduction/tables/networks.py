@@ -9,7 +9,7 @@ from qcnn_lightning.report.tables import accuracy_table, last, mean_and_deviatio
 from qcnn_lightning.runs.run import Run
 from reproduction.studies import mean_with_interval
 from reproduction.tables.cells import Row, number, percent, points, records, squared
-from reproduction.tables.measurements import MEASUREMENTS, baselines
+from reproduction.tables.measurements import MEASUREMENTS, baselines, measured_sums
 
 # As their authors report them, the best they give; and the height of the images, pixels.
 PUBLISHED = (
@@ -106,6 +106,18 @@ def published(collection: Collection) -> Iterator[Row]:
                 counts = (f"{row[column]:.0f}" for column in ("num_parameters", "epochs", "seeds"))
                 accuracy = percent(row["accuracy/test final, mean"], row["accuracy/test final, sd"])
                 yield name, "**ours**", squared(row["size"]), *counts, accuracy, f"{row['seconds, mean']:.0f}"
+        for sums in measured_sums():
+            if (first := sums[0])["data"] == data:
+                mirrored = " with mirror images" if first["mirror"] else ""
+                seconds = sum(row["seconds"] for row in sums) / len(sums)
+                yield (
+                    name,
+                    f"**ours, sum of {len(first['seeds'])}**{mirrored}",
+                    squared(first["size"]),
+                    *(f"{number}" for number in (first["parameters"], first["epochs"], len(sums))),
+                    percent(*mean_and_deviation([row["accuracy"] for row in sums])),
+                    f"{seconds:.0f}",
+                )
         for of_data, network, *numbers in others:
             if of_data == name:
                 yield name, f"{ORDINARY.get(network, network)}, by us", *numbers

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import yaml
 from scipy.stats import spearmanr, ttest_1samp
 from synthetic import curves, write_run
 
-from qcnn_lightning.report.groups import read_collection
+from qcnn_lightning.report.groups import Collection, read_collection
 from qcnn_lightning.report.tables import last
 from reproduction.studies import (
     class_table,
@@ -23,7 +24,10 @@ from reproduction.studies import (
     settling_table,
     within_run_table,
 )
+from reproduction.tables import measurements
 from reproduction.tables.claims import claims
+from reproduction.tables.measurements import sums
+from reproduction.tables.networks import published
 
 
 def steps(**columns) -> pd.DataFrame:
@@ -234,3 +238,20 @@ def test_the_claims_tell_wide_networks_apart_also_over_all_epochs(tmp_path):
         for cost in ("train", "test"):
             value = told[f"EE ~ {cost} cost, all epochs of all runs{kind}"].split()[0].replace("−", "-")
             assert float(value) == pytest.approx(expected, abs=0.0051)
+
+
+def test_sums_of_networks_are_taken_from_their_measurement(tmp_path, monkeypatch):
+    monkeypatch.setattr(measurements, "MEASUREMENTS", tmp_path)
+    assert len(list(sums())) == 1
+    of_all = {"data": "fmnist", "size": 28, "d": 20, "epochs": 80, "parameters": 713680, "mirror": False, "seconds": 9}
+    rows = [
+        {**of_all, "seeds": [seed, seed + 1], "accuracy": 0.93 + seed / 1000, "cost": 0.1, "ee": 0.5} for seed in (0, 2)
+    ]
+    together = {**of_all, "seeds": [0, 1, 2, 3], "mirror": True, "accuracy": 0.94, "cost": 0.09}
+    (tmp_path / "sums.json").write_text(json.dumps({"rows": [*rows, together]}))
+    _, of_two, of_four = sums()
+    assert of_two[1:] == ("2", "no", "28x28", "713680", "80", "2", "93.10 ± 0.14%", "0.1000 ± 0.0000", "0.500 ± 0.000")
+    assert of_four[1:] == ("4", "yes", "28x28", "713680", "80", "1", "94.00%", "0.0900", "")
+    added = [row for row in published(Collection(())) if "sum of" in row[1]]
+    assert [row[1] for row in added] == ["**ours, sum of 2**", "**ours, sum of 4** with mirror images"]
+    assert {row[0] for row in added} == {"Fashion-MNIST"}

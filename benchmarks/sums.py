@@ -1,0 +1,127 @@
+"""Sums of trained networks, each one exact tree tensor network (theory.md, eq. E2): their accuracy and their entropy.
+
+    make studies STUDIES="best_fmnist_sum"
+    python benchmarks/sums.py multirun/best_fmnist_sum
+
+Runs that differ in their seeds alone are summed by twos, in the order of their seeds, so that no sums share a network;
+and all together. Each sum is measured with and without the images' mirror images, which need no further parameters.
+Sums that were measured before stay.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from machine import RESULTS, write_results
+from qcnn_lightning.costs import most_probable
+from qcnn_lightning.data.flattening import mirror_levels
+from qcnn_lightning.errors import InputError
+from qcnn_lightning.evaluation.ensemble import MirrorImage
+from qcnn_lightning.evaluation.evaluate import rebuild_data
+from qcnn_lightning.models.model import num_parameters
+from qcnn_lightning.runs.find import find_runs
+from qcnn_lightning.runs.rebuild import cost_of
+from qcnn_lightning.runs.settings import settings_of, without_paths
+from qcnn_lightning.states import NetworkState
+from qcnn_lightning.trained_run import TrainedRun
+
+TOGETHER = 2
+BATCH_SIZE = 1000
+PATHS = OmegaConf.create({"root": None, "path": None, "cache": None})
+KEY = ("data", "size", "d", "epochs", "seeds", "mirror")
+"""What tells one sum from another."""
+
+
+def alike(folders: list[Path]) -> list[list[TrainedRun]]:
+    """Return the finished classifiers of sweeps, those that differ in their seeds alone together, by seed."""
+    together: dict[str, list[TrainedRun]] = {}
+    for found in find_runs(folders):
+        if found.status == "finished":
+            run = TrainedRun(found.folder)
+            settings = settings_of(without_paths(run.checkpoint().config))  # type: ignore[union-attr]
+            others = {key: value for key, value in settings.items() if not key.endswith(("seed", "sweep.name"))}
+            together.setdefault(repr(sorted(others.items())), []).append(run)
+    return [sorted(runs, key=lambda run: run.seed) for runs in together.values()]
+
+
+class Sums:
+    """Sums of networks, by the scores of each on the test images, which are computed once.
+
+    Args:
+        runs: that differ in their seeds alone.
+    """
+
+    def __init__(self, runs: list[TrainedRun]):
+        self.runs = runs
+        checkpoint: Any = runs[0].checkpoint()
+        self.cost = cost_of(checkpoint)
+        self.data = rebuild_data(without_paths(checkpoint.config), PATHS, checkpoint.path)
+        self.levels = mirror_levels(self.data.pixel_order, *self.data.image_shape)
+        networks = {False: [run.network for run in runs]}
+        networks[True] = [MirrorImage(network, self.levels) for network in networks[False]]
+        self.scores = {mirror: [self.scores_of(network) for network in some] for mirror, some in networks.items()}
+
+    def scores_of(self, network: Any) -> Tensor:
+        """Return the scores of the test images."""
+        images, _ = self.data.splits["test"]
+        return torch.cat([network(some) for some in images.split(BATCH_SIZE)]).double()
+
+    def measure(self, places: list[int], mirror: bool, with_entropy: bool) -> dict[str, Any]:
+        """Return the numbers of the sum of the runs at these places."""
+        runs, (_, labels) = [self.runs[place] for place in places], self.data.splits["test"]
+        terms = [
+            self.scores[mirrored][place] for place in places for mirrored in ((False, True) if mirror else (False,))
+        ]
+        scores = torch.stack(terms).mean(0)
+        row = {
+            "data": runs[0].data,
+            "size": self.data.image_shape[0],
+            "d": runs[0].d,
+            "epochs": runs[0].last_epoch + 1,
+            "seeds": [run.seed for run in runs],
+            "mirror": mirror,
+            "parameters": sum(num_parameters(run.network) for run in runs),
+            "seconds": sum(run.summary["seconds"] for run in runs),
+            "cost": self.cost(scores, labels).mean().item(),
+            "accuracy": (most_probable(self.cost, scores) == labels).double().mean().item(),
+        }
+        if with_entropy:
+            row["ee"] = self.state_of(runs, mirror).entanglement_entropy().mean().item()
+        return row
+
+    def state_of(self, runs: list[TrainedRun], mirror: bool) -> NetworkState:
+        """Return the state of the sum."""
+        states: list[Any] = [run.state() for run in runs]
+        return NetworkState.sum(states + [state.exchanged(self.levels) for state in states] if mirror else states)
+
+
+def main() -> None:
+    """Measure the sums of the sweeps' runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweeps", type=Path, nargs="+")
+    parser.add_argument("--output", type=Path, default=RESULTS / "sums.json")
+    given = parser.parse_args()
+    torch.set_grad_enabled(False)
+    rows = []
+    for runs in alike(given.sweeps):
+        pairs = [list(range(first, first + TOGETHER)) for first in range(0, len(runs) - TOGETHER + 1, TOGETHER)]
+        everything = [list(range(len(runs)))] if len(runs) > TOGETHER else []
+        if not pairs:
+            raise InputError(f"{runs[0].folder}: a sum needs at least {TOGETHER} runs that differ in their seeds alone")
+        sums = Sums(runs)
+        for places in pairs + everything:
+            for mirror in (False, True):
+                rows.append(sums.measure(places, mirror, with_entropy=places in pairs and not mirror))
+                print(rows[-1], flush=True)
+    measured = [[row[name] for name in KEY] for row in rows]
+    earlier = json.loads(given.output.read_text())["rows"] if given.output.is_file() else []
+    write_results(given.output, [row for row in earlier if [row[name] for name in KEY] not in measured] + rows)
+
+
+if __name__ == "__main__":
+    main()
