@@ -24,7 +24,7 @@ from reproduction.studies import (
     settling_table,
     within_run_table,
 )
-from reproduction.tables import measurements
+from reproduction.tables import measurements, networks
 from reproduction.tables.claims import claims
 from reproduction.tables.measurements import sums
 from reproduction.tables.networks import published
@@ -241,7 +241,8 @@ def test_the_claims_tell_wide_networks_apart_also_over_all_epochs(tmp_path):
 
 
 def test_sums_of_networks_are_taken_from_their_measurement(tmp_path, monkeypatch):
-    monkeypatch.setattr(measurements, "MEASUREMENTS", tmp_path)
+    for tables in (measurements, networks):
+        monkeypatch.setattr(tables, "MEASUREMENTS", tmp_path)
     assert len(list(sums())) == 1
     of_all = {"data": "fmnist", "size": 28, "d": 20, "epochs": 80, "parameters": 713680, "mirror": False, "seconds": 9}
     rows = [
