@@ -422,11 +422,16 @@ def test_the_special_case_of_the_squared_distance_is_the_general_case(sharing, d
     ],
 )
 def test_the_operator_itself_refuses_what_are_no_labels(labels, told, operator):
-    kernel = both_kernels()[1].fast_kernel(images(1))
+    network = both_kernels()[1]
+    before = copy.deepcopy(network.state_dict())
+    kernel = network.fast_kernel(images(1))
+    averages = kernel.running_mean, kernel.running_var
     with pytest.raises(RuntimeError, match=told):
         operator.squared_distance(
-            images(3), labels, kernel.table, kernel.parameters, [], [], 0.1, kernel.epsilon, kernel.bfloat16_products
+            images(3), labels, kernel.table, kernel.parameters, *averages, 0.1, kernel.epsilon, kernel.bfloat16_products
         )
+    # and no running average has moved
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 def loaded(source, **environment):

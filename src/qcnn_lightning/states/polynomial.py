@@ -6,10 +6,8 @@ from torch import Tensor
 
 from qcnn_lightning.states.gram import Tree
 
-ENTRIES_AT_A_TIME = 2**14
-"""Pairs of polynomials multiplied at a time."""
-
-
+ENTRIES_AT_A_TIME = 2**8
+"""Pairs of polynomials multiplied at a time: few, so that they stay in the cache."""
 LARGEST_POLYNOMIALS = 2**26
 """Coefficients of all overlaps of a level: 0.5 GB."""
 
@@ -28,39 +26,31 @@ def interaction_order(tree: Tree) -> Float[Tensor, "classes orders"]:
     components of order k, and in a norm nothing cancels. (Values at roots of unity would lose all orders whose weight
     is below 1e-16 of the largest one.)
     """
-    # (states, states, orders from 1 on); their covariance is the sum over the orders.
-    covariance = tree.levels[0].below.covariance.unsqueeze(-1)
+    # (orders from 1 on, states, states); their covariance is the sum over the orders.
+    covariance = tree.levels[0].below.covariance.unsqueeze(0)
     for level in tree.levels:
-        left, right = (_congruent(level.bordered[side][1:, 1:], covariance) for side in (0, -1))
+        maps = [level.bordered[side][1:, 1:] for side in (0, -1)]
+        left, right = (matrix @ covariance @ matrix.mT for matrix in maps)
         left_means, right_means = (torch.outer(level.mapped[side].mean, level.mapped[side].mean) for side in (0, -1))
-        linear = left_means.unsqueeze(-1) * right + left * right_means.unsqueeze(-1)
+        linear = left_means * right + left * right_means
         covariance = _product(left, right)
-        covariance[..., : linear.shape[-1]] += linear
+        covariance[: len(linear)] += linear
     constant = (tree.top @ tree.states.mean).square().unsqueeze(-1)
-    weights = torch.cat((constant, torch.einsum("yi,ijk,yj->yk", tree.top, covariance, tree.top)), dim=1).clamp(min=0)
+    weights = torch.cat((constant, torch.einsum("yi,kij,yj->yk", tree.top, covariance, tree.top)), dim=1).clamp(min=0)
     return weights / weights.sum(-1, keepdim=True)
 
 
-def _congruent(matrix: Float[Tensor, "rows columns"], polynomials: Float[Tensor, "columns columns orders"]) -> Tensor:
-    """Return matrix P matrix^T, order by order."""
-    by_order = polynomials.movedim(-1, 0)
-    return (matrix @ by_order @ matrix.mT).movedim(0, -1)
-
-
 def _product(
-    left: Float[Tensor, "states states orders"], right: Float[Tensor, "states states orders"]
-) -> Float[Tensor, "states states all_orders"]:
+    left: Float[Tensor, "orders states states"], right: Float[Tensor, "orders states states"]
+) -> Float[Tensor, "all_orders states states"]:
     """Return the products of polynomials that begin with t^1, entry by entry, beginning with t^1."""
-    orders = left.shape[-1]
-    first, second = torch.triu_indices(len(left), len(left), device=left.device)
-    products = []
-    for a, b in zip(
-        left[first, second].split(ENTRIES_AT_A_TIME), right[first, second].split(ENTRIES_AT_A_TIME), strict=True
-    ):
-        product = a.new_zeros(len(a), 2 * orders)
+    orders = len(left)
+    result = left.new_empty(2 * orders, *left.shape[1:])
+    upper = torch.triu_indices(*left.shape[1:], device=left.device)
+    for first, second in upper.split(ENTRIES_AT_A_TIME, dim=1):
+        a, b = left[:, first, second], right[:, first, second]
+        product = a.new_zeros(2 * orders, a.shape[1])
         for power in range(orders):
-            product[:, power + 1 : power + 1 + orders] += a[:, power : power + 1] * b
-        products.append(product)
-    result = left.new_empty(*left.shape[:2], 2 * orders)
-    result[first, second] = result[second, first] = torch.cat(products)
+            product[power + 1 : power + 1 + orders].addcmul_(a[power], b)
+        result[:, first, second] = result[:, second, first] = product
     return result

@@ -104,23 +104,28 @@ struct Distance {
   Tensors gradients;
 };
 
-template <class T>
-Distance squared_distance_of(const Setting& setting, const Tensor& labels, const Parameters& parameters) {
-  const Forward result = forward<T>(setting, parameters, true);
-  const int64_t images = result.scores.size(0), classes = result.scores.size(1);
+void check_labels(const Tensor& labels, int64_t images, int64_t classes) {
   TORCH_CHECK(labels.dim() == 1 && labels.size(0) == images && labels.scalar_type() == at::kLong &&
                   labels.is_contiguous() && labels.device().is_cpu(),
               "labels are ", labels.toString(), " of shape ", labels.sizes(),
               ": expected contiguous int64 on the CPU, one for each of ", images, " images");
+  for (int64_t image = 0; image < images; ++image) {
+    const int64_t label = data<int64_t>(labels)[image];
+    TORCH_CHECK(0 <= label && label < classes, "label ", label, " of image ", image, ": expected 0 to ", classes - 1);
+  }
+}
+
+template <class T>
+Distance squared_distance_of(const Setting& setting, const Tensor& labels, const Parameters& parameters) {
+  const Forward result = forward<T>(setting, parameters, true);
+  const int64_t images = result.scores.size(0), classes = result.scores.size(1);
   const Tensor scores_gradient = at::empty_like(result.scores);
   const T* score = data<T>(result.scores);
   T* gradient = data<T>(scores_gradient);
   double cost = 0;
   for (int64_t image = 0; image < images; ++image) {
-    const int64_t label = data<int64_t>(labels)[image];
-    TORCH_CHECK(0 <= label && label < classes, "label ", label, " of image ", image, ": expected 0 to ", classes - 1);
     for (int64_t k = 0; k < classes; ++k, ++score, ++gradient) {
-      const T difference = *score - T(label == k);
+      const T difference = *score - T(data<int64_t>(labels)[image] == k);
       cost += double(difference) * difference;
       *gradient = difference * T(2.0 / images);
     }
@@ -131,6 +136,7 @@ Distance squared_distance_of(const Setting& setting, const Tensor& labels, const
 
 Distance squared_distance_of(const Setting& setting, const Tensor& labels, const Parameters& parameters) {
   check(setting, parameters);
+  check_labels(labels, setting.x.size(0), parameters.weight(parameters.levels - 1).size(1));
   return setting.table.scalar_type() == at::kDouble ? squared_distance_of<double>(setting, labels, parameters)
                                                     : squared_distance_of<float>(setting, labels, parameters);
 }
