@@ -3,9 +3,9 @@
     make studies STUDIES="best_fmnist_sum"
     python benchmarks/sums.py multirun/best_fmnist_sum
 
-Runs that differ in their seeds alone are summed by twos, in the order of their seeds, so that no sums share a network;
-and all together. Each sum is measured with and without the images' mirror images, which need no further parameters.
-Sums that were measured before stay.
+Runs that differ in their seeds alone are measured one by one; by twos, in the order of their seeds, so that no sums share
+a network; and all together. Each with and without the images' mirror images, which need no further parameters. What was
+measured before stays.
 """
 
 import argparse
@@ -20,7 +20,6 @@ from torch import Tensor
 from machine import RESULTS, write_results
 from qcnn_lightning.costs import most_probable
 from qcnn_lightning.data.flattening import mirror_levels
-from qcnn_lightning.errors import InputError
 from qcnn_lightning.evaluation.ensemble import MirrorImage
 from qcnn_lightning.evaluation.evaluate import rebuild_data
 from qcnn_lightning.models.model import num_parameters
@@ -30,7 +29,6 @@ from qcnn_lightning.runs.settings import settings_of, without_paths
 from qcnn_lightning.states import NetworkState
 from qcnn_lightning.trained_run import TrainedRun
 
-TOGETHER = 2
 BATCH_SIZE = 1000
 PATHS = OmegaConf.create({"root": None, "path": None, "cache": None})
 KEY = ("data", "size", "d", "epochs", "seeds", "mirror")
@@ -109,14 +107,14 @@ def main() -> None:
     torch.set_grad_enabled(False)
     rows = []
     for runs in alike(given.sweeps):
-        pairs = [list(range(first, first + TOGETHER)) for first in range(0, len(runs) - TOGETHER + 1, TOGETHER)]
-        everything = [list(range(len(runs)))] if len(runs) > TOGETHER else []
-        if not pairs:
-            raise InputError(f"{runs[0].folder}: a sum needs at least {TOGETHER} runs that differ in their seeds alone")
+        number = len(runs)
+        alone = [[place] for place in range(number)]
+        by_twos = [[place, place + 1] for place in range(0, number - 1, 2)]
+        together = [list(range(number))] if number > 2 else []
         sums = Sums(runs)
-        for places in pairs + everything:
+        for places in alone + by_twos + together:
             for mirror in (False, True):
-                rows.append(sums.measure(places, mirror, with_entropy=places in pairs and not mirror))
+                rows.append(sums.measure(places, mirror, with_entropy=places not in together))
                 print(rows[-1], flush=True)
     measured = [[row[name] for name in KEY] for row in rows]
     earlier = json.loads(given.output.read_text())["rows"] if given.output.is_file() else []
