@@ -3,9 +3,9 @@
     make studies STUDIES="best_fmnist_sum"
     python benchmarks/sums.py multirun/best_fmnist_sum
 
-Runs that differ in their seeds alone are measured one by one; by twos, in the order of their seeds, so that no sums share
-a network; and all together. Each with and without the images' mirror images, which need no further parameters. What was
-measured before stays.
+Runs that differ in their seeds alone are measured one by one; by twos, in the order of their seeds, so that no sums
+share a network; and all together. Each with and without the images' mirror images, which need no further parameters.
+What was measured before stays.
 """
 
 import argparse
