@@ -107,14 +107,15 @@ def published(collection: Collection) -> Iterator[Row]:
                 accuracy = percent(row["accuracy/test final, mean"], row["accuracy/test final, sd"])
                 yield name, "**ours**", squared(row["size"]), *counts, accuracy, f"{row['seconds, mean']:.0f}"
         for sums in measured_sums():
-            if (first := sums[0])["data"] == data:
-                mirrored = " with mirror images" if first["mirror"] else ""
+            terms, mirror = len(sums[0]["seeds"]), sums[0]["mirror"]
+            if sums[0]["data"] == data and (terms, mirror) != (1, False):
+                title = f"sum of {terms}" * (terms > 1), "with mirror images" * mirror
                 seconds = sum(row["seconds"] for row in sums) / len(sums)
                 yield (
                     name,
-                    f"**ours, sum of {len(first['seeds'])}**{mirrored}",
-                    squared(first["size"]),
-                    *(f"{number}" for number in (first["parameters"], first["epochs"], len(sums))),
+                    ", ".join(("**ours**", *filter(None, title))),
+                    squared(sums[0]["size"]),
+                    *(f"{number}" for number in (sums[0]["parameters"], sums[0]["epochs"], len(sums))),
                     percent(*mean_and_deviation([row["accuracy"] for row in sums])),
                     f"{seconds:.0f}",
                 )

@@ -249,10 +249,13 @@ def test_sums_of_networks_are_taken_from_their_measurement(tmp_path, monkeypatch
         {**of_all, "seeds": [seed, seed + 1], "accuracy": 0.93 + seed / 1000, "cost": 0.1, "ee": 0.5} for seed in (0, 2)
     ]
     together = {**of_all, "seeds": [0, 1, 2, 3], "mirror": True, "accuracy": 0.94, "cost": 0.09}
-    (tmp_path / "sums.json").write_text(json.dumps({"rows": [*rows, together]}))
-    _, of_two, of_four = sums()
+    alone = [{**rows[0], "seeds": [0], "mirror": mirror, "parameters": 356840} for mirror in (False, True)]
+    (tmp_path / "sums.json").write_text(json.dumps({"rows": [*alone, *rows, together]}))
+    _, _, _, of_two, of_four = sums()
     assert of_two[1:] == ("2", "no", "28x28", "713680", "80", "2", "93.10 ± 0.14%", "0.1000 ± 0.0000", "0.500 ± 0.000")
     assert of_four[1:] == ("4", "yes", "28x28", "713680", "80", "1", "94.00%", "0.0900", "")
-    added = [row for row in published(Collection(())) if "sum of" in row[1]]
-    assert [row[1] for row in added] == ["**ours, sum of 2**", "**ours, sum of 4** with mirror images"]
+    added = [row for row in published(Collection(())) if "ours" in row[1]]
+    # A network alone is among the runs.
+    names = ["**ours**, with mirror images", "**ours**, sum of 2", "**ours**, sum of 4, with mirror images"]
+    assert [row[1] for row in added] == names
     assert {row[0] for row in added} == {"Fashion-MNIST"}
