@@ -9,35 +9,26 @@ The runs of sweeps that differ in nothing but their class are one density; its `
 import argparse
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from hydra import compose, initialize_config_module
 
+from alike import runs_alike
 from machine import RESULTS, write_results
 from qcnn_lightning import command_line  # noqa: F401  the configs use its resolvers
 from qcnn_lightning.evaluation.evaluate import evaluate
 from qcnn_lightning.evaluation.sample import sample
 from qcnn_lightning.report.tables import last
-from qcnn_lightning.runs.find import find_runs
 from qcnn_lightning.runs.run import Run
 from qcnn_lightning.runs.settings import CLASSES
 
 PART_MISSING = 0.5
 
 
-def of_every_class(folders: list[Path]) -> dict[str, list[Run]]:
-    """Return the finished runs of sweeps, those that differ in their class alone together."""
-    together: dict[str, list[Run]] = {}
-    for run in find_runs(folders):
-        if run.status == "finished":
-            others = {key: value for key, value in run.settings.items() if key != CLASSES}
-            together.setdefault(repr(sorted(others.items())), []).append(run)
-    return together
-
-
-def measure(runs: list[Run], missing: int) -> dict[str, Any]:
+def measure(runs: Sequence[Run], missing: int) -> dict[str, Any]:
     """Return the numbers of one density for every class."""
     given = "[" + ",".join(f"'{run.folder}'" for run in runs) + "]"
     with initialize_config_module("qcnn_lightning.conf", version_base="1.3"), tempfile.TemporaryDirectory() as folder:
@@ -70,7 +61,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_grad_enabled(False)
     rows = []
-    for runs in of_every_class(given.sweeps).values():
+    for runs in runs_alike(given.sweeps, CLASSES):
         rows.append(measure(runs, given.missing))
         print(rows[-1], flush=True)
     write_results(given.output, rows)

@@ -1,7 +1,7 @@
 """Sums of trained networks, each one exact tree tensor network (theory.md, eq. E2): their accuracy and their entropy.
 
-    make studies STUDIES="best_fmnist_sum"
-    python benchmarks/sums.py multirun/best_fmnist_sum
+    make studies STUDIES="best_mnist_sum best_fmnist_sum"
+    python benchmarks/sums.py multirun/best_mnist_sum multirun/best_fmnist_sum
 
 Runs that differ in their seeds alone are measured one by one; by twos, in the order of their seeds, so that no sums
 share a network; and all together. Each with and without the images' mirror images, which need no further parameters.
@@ -17,15 +17,15 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
+from alike import runs_alike
 from machine import RESULTS, write_results
 from qcnn_lightning.costs import most_probable
 from qcnn_lightning.data.flattening import mirror_levels
 from qcnn_lightning.evaluation.ensemble import MirrorImage
 from qcnn_lightning.evaluation.evaluate import rebuild_data
 from qcnn_lightning.models.model import num_parameters
-from qcnn_lightning.runs.find import find_runs
 from qcnn_lightning.runs.rebuild import cost_of
-from qcnn_lightning.runs.settings import settings_of, without_paths
+from qcnn_lightning.runs.settings import without_paths
 from qcnn_lightning.states import NetworkState
 from qcnn_lightning.trained_run import TrainedRun
 
@@ -35,20 +35,8 @@ KEY = ("data", "size", "d", "epochs", "seeds", "mirror")
 """What tells one sum from another."""
 
 
-def alike(folders: list[Path]) -> list[list[TrainedRun]]:
-    """Return the finished classifiers of sweeps, those that differ in their seeds alone together, by seed."""
-    together: dict[str, list[TrainedRun]] = {}
-    for found in find_runs(folders):
-        if found.status == "finished":
-            run = TrainedRun(found.folder)
-            settings = settings_of(without_paths(run.checkpoint().config))  # type: ignore[union-attr]
-            others = {key: value for key, value in settings.items() if not key.endswith(("seed", "sweep.name"))}
-            together.setdefault(repr(sorted(others.items())), []).append(run)
-    return [sorted(runs, key=lambda run: run.seed) for runs in together.values()]
-
-
 class Sums:
-    """Sums of networks, by the scores of each on the test images, which are computed once.
+    """Sums of networks, by the scores of each on the test images and by its states, which are computed once.
 
     Args:
         runs: that differ in their seeds alone.
@@ -63,6 +51,8 @@ class Sums:
         networks = {False: [run.network for run in runs]}
         networks[True] = [MirrorImage(network, self.levels) for network in networks[False]]
         self.scores = {mirror: [self.scores_of(network) for network in some] for mirror, some in networks.items()}
+        states: list[Any] = [run.state() for run in runs]
+        self.states = {False: states, True: [state.exchanged(self.levels) for state in states]}
 
     def scores_of(self, network: Any) -> Tensor:
         """Return the scores of the test images."""
@@ -72,10 +62,8 @@ class Sums:
     def measure(self, places: list[int], mirror: bool, with_entropy: bool) -> dict[str, Any]:
         """Return the numbers of the sum of the runs at these places."""
         runs, (_, labels) = [self.runs[place] for place in places], self.data.splits["test"]
-        terms = [
-            self.scores[mirrored][place] for place in places for mirrored in ((False, True) if mirror else (False,))
-        ]
-        scores = torch.stack(terms).mean(0)
+        terms = [(mirrored, place) for mirrored in ((False, True) if mirror else (False,)) for place in places]
+        scores = torch.stack([self.scores[mirrored][place] for mirrored, place in terms]).mean(0)
         row = {
             "data": runs[0].data,
             "size": self.data.image_shape[0],
@@ -89,13 +77,9 @@ class Sums:
             "accuracy": (most_probable(self.cost, scores) == labels).double().mean().item(),
         }
         if with_entropy:
-            row["ee"] = self.state_of(runs, mirror).entanglement_entropy().mean().item()
+            state = NetworkState.sum([self.states[mirrored][place] for mirrored, place in terms])
+            row["ee"] = state.entanglement_entropy().mean().item()
         return row
-
-    def state_of(self, runs: list[TrainedRun], mirror: bool) -> NetworkState:
-        """Return the state of the sum."""
-        states: list[Any] = [run.state() for run in runs]
-        return NetworkState.sum(states + [state.exchanged(self.levels) for state in states] if mirror else states)
 
 
 def main() -> None:
@@ -106,7 +90,8 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_grad_enabled(False)
     rows = []
-    for runs in alike(given.sweeps):
+    for found in runs_alike(given.sweeps, "seed"):
+        runs = sorted(found, key=lambda run: run.seed)
         number = len(runs)
         alone = [[place] for place in range(number)]
         by_twos = [[place, place + 1] for place in range(0, number - 1, 2)]
