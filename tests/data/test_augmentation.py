@@ -3,10 +3,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.ndimage import affine_transform
+from scipy.interpolate import RegularGridInterpolator
+from scipy.ndimage import affine_transform, map_coordinates
 from torch import Tensor
 
-from qcnn_lightning.data.augmentation import CONTRASTS, Augmentation, Drawn
+from qcnn_lightning.data.augmentation import BENT_POINTS, CONTRASTS, Augmentation, Drawn
 from qcnn_lightning.data.flattening import FLATTENINGS, PADDING, lay_on_chain, lay_on_image, pixel_order
 from qcnn_lightning.errors import InputError
 
@@ -27,7 +28,11 @@ def drawn_of(**given_: Tensor) -> Drawn:
     """Drawn numbers that change nothing but what is given."""
     count = len(next(iter(given_.values())))
     nothing = torch.zeros(count, dtype=torch.int64)
-    return Drawn(**{**dict.fromkeys(Drawn._fields, nothing), "turns": torch.zeros(count, 2).double()} | given_)
+    still = {
+        "turns": torch.zeros(count, 2).double(),
+        "bends": torch.zeros(count, 2, BENT_POINTS**2).double(),
+    }
+    return Drawn(**dict.fromkeys(Drawn._fields, nothing) | still | given_)
 
 
 @pytest.mark.parametrize("flatten", FLATTENINGS)
@@ -119,6 +124,52 @@ def test_images_are_turned_and_zoomed_about_their_centre_as_by_scipy(shape, angl
     assert np.abs(lay_on_image(altered, order, shape)[0].numpy() - right).max() <= 0.51
 
 
+@pytest.mark.parametrize("shape", [(9, 9), (8, 12)])
+@given(seed=st.integers(0, 100), turn=st.sampled_from([0.0, 20.0]))
+def test_points_of_bent_images_come_from_where_scipy_finds_them(shape, seed, turn):
+    order = pixel_order("z_left_right", *shape)
+    augmentation = Augmentation(order, shape, rotate=turn, elastic=1.5)
+    image = torch.randint(256, (1, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    drawn = augmentation.draw(1, seed, epoch=0)
+    altered = lay_on_image(augmentation(lay_on_chain(image, order), drawn), order, shape)[0].numpy()
+    places = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1).astype(float)
+    points = [np.linspace(0, side - 1, BENT_POINTS) for side in shape]
+    right, down = (
+        RegularGridInterpolator(points, each.numpy())(np.clip(places, 0, np.array(shape) - 1))
+        for each in drawn.bends[0].reshape(2, BENT_POINTS, BENT_POINTS)
+    )
+    radians, centre = np.deg2rad(turn) * float(drawn.turns[0, 0]), (np.array(shape) - 1) / 2
+    rotation = np.array([[np.cos(radians), np.sin(radians)], [-np.sin(radians), np.cos(radians)]])
+    come_from = (places - centre) @ rotation.T + centre + 1.5 * np.stack([down, right], -1)
+    framed = np.pad(image[0].numpy().astype(float), 30)
+    bent = map_coordinates(framed, np.moveaxis(come_from + 30, -1, 0), order=1)
+    assert np.abs(altered - bent).max() <= 0.51
+
+
+def test_points_are_displaced_evenly_and_no_displacement_changes_nothing():
+    order = pixel_order("left_right", 8, 8)
+    augmentation = Augmentation(order, (8, 8), elastic=2.0)
+    bends = augmentation.draw(4000, seed=1, epoch=0).bends.flatten(1)
+    quarters = torch.histc(bends.float(), 4, -1, 1) / bends.numel()
+    torch.testing.assert_close(quarters, torch.full((4,), 0.25), rtol=0, atol=0.005)
+    between = torch.corrcoef(bends.mT) - torch.eye(bends.shape[1])
+    assert between.abs().max() < 0.1
+    images = lay_on_chain(images_of(3, 8), order)
+    assert torch.equal(augmentation(images, drawn_of(turns=torch.zeros(3, 2).double())), images)
+
+
+def test_so_many_images_are_turned_and_bent_as_asked():
+    order = pixel_order("left_right", 8, 8)
+    augmentation = Augmentation(order, (8, 8), rotate=30.0, zoom=0.2, elastic=1.0, turn_fraction=0.3)
+    drawn = augmentation.draw(20_000, seed=1, epoch=0)
+    turned = drawn.turns.any(1)
+    assert abs(turned.double().mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 20_000)
+    assert torch.equal(drawn.bends.flatten(1).any(1), turned)
+    all_turned = Augmentation(order, (8, 8), rotate=30.0, zoom=0.2, elastic=1.0).draw(20_000, seed=1, epoch=0)
+    assert torch.equal(drawn.turns[turned], all_turned.turns[turned])
+    assert Augmentation(order, (8, 8), rotate=30.0, elastic=1.0, turn_fraction=0.0).changes_nothing
+
+
 def test_turns_are_spread_evenly_and_no_turn_changes_nothing():
     order = pixel_order("left_right", 8, 8)
     augmentation = Augmentation(order, (8, 8), rotate=10.0, zoom=0.2)
@@ -141,12 +192,13 @@ def test_without_settings_nothing_changes():
     assert not Augmentation(order, (8, 8), contrast=0.1).changes_nothing
     assert not Augmentation(order, (8, 8), rotate=5.0).changes_nothing
     assert not Augmentation(order, (8, 8), zoom=0.1).changes_nothing
+    assert not Augmentation(order, (8, 8), elastic=0.5).changes_nothing
     images = lay_on_chain(images_of(5, 8), order)
     assert torch.equal(augmentation(images, augmentation.draw(5, seed=0, epoch=0)), images)
 
 
 def test_draws_depend_on_seed_and_epoch_alone():
-    augmentation = Augmentation(pixel_order("left_right", 8, 8), (8, 8), shift=1, erase=2, contrast=0.2)
+    augmentation = Augmentation(pixel_order("left_right", 8, 8), (8, 8), shift=1, erase=2, contrast=0.2, elastic=1.0)
 
     def draw(seed: int, epoch: int) -> list[int]:
         torch.rand(seed + epoch)  # whatever else draws random numbers
@@ -177,9 +229,12 @@ def test_the_images_in_memory_stay_as_they_are():
         ({"erase": 9}, "data.augment.erase=9"),
         ({"erase_fraction": 1.1}, "data.augment.erase_fraction=1.1"),
         ({"contrast": 1.1}, "data.augment.contrast=1.1"),
+        ({"turn_fraction": 1.2}, "data.augment.turn_fraction=1.2"),
         ({"rotate": -1.0}, "data.augment.rotate=-1"),
         ({"rotate": 181.0}, "data.augment.rotate=181"),
         ({"zoom": 1.0}, "data.augment.zoom=1"),
+        ({"elastic": -0.5}, "data.augment.elastic=-0.5"),
+        ({"elastic": 8.0}, "data.augment.elastic=8"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, named):

@@ -1,9 +1,9 @@
-"""Turned, shifted, mirrored, partly erased, brighter and darker training images, drawn anew in every epoch.
+"""Turned, bent, shifted, mirrored, partly erased, brighter and darker training images, drawn anew in every epoch.
 
 Images lie in memory in tree order, so a shift or a reflection permutes sites: a row of a table tells each site where
 its grey level comes from. An erased square is a row of a table of the sites that are left, a contrast a row of a table
 of grey levels. Altering a batch takes a few indexing operations on 8-bit tensors, in any pixel order. Only images that
-are turned, or made larger or smaller, are laid out as pixels meanwhile.
+are turned, made larger or smaller, or bent are laid out as pixels meanwhile.
 """
 
 import itertools
@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from qcnn_lightning.data.batches import Batches, TrainingBatches
 from qcnn_lightning.data.flattening import PADDING, lay_on_chain, lay_on_image
@@ -22,6 +22,8 @@ from qcnn_lightning.errors import InputError, checked_settings
 
 CONTRASTS = 31
 """The number of contrasts."""
+BENT_POINTS = 5
+"""How many points of an image, in each direction, are displaced where it is bent."""
 
 
 class Drawn(NamedTuple):
@@ -32,12 +34,15 @@ class Drawn(NamedTuple):
         erasures: int64 (images,), rows of `Augmentation.left`.
         contrasts: int64 (images,), rows of `Augmentation.levels`.
         turns: float64 (images, 2), the angle and the zoom as parts of the largest, from -1 to 1.
+        bends: float64 (images, 2, points), from how far right, and below, each of `BENT_POINTS`^2 points comes, as
+            parts of the farthest, from -1 to 1; no points where images are not bent.
     """
 
     transforms: Int64[Tensor, " images"]
     erasures: Int64[Tensor, " images"]
     contrasts: Int64[Tensor, " images"]
     turns: Float64[Tensor, "images 2"]
+    bends: Float64[Tensor, "images 2 points"]
 
     def of(self, indices: Int64[Tensor, " chosen"]) -> "Drawn":
         """Return what alters these images."""
@@ -49,14 +54,17 @@ class Drawn(NamedTuple):
 
 
 class Augmentation:
-    """Random turns, shifts, reflections, erasures (arXiv 1708.04552) and contrasts of training images.
+    """Random turns, bends, shifts, reflections, erasures (arXiv 1708.04552) and contrasts of training images.
 
     Site s of an altered image is levels[c][x[sources[t][s]] filled[t][s] left[e][s]], with drawn t, e, c; x is turned
-    before that.
+    and bent before that.
 
     Attributes:
         rotate: largest angle, radians.
         zoom: most by which an image is made larger or smaller, as part of its size.
+        elastic: farthest that a point is displaced, pixels.
+        turn_fraction: fraction of the images that are turned, made larger or smaller, and bent.
+        following: float32 (`BENT_POINTS`^2, pixels), what part of each point's displacement each pixel has.
         sources: int64 (transforms, N), the site that each site's grey level comes from; any site where `filled` is 0.
         filled: uint8 (transforms, N), 0 at black sites: moved in from outside the image, or padding.
         probabilities: float64 (transforms,). Transform 0 changes nothing.
@@ -65,6 +73,7 @@ class Augmentation:
         levels: uint8 (contrasts, 256), the new grey level of each; contrasts are equally likely.
     """
 
+    following: Float32[Tensor, "points pixels"]
     sources: Int64[Tensor, "transforms sites"]
     filled: UInt8[Tensor, "transforms sites"]
     probabilities: Float64[Tensor, " transforms"]
@@ -85,6 +94,8 @@ class Augmentation:
         contrast: float = 0.0,
         rotate: int | float = 0.0,
         zoom: int | float = 0.0,
+        elastic: int | float = 0.0,
+        turn_fraction: float = 1.0,
     ):
         """Tabulate the transforms. All arguments but the first two are the keys of `data.augment`.
 
@@ -102,6 +113,10 @@ class Augmentation:
             rotate: largest angle in degrees by which an image is turned about its centre; every angle up to it, either
                 way, is equally likely. Grey levels are interpolated bilinearly; black comes in.
             zoom: an image is made larger or smaller about its centre, by any factor from 1 - zoom to 1 + zoom.
+            elastic: an image is bent (Simard, Steinkraus, Platt, ICDAR 2003): `BENT_POINTS`^2 evenly spaced points come
+                from up to so many pixels away, down and right independently and evenly; the points between them follow,
+                bilinearly.
+            turn_fraction: fraction of the images that are turned, made larger or smaller, and bent.
 
         Raises:
             InputError: a setting is out of range.
@@ -117,7 +132,8 @@ class Augmentation:
                 f"data.augment.erase={erase} must be from 0 to {min(height, width)} pixels for images of "
                 f"{height} x {width}."
             )
-        fractions = {"shift_fraction": shift_fraction, "erase_fraction": erase_fraction, "contrast": contrast}
+        fractions = {"shift_fraction": shift_fraction, "erase_fraction": erase_fraction}
+        fractions |= {"contrast": contrast, "turn_fraction": turn_fraction}
         for key, fraction in fractions.items():
             if not 0 <= fraction <= 1:
                 raise InputError(f"data.augment.{key}={fraction} must lie between 0 and 1.")
@@ -125,7 +141,15 @@ class Augmentation:
             raise InputError(f"data.augment.rotate={rotate} must lie between 0 and 180 degrees.")
         if not 0 <= zoom < 1:
             raise InputError(f"data.augment.zoom={zoom} must be at least 0 and less than 1.")
-        self.rotate, self.zoom = math.radians(rotate), zoom
+        if not 0 <= elastic < min(height, width):
+            raise InputError(
+                f"data.augment.elastic={elastic} must be at least 0 and less than {min(height, width)} pixels for "
+                f"images of {height} x {width}."
+            )
+        self.rotate, self.zoom, self.elastic = math.radians(rotate), zoom, elastic
+        self.turn_fraction = turn_fraction
+        single = torch.eye(BENT_POINTS**2).reshape(1, -1, BENT_POINTS, BENT_POINTS)
+        self.following = interpolate(single, image_shape, mode="bilinear", align_corners=True)[0].flatten(1)
         self._pixel_order, self._image_shape = pixel_order, image_shape
         shown = pixel_order != PADDING
         site_of_pixel = torch.empty(height * width, dtype=torch.int64)
@@ -169,8 +193,8 @@ class Augmentation:
 
     @property
     def turns_images(self) -> bool:
-        """Whether images are turned, or made larger or smaller."""
-        return bool(self.rotate or self.zoom)
+        """Whether images are turned, made larger or smaller, or bent."""
+        return bool(self.turn_fraction and (self.rotate or self.zoom or self.elastic))
 
     def draw(self, num_images: int, seed: int, epoch: int) -> Drawn:
         """Draw what alters every training image; only seed and epoch matter.
@@ -187,34 +211,45 @@ class Augmentation:
         for branch, probabilities in enumerate(every, start=1):
             uniform = _uniform(num_images, seed, epoch, branch)
             drawn.append(torch.bucketize(uniform, probabilities.cumsum(0)[:-1], right=True))
-        turns = [_uniform(num_images, seed, epoch, branch) for branch in (4, 5)]
-        return Drawn(drawn[0], drawn[1], drawn[2], 2 * torch.stack(turns, 1) - 1)
+        turned = _uniform(num_images, seed, epoch, 7) < self.turn_fraction
+        turns = torch.stack([_uniform(num_images, seed, epoch, branch) for branch in (4, 5)], 1)
+        points = BENT_POINTS**2 if self.elastic else 0
+        bends = _uniform(num_images * 2 * points, seed, epoch, 6).reshape(num_images, 2, points)
+        return Drawn(
+            drawn[0],
+            drawn[1],
+            drawn[2],
+            (2 * turns - 1) * turned[:, None],
+            (2 * bends - 1) * turned[:, None, None],
+        )
 
     def move_to(self, device: torch.device) -> None:
         """Keep the tables where the images are."""
         self.sources, self.filled = self.sources.to(device), self.filled.to(device)
         self.left, self.levels = self.left.to(device), self.levels.to(device)
+        self.following = self.following.to(device)
 
     def __call__(self, images: UInt8[Tensor, "batch sites"], drawn: Drawn) -> UInt8[Tensor, "batch sites"]:
         """Return every image altered by what was drawn for it."""
         if self.turns_images:
-            images = self._turned(images, drawn.turns)
+            images = self._turned(images, drawn)
         altered = images.gather(1, self.sources[drawn.transforms]).mul_(self.filled[drawn.transforms])
         if len(self.left) > 1:
             altered.mul_(self.left[drawn.erasures])
         return self.levels[drawn.contrasts].gather(1, altered.long()) if len(self.levels) > 1 else altered
 
-    def _turned(
-        self, images: UInt8[Tensor, "batch sites"], turns: Float64[Tensor, "batch 2"]
-    ) -> UInt8[Tensor, "batch sites"]:
-        """Return images turned and made larger or smaller about their centres."""
+    def _turned(self, images: UInt8[Tensor, "batch sites"], drawn: Drawn) -> UInt8[Tensor, "batch sites"]:
+        """Return images turned and made larger or smaller about their centres, and bent."""
         height, width = self._image_shape
-        angle, size = self.rotate * turns[:, 0], 1 + self.zoom * turns[:, 1]
+        angle, size = self.rotate * drawn.turns[:, 0], 1 + self.zoom * drawn.turns[:, 1]
         along, across = angle.cos() / size, angle.sin() / size
         # Where each pixel comes from, in halves of the image's width and height.
         still = torch.zeros_like(along)
         maps = torch.stack((along, -across * height / width, still, across * width / height, along, still), 1)
         grid = affine_grid(maps.float().reshape(-1, 2, 3), [len(images), 1, height, width], align_corners=False)
+        if self.elastic:
+            away = drawn.bends.float() @ self.following
+            grid.flatten(1, 2).add_(away.mT * away.new_tensor((2 * self.elastic / width, 2 * self.elastic / height)))
         pixels = lay_on_image(images, self._pixel_order.to(images.device), self._image_shape).unsqueeze(1).float()
         turned = grid_sample(pixels, grid, align_corners=False).round().to(torch.uint8)
         return lay_on_chain(turned.squeeze(1), self._pixel_order.to(images.device))

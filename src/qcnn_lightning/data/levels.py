@@ -17,7 +17,7 @@ DEQUANTISED = "dequantised"
 ROUNDINGS = ("bernoulli", "threshold", DEQUANTISED)
 
 
-OTHER_GREY_LEVELS = ("contrast", "rotate", "zoom")
+OTHER_GREY_LEVELS = ("contrast", "rotate", "zoom", "elastic")
 """Keys of `data.augment` that give images grey levels of their own."""
 
 
