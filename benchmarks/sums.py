@@ -4,8 +4,8 @@
     python benchmarks/sums.py multirun/best_mnist_sum multirun/best_fmnist_sum
 
 Runs that differ in their seeds alone are measured one by one; by twos, in the order of their seeds, so that no sums
-share a network; and all together. Each with and without the images' mirror images, which need no further parameters.
-What was measured before stays.
+share a network; and all together. Those that learned from mirrored images are measured with mirror images, too, which
+need no further parameters. What was measured before stays.
 """
 
 import argparse
@@ -47,12 +47,15 @@ class Sums:
         checkpoint: Any = runs[0].checkpoint()
         self.cost = cost_of(checkpoint)
         self.data = rebuild_data(without_paths(checkpoint.config), PATHS, checkpoint.path)
-        self.levels = mirror_levels(self.data.pixel_order, *self.data.image_shape)
-        networks = {False: [run.network for run in runs]}
-        networks[True] = [MirrorImage(network, self.levels) for network in networks[False]]
-        self.scores = {mirror: [self.scores_of(network) for network in some] for mirror, some in networks.items()}
+        levels = mirror_levels(self.data.pixel_order, *self.data.image_shape)
+        self.mirrors = (False, True) if runs[0].settings["data.augment.flip"] else (False,)
         states: list[Any] = [run.state() for run in runs]
-        self.states = {False: states, True: [state.exchanged(self.levels) for state in states]}
+        self.scores: dict[bool, list[Tensor]] = {}
+        self.states: dict[bool, list[NetworkState]] = {}
+        for mirror in self.mirrors:
+            networks = [MirrorImage(run.network, levels) if mirror else run.network for run in runs]
+            self.scores[mirror] = [self.scores_of(network) for network in networks]
+            self.states[mirror] = [state.exchanged(levels) if mirror else state for state in states]
 
     def scores_of(self, network: Any) -> Tensor:
         """Return the scores of the test images."""
@@ -98,7 +101,7 @@ def main() -> None:
         together = [list(range(number))] if number > 2 else []
         sums = Sums(runs)
         for places in alone + by_twos + together:
-            for mirror in (False, True):
+            for mirror in sums.mirrors:
                 rows.append(sums.measure(places, mirror, with_entropy=places not in together))
                 print(rows[-1], flush=True)
     measured = [[row[name] for name in KEY] for row in rows]
