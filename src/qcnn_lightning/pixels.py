@@ -76,6 +76,7 @@ def lay_on_image(
         image_shape: (height, width).
     """
     shown = order != PADDING
-    image = chain.new_empty(*chain.shape[:-1], int(shown.sum()))
-    image[..., order[shown]] = chain[..., shown]
-    return image.unflatten(-1, image_shape)
+    site_of_pixel = order.new_empty(int(shown.sum()))
+    site_of_pixel[order[shown]] = shown.nonzero().squeeze(1)
+    # Several times faster than indexing.
+    return chain.gather(-1, site_of_pixel.expand(*chain.shape[:-1], -1)).unflatten(-1, image_shape)

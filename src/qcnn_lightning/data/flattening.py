@@ -131,9 +131,9 @@ def lay_on_chain(
 ) -> Real[Tensor, "images sites"]:
     """Return chain[s] = image[order[s]] of every image, 0 (black) where order[s] is `PADDING`."""
     pixels = images.flatten(1)
-    chain = pixels[:, order.clamp(min=0)]
-    chain[:, order == PADDING] = 0
-    return chain
+    # Several times faster than indexing.
+    chain = pixels.gather(1, order.clamp(min=0).expand(len(pixels), -1))
+    return chain.masked_fill_(order == PADDING, 0)
 
 
 def mirror_levels(order: Int64[Tensor, " sites"], height: int, width: int) -> list[int]:
