@@ -5,7 +5,7 @@ CAN_TRAIN := $(VENV)/.can-train
 INSTALLED := $(VENV)/.installed
 EXTRAS := [dashboard,dev,docs,optuna,slurm,tensorboard]
 
-STUDIES := reproduction paper_start up_down reproduction_d40 best_mnist best_fmnist best_fmnist_16x16 best_fmnist_sum ablation intervention overfitting cross_entropy cross_entropy_best embedding density_intervention classifier_intervention density_classes density_classes_8bit intervention_scales relatives relatives_160k density
+STUDIES := reproduction paper_start up_down reproduction_d40 best_mnist best_mnist_sum best_fmnist best_fmnist_16x16 best_fmnist_sum ablation intervention overfitting cross_entropy cross_entropy_best embedding density_intervention classifier_intervention density_classes density_classes_8bit intervention_scales relatives relatives_160k density
 
 .DEFAULT_GOAL := help
 .PHONY: help setup newest train studies results report-page docs test lint format clean
