@@ -34,7 +34,7 @@ class Drawn(NamedTuple):
         erasures: int64 (images,), rows of `Augmentation.left`.
         contrasts: int64 (images,), rows of `Augmentation.levels`.
         turns: float64 (images, 2), the angle and the zoom as parts of the largest, from -1 to 1.
-        bends: float64 (images, 2, points), from how far right, and below, each of `BENT_POINTS`^2 points comes, as
+        bends: float64 (images, 2, points), from how far right, and below, each of BENT_POINTS^2 points comes, as
             parts of the farthest, from -1 to 1; no points where images are not bent.
     """
 
@@ -64,7 +64,7 @@ class Augmentation:
         zoom: most by which an image is made larger or smaller, as part of its size.
         elastic: farthest that a point is displaced, pixels.
         turn_fraction: fraction of the images that are turned, made larger or smaller, and bent.
-        following: float32 (`BENT_POINTS`^2, pixels), what part of each point's displacement each pixel has.
+        following: float32 (BENT_POINTS^2, pixels), what part of each point's displacement each pixel has.
         sources: int64 (transforms, N), the site that each site's grey level comes from; any site where `filled` is 0.
         filled: uint8 (transforms, N), 0 at black sites: moved in from outside the image, or padding.
         probabilities: float64 (transforms,). Transform 0 changes nothing.
@@ -113,7 +113,7 @@ class Augmentation:
             rotate: largest angle in degrees by which an image is turned about its centre; every angle up to it, either
                 way, is equally likely. Grey levels are interpolated bilinearly; black comes in.
             zoom: an image is made larger or smaller about its centre, by any factor from 1 - zoom to 1 + zoom.
-            elastic: an image is bent (Simard, Steinkraus, Platt, ICDAR 2003): `BENT_POINTS`^2 evenly spaced points come
+            elastic: an image is bent (Simard, Steinkraus, Platt, ICDAR 2003): BENT_POINTS^2 evenly spaced points come
                 from up to so many pixels away, down and right independently and evenly; the points between them follow,
                 bilinearly.
             turn_fraction: fraction of the images that are turned, made larger or smaller, and bent.
