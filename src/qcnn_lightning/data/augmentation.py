@@ -215,13 +215,8 @@ class Augmentation:
         turns = torch.stack([_uniform(num_images, seed, epoch, branch) for branch in (4, 5)], 1)
         points = BENT_POINTS**2 if self.elastic else 0
         bends = _uniform(num_images * 2 * points, seed, epoch, 6).reshape(num_images, 2, points)
-        return Drawn(
-            drawn[0],
-            drawn[1],
-            drawn[2],
-            (2 * turns - 1) * turned[:, None],
-            (2 * bends - 1) * turned[:, None, None],
-        )
+        turns, bends = (2 * turns - 1) * turned[:, None], (2 * bends - 1) * turned[:, None, None]
+        return Drawn(drawn[0], drawn[1], drawn[2], turns, bends)
 
     def move_to(self, device: torch.device) -> None:
         """Keep the tables where the images are."""
